@@ -1,0 +1,27 @@
+"""yaml files -> frozen settings; see `core` for the rules."""
+
+from pcl_clora.config.core import (
+    Config,
+    ConfigError,
+    build,
+    config_hash,
+    dump_yaml,
+    load,
+    merge,
+    parse_overrides,
+    read_yaml,
+    unknown_name,
+)
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "build",
+    "config_hash",
+    "dump_yaml",
+    "load",
+    "merge",
+    "parse_overrides",
+    "read_yaml",
+    "unknown_name",
+]

@@ -1,0 +1,172 @@
+"""Turn yaml files and `key=value` overrides into frozen, validated settings.
+
+A component owns a frozen `Config` next to its code; a yaml file only fills it. Three rules make files composable:
+
+* `_base_` names one file or a list of files, relative to the file that names them; later ones win.
+* Mappings merge key by key. A section that names another kind of thing than the one below it (another `name` or
+  `method`) starts afresh, because the keys of one method mean nothing to another.
+* An override `a.b=value` is read as yaml and comes last.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+BASE_KEY = "_base_"
+KIND_KEYS = ("name", "method")
+
+
+class ConfigError(ValueError):
+    """A setting that a user got wrong; the message names the value and the remedy."""
+
+
+class Config(BaseModel):
+    """Base of all settings: immutable, and an unknown key is an error that names the nearest valid one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_unknown_keys(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        for key in values:
+            if key not in cls.model_fields:
+                raise ValueError(unknown_name(str(key), cls.model_fields, what="setting", owner=cls.__name__))
+        return values
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def unknown_name(given: str, valid: Mapping[str, Any] | Sequence[str], *, what: str, owner: str = "") -> str:
+    """Say that a name is not known, which one was probably meant, and which ones exist."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(given, names, n=1, cutoff=0.0)
+    where = f" of {owner}" if owner else ""
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"{given!r} is not a {what}{where}{hint} Valid: {', '.join(names)}."
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read one yaml file with all its `_base_` files merged below it.
+
+    Args:
+        path: the yaml file.
+
+    Returns:
+        The merged mapping, without `_base_` keys.
+
+    Raises:
+        ConfigError: if a file is missing, is not a mapping, is not valid yaml, or the `_base_` files form a cycle.
+    """
+    return _read_with_bases(Path(path), chain=())
+
+
+def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
+    resolved = path.resolve()
+    if resolved in chain:
+        cycle = " -> ".join(str(step) for step in (*chain[chain.index(resolved) :], resolved))
+        raise ConfigError(f"The {BASE_KEY} files form a cycle: {cycle}. Remove one of these references.")
+    if not resolved.is_file():
+        named_by = f" (named by {chain[-1]})" if chain else ""
+        raise ConfigError(f"Config file {path} does not exist{named_by}; check the path.")
+    try:
+        content = yaml.safe_load(resolved.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid yaml: {error}") from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds a {type(content).__name__}; expected a mapping of settings.")
+    bases = content.pop(BASE_KEY, [])
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        merged = merge(merged, _read_with_bases(resolved.parent / base, (*chain, resolved)))
+    return merge(merged, content)
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one mapping over another, key by key; a section of another kind replaces the one below it."""
+    if any(key in above and key in below and above[key] != below[key] for key in KIND_KEYS):
+        return dict(above)
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        result[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Turn `["data.root=/d", "optim.lr=1e-3"]` into a nested mapping; values are read as yaml.
+
+    Raises:
+        ConfigError: if an item is not of the form key=value, or one key is both a value and a section.
+    """
+    nested: dict[str, Any] = {}
+    for item in overrides:
+        key, separator, text = item.partition("=")
+        parts = key.strip().split(".")
+        if not separator or not all(parts):
+            raise ConfigError(f"Override {item!r} is not of the form key=value, for example optim.lr=1e-3.")
+        section = nested
+        for part in parts[:-1]:
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                raise ConfigError(f"Override {item!r}: {part!r} was given a plain value by another override.")
+        section[parts[-1]] = _parse_value(text, item)
+    return nested
+
+
+def _parse_value(text: str, item: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"Override {item!r}: the value is not valid yaml: {error}") from error
+    if isinstance(value, str):  # yaml 1.1 reads 1e-3 as text
+        try:
+            return float(value) if any(c.isdigit() for c in value) else value
+        except ValueError:
+            return value
+    return value
+
+
+def build(cls: type[ConfigT], values: Mapping[str, Any], *, source: str = "the given settings") -> ConfigT:
+    """Validate a mapping into a frozen config.
+
+    Raises:
+        ConfigError: one line a problem, each with the dotted key, the value given and what is expected.
+    """
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        lines = [f"{source}: {error.error_count()} problem(s)"]
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"]) or "(top level)"
+            given = "" if isinstance(problem["input"], Mapping) else f" (given: {problem['input']!r})"
+            lines.append(f"  {where}: {problem['msg'].removeprefix('Value error, ')}{given}")
+        raise ConfigError("\n".join(lines)) from error
+
+
+def load(cls: type[ConfigT], path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
+    """Read a yaml file and its bases, apply overrides and validate: file -> frozen config."""
+    return build(cls, merge(read_yaml(path), parse_overrides(overrides)), source=str(path))
+
+
+def dump_yaml(config: Config) -> str:
+    """Write a config as yaml that loads back to an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=False)
+
+
+def config_hash(config: Config) -> str:
+    """Name a config by the first 12 hex digits of the SHA-256 of its content, independent of key order."""
+    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

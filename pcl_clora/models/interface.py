@@ -1,0 +1,163 @@
+"""What adapters, reports and the engine may know of a backbone: roles and a small protocol, never attribute paths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+Role = Literal["qkv", "proj", "fc1", "fc2", "q", "k", "v"]
+Part = Literal["head", "tokens", "patch_embed", "pos_embed", "norms"]
+ROLES: tuple[Role, ...] = ("qkv", "proj", "fc1", "fc2", "q", "k", "v")
+PARTS: tuple[Part, ...] = ("head", "tokens", "patch_embed", "pos_embed", "norms")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch of clouds as a sequence, with what position-aware methods need besides the features.
+
+    Attributes:
+        x: (B, T, D) token features, prefix tokens first, without positions.
+        pos: (B, T, D) positional embedding; Point-MAE adds it before every block.
+        center: (B, G, 3) patch centres in the order of the patch tokens.
+        num_prefix: how many tokens stand before the patch tokens, T = num_prefix + G.
+    """
+
+    x: Tensor
+    pos: Tensor
+    center: Tensor
+    num_prefix: int
+
+
+@dataclass(frozen=True)
+class RoleSite:
+    """One linear layer of a block, or a slice of its output rows, addressed by role.
+
+    Attributes:
+        role: which role was asked for.
+        block: index of the block, 0-based.
+        path: dotted path of the `nn.Linear` in the model.
+        rows: (start, stop) of the output rows that belong to the role; (0, out_features) for a whole layer.
+    """
+
+    role: Role
+    block: int
+    path: str
+    rows: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ModelInterface:
+    """Where the parts of a transformer backbone are. Built by the backbone, read by adapters and reports.
+
+    Attributes:
+        embed_dim: D, width of a token.
+        blocks: dotted path of every transformer block, in order.
+        linears: role ("qkv", "proj", "fc1", "fc2") -> path relative to a block. "q", "k", "v" are row slices of "qkv".
+        parts: part -> dotted paths of the modules or parameters that make it up. "head" and "tokens" are
+            what a task owns; they are copied for every adapter.
+    """
+
+    embed_dim: int
+    blocks: tuple[str, ...]
+    linears: Mapping[str, str]
+    parts: Mapping[Part, tuple[str, ...]]
+
+    def sites(self, role: Role) -> tuple[RoleSite, ...]:
+        """List the layers that play a role, one a block, in block order.
+
+        Raises:
+            ValueError: if the backbone has no layer for the role; the message lists the roles that exist.
+        """
+        sliced = role in ("q", "k", "v")
+        key = "qkv" if sliced else role
+        if key not in self.linears:
+            raise ValueError(f"This backbone has no layer for role {role!r}; it has {', '.join(self.roles())}.")
+        start = ("q", "k", "v").index(role) * self.embed_dim if sliced else 0
+        stop = start + self.embed_dim if sliced else -1
+        return tuple(
+            RoleSite(role, index, f"{block}.{self.linears[key]}", (start, stop))
+            for index, block in enumerate(self.blocks)
+        )
+
+    def roles(self) -> tuple[Role, ...]:
+        """List the roles this backbone has a layer for."""
+        return tuple(role for role in ROLES if ("qkv" if role in ("q", "k", "v") else role) in self.linears)
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """What every model of `create_model` offers. All of them are `nn.Module`s and map points to logits.
+
+    Source: the protocol follows timm's model conventions; tokens and positions are split as ARCHITECTURE says.
+    """
+
+    interface: ModelInterface
+    num_classes: int
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """(B, N, 3) -> (B, num_classes) logits."""
+        ...
+
+    def forward_features(self, points: Tensor) -> Tensor:
+        """(B, N, 3) -> (B, T, D), tokens after the last norm."""
+        ...
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """(B, T, D) -> (B, num_classes) logits."""
+        ...
+
+    def get_classifier(self) -> nn.Module:
+        """Return the head."""
+        ...
+
+    def make_classifier(self, num_classes: int) -> nn.Module:
+        """Build a new head for this backbone without attaching it."""
+        ...
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head by a new one."""
+        ...
+
+    def no_weight_decay(self) -> set[str]:
+        """Name the parameters that weight decay should spare, besides biases and 1-D tensors."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """As `nn.Module.named_parameters`."""
+        ...
+
+
+def get_interface(model: nn.Module) -> ModelInterface:
+    """Return the model's interface.
+
+    Raises:
+        TypeError: if the model publishes none.
+    """
+    interface = getattr(model, "interface", None)
+    if not isinstance(interface, ModelInterface):
+        raise TypeError(
+            f"{type(model).__name__} publishes no ModelInterface, so nothing can be attached to it; "
+            "use a model of create_model(), or set model.interface."
+        )
+    return interface
+
+
+def is_tensor_path(model: nn.Module, path: str) -> bool:
+    """Tell whether a dotted path names a parameter (True) or a module (False).
+
+    Raises:
+        AttributeError: if the path names neither.
+    """
+    owner, leaf = split_path(model, path)
+    value = getattr(owner, leaf)
+    return isinstance(value, torch.Tensor)
+
+
+def split_path(model: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """Resolve a dotted path to (owner module, last name)."""
+    parent, _, leaf = path.rpartition(".")
+    return model.get_submodule(parent), leaf

@@ -1,0 +1,49 @@
+"""What all tests share: the golden files, the optional shared folder, tiny models and clouds made from a seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent / "golden"
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    skip_shared = pytest.mark.skip(reason="needs the folder 'shared' beside the checkout (real data and full-size golden files)")
+    skip_cuda = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if "shared_data" in item.keywords and not SHARED.is_dir():
+            item.add_marker(skip_shared)
+        if "cuda" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(skip_cuda)
+
+
+@pytest.fixture
+def golden() -> Path:
+    """Folder of the small golden files, part of the repository."""
+    return GOLDEN
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Folder of real data and full-size golden files; tests that use it carry the marker shared_data."""
+    return SHARED
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A fresh seeded generator."""
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def points(generator: torch.Generator) -> torch.Tensor:
+    """(2, 128, 3) points, uniform in a box."""
+    return torch.rand(2, 128, 3, generator=generator) * 2 - 1
