@@ -1,1 +1,53 @@
 """Backbones, heads and their weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from pcl_clora.models.config import ModelConfig
+from pcl_clora.models.interface import Backbone, ModelInterface, Role, Tokens, get_interface
+from pcl_clora.models.registry import (
+    build_model,
+    create_model,
+    list_models,
+    parse_model_config,
+    register_model,
+)
+from pcl_clora.models.weights import LoadReport, WeightsError, load_weights, read_state_dict
+
+__all__ = [
+    "Backbone",
+    "LoadReport",
+    "ModelConfig",
+    "ModelInterface",
+    "Role",
+    "Tokens",
+    "WeightsError",
+    "build_model",
+    "create_model",
+    "get_interface",
+    "list_models",
+    "load_weights",
+    "parse_model_config",
+    "published_form",
+    "read_state_dict",
+    "register_model",
+]
+
+
+@contextmanager
+def published_form(model: nn.Module) -> Iterator[None]:
+    """Run a model as it was published, without our exact rewrites: same outputs up to rounding, more multiplications.
+
+    Used to count MACs in the papers' convention, and to test that the rewrites change nothing.
+    """
+    switched = [module for module in model.modules() if hasattr(module, "published")]
+    before = [module.published for module in switched]
+    for module in switched:
+        module.published = True
+    try:
+        yield
+    finally:
+        for module, value in zip(switched, before, strict=True):
+            module.published = value

@@ -1,0 +1,46 @@
+# Every target sets up what it needs in .venv; nothing outside the checkout is changed, except Debian packages in `system`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint bench clean venv venv-dev system
+
+$(VENV)/created:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# the package with its core dependencies: enough to train, evaluate and report
+$(VENV)/core: pyproject.toml | $(VENV)/created
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/dev: requirements.txt requirements-dev.txt $(VENV)/core
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+venv: $(VENV)/core
+venv-dev: $(VENV)/dev
+
+# open3d needs libusb, libGL, libgomp and libX11 of the system; installed where apt-get is there and may be used
+system:
+	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && ! ldconfig -p | grep -q libusb-1.0; then \
+		apt-get update -qq && apt-get install -qq -y libusb-1.0-0 libgl1 libgomp1 libx11-6; fi
+
+demo: venv
+	$(BIN)/pcl-clora demo
+
+lint: venv-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: system lint
+	$(BIN)/python -m pytest -n 2
+
+bench: venv-dev
+	$(BIN)/pcl-clora report cost --config cfgs/scanobjectnn/hardest_clora.yaml
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

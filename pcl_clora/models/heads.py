@@ -1,0 +1,32 @@
+"""Task heads."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+class ClassificationHead(nn.Sequential):
+    """Three linear layers with BatchNorm, ReLU and dropout between them: the family's `cls_head_finetune`.
+
+    Args:
+        in_features: width of the pooled feature; 2 D for [class token, max over patch tokens].
+        num_classes: number of logits.
+        width: hidden width; 256 in all published models.
+        dropout: probability of zeroing a hidden unit, 0.5 in all published models.
+
+    Source: Pang et al., Point-MAE, ECCV 2022, released classification head.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, *, width: int = 256, dropout: float = 0.5) -> None:
+        super().__init__(
+            nn.Linear(in_features, width),
+            nn.BatchNorm1d(width),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(width, width),
+            nn.BatchNorm1d(width),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(width, num_classes),
+        )
+        self.num_classes = num_classes

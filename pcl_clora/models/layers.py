@@ -1,0 +1,206 @@
+"""The layers that all backbones of the family share: patch encoder, attention, MLP, block, prefix tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pcl_clora.models.interface import Tokens
+
+
+class DropPath(nn.Module):
+    """Drop a whole residual branch for a sample, and scale what is kept (stochastic depth).
+
+    Args:
+        rate: probability of dropping, in [0, 1).
+
+    Source: Huang et al., Deep Networks with Stochastic Depth, ECCV 2016.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) -> (B, ...); the identity in evaluation mode."""
+        if self.rate == 0.0 or not self.training:
+            return x
+        keep = 1.0 - self.rate
+        mask = torch.empty((x.shape[0],) + (1,) * (x.dim() - 1), dtype=x.dtype, device=x.device)
+        return x * mask.bernoulli_(keep).div_(keep)
+
+    def extra_repr(self) -> str:
+        """Show the rate in the model's printout."""
+        return f"rate={self.rate}"
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection, without bias on q, k, v."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        b, t, d = x.shape
+        q, k, v = self.qkv(x).view(b, t, 3, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(out.transpose(1, 2).reshape(b, t, d))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact (erf) GELU between them."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block whose input is x + pos: Point-MAE adds the position before every block."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, pos: Tensor, tokens: Tokens) -> Tensor:
+        """Transform the tokens once.
+
+        Args:
+            x: (B, T, D) features.
+            pos: (B, T, D) positions.
+            tokens: the sequence as it entered the first block, for methods that need centres or prefix length.
+
+        Returns:
+            (B, T, D).
+        """
+        x = x + pos
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class PrefixTokens(nn.Module):
+    """Learned tokens that stand before the patch tokens, with learned positions (the class token).
+
+    Args:
+        count: number of tokens P.
+        dim: width D of a token.
+    """
+
+    def __init__(self, count: int, dim: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.empty(1, count, dim))
+        self.pos = nn.Parameter(torch.empty(1, count, dim))
+        nn.init.trunc_normal_(self.token, std=0.02)
+        nn.init.trunc_normal_(self.pos, std=0.02)
+
+    def forward(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Return tokens and positions, each (B, P, D), as views."""
+        return self.token.expand(batch_size, -1, -1), self.pos.expand(batch_size, -1, -1)
+
+
+class PatchEncoder(nn.Module):
+    """Embed every patch of K centred points into one vector (the family's mini-PointNet), computed over rows.
+
+    Three exact rewrites make it cheaper than the published form, which runs under `published_form`:
+
+    * points are rows of a matrix, so that every 1x1 convolution is one matrix product;
+    * the global half of the concatenated feature is constant within a patch, so that its share of `linear3` is
+      computed once a patch (4.24 instead of 4.76 G MACs for Point-MAE at 2,048 points);
+    * in evaluation mode both BatchNorms are folded into the linear layer before them, on the fly.
+
+    Args:
+        out_dim: width of the result.
+        widths: hidden widths (W0, W1, W2); (128, 256, 512) in all published models. W1 is doubled by concatenation.
+        fold: fold BatchNorm in evaluation mode.
+
+    Source: Pang et al., Point-MAE, ECCV 2022, section 3.1; the rewrites are ours.
+    """
+
+    def __init__(self, out_dim: int, widths: Sequence[int] = (128, 256, 512), *, fold: bool = True) -> None:
+        super().__init__()
+        w0, w1, w2 = widths
+        self.linear1 = nn.Linear(3, w0)
+        self.norm1 = nn.BatchNorm1d(w0)
+        self.linear2 = nn.Linear(w0, w1)
+        self.linear3 = nn.Linear(2 * w1, w2)
+        self.norm2 = nn.BatchNorm1d(w2)
+        self.linear4 = nn.Linear(w2, out_dim)
+        self.fold = fold
+        self.published = False
+
+    def forward(self, neighborhood: Tensor) -> Tensor:
+        """Embed patches.
+
+        Args:
+            neighborhood: (B, G, K, 3) points minus their patch centre.
+
+        Returns:
+            (B, G, C), invariant to the order of the K points.
+        """
+        b, g, k, _ = neighborhood.shape
+        rows = neighborhood.reshape(b * g * k, 3)
+        tokens = self._published_rows(rows, k) if self.published else self._rows(rows, k)
+        return tokens.view(b, g, -1)
+
+    def _rows(self, rows: Tensor, k: int) -> Tensor:
+        x = F.relu(self._linear_norm(rows, self.linear1, self.norm1), inplace=True)
+        x = self.linear2(x)
+        pooled = _max_over_group(x, k)
+        split = x.shape[1]
+        if self._folds():
+            weight, bias = _folded(self.linear3, self.norm2)
+            shared = F.linear(pooled, weight[:, :split], bias)
+            x = _add_to_groups(F.linear(x, weight[:, split:]), shared, k)
+        else:
+            weight = self.linear3.weight
+            shared = F.linear(pooled, weight[:, :split], self.linear3.bias)
+            x = self.norm2(_add_to_groups(F.linear(x, weight[:, split:]), shared, k))
+        return _max_over_group(self.linear4(F.relu(x, inplace=True)), k)
+
+    def _published_rows(self, rows: Tensor, k: int) -> Tensor:
+        x = self.linear2(F.relu(self.norm1(self.linear1(rows))))
+        pooled = _max_over_group(x, k).repeat_interleave(k, dim=0)
+        x = self.linear3(torch.cat([pooled, x], dim=1))
+        return _max_over_group(self.linear4(F.relu(self.norm2(x))), k)
+
+    def _folds(self) -> bool:
+        return self.fold and not self.norm1.training and not self.norm2.training
+
+    def _linear_norm(self, x: Tensor, linear: nn.Linear, norm: nn.BatchNorm1d) -> Tensor:
+        if self._folds():
+            return F.linear(x, *_folded(linear, norm))
+        return norm(linear(x))
+
+
+def _folded(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of `norm(linear(x))` in evaluation mode as one linear layer."""
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return linear.weight * scale[:, None], (linear.bias - norm.running_mean) * scale + norm.bias
+
+
+def _max_over_group(rows: Tensor, k: int) -> Tensor:
+    """(M * k, C) -> (M, C), maximum over each run of k rows."""
+    return rows.view(-1, k, rows.shape[1]).amax(dim=1)
+
+
+def _add_to_groups(rows: Tensor, shared: Tensor, k: int) -> Tensor:
+    """Add (M, C) to every row of its group: (M * k, C) -> (M * k, C), in place."""
+    rows.view(-1, k, rows.shape[1]).add_(shared[:, None, :])
+    return rows

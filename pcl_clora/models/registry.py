@@ -1,0 +1,82 @@
+"""Which backbones exist, and how to make one from a name or from settings."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pcl_clora.config import build, unknown_name
+from pcl_clora.models.config import ModelConfig
+from pcl_clora.models.point_mae import PointMAE, PointMAEConfig
+from pcl_clora.models.weights import load_weights
+
+_MODELS: dict[str, tuple[type[ModelConfig], type[nn.Module]]] = {}
+
+
+def register_model(name: str, config: type[ModelConfig], model: type[nn.Module]) -> None:
+    """Make a backbone known by name.
+
+    Raises:
+        ValueError: if the name is taken.
+    """
+    if name in _MODELS:
+        raise ValueError(f"A model named {name!r} is registered already; choose another name.")
+    _MODELS[name] = (config, model)
+
+
+register_model("point_mae", PointMAEConfig, PointMAE)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """List the names of all backbones that match a shell-style pattern, sorted."""
+    return sorted(fnmatch.filter(_MODELS, pattern))
+
+
+def parse_model_config(values: Mapping[str, Any] | ModelConfig) -> ModelConfig:
+    """Turn a mapping with a `name` into that backbone's settings.
+
+    Raises:
+        ValueError: if the name is not known or a setting is wrong; the message names the nearest valid one.
+    """
+    if isinstance(values, ModelConfig):
+        return values
+    name = values.get("name", "")
+    if name not in _MODELS:
+        raise ValueError(unknown_name(str(name), _MODELS, what="model"))
+    return build(_MODELS[name][0], values, source=f"model {name}")
+
+
+def build_model(config: ModelConfig) -> nn.Module:
+    """Make the network that a config describes, with random weights."""
+    return _MODELS[config.name][1](config)
+
+
+def create_model(
+    name: str, *, task: str = "classification", weights: str | Path = "", **settings: Any
+) -> nn.Module:
+    """Make a backbone with its head.
+
+    Args:
+        name: one of `list_models()`.
+        task: "classification".
+        weights: file to load into it with `load_weights`; empty for random weights.
+        **settings: fields of the backbone's config, for example num_classes, embed_dim, depth, num_groups.
+
+    Returns:
+        A module that maps points (B, N, 3) to logits (B, num_classes) and follows `models.interface.Backbone`.
+
+    Raises:
+        ValueError: if the name or a setting is not known; the message names the nearest valid one.
+
+    Example:
+        >>> model = create_model("point_mae", num_classes=15, num_groups=64)
+        >>> logits = model(points)
+    """
+    model = build_model(parse_model_config({"name": name, "task": task, **settings}))
+    if weights:
+        load_weights(model, weights)
+    return model

@@ -1,0 +1,59 @@
+"""Making models by name."""
+
+import pytest
+
+from pcl_clora.models import create_model, list_models, parse_model_config, register_model
+from pcl_clora.models.interface import Backbone, get_interface
+from pcl_clora.models.point_mae import PointMAE, PointMAEConfig
+
+TINY = {"embed_dim": 48, "depth": 2, "num_heads": 3, "num_groups": 16, "group_size": 8, "encoder_widths": (16, 32, 64)}
+
+
+def test_list_models_filters_by_pattern():
+    assert "point_mae" in list_models("point*")
+    assert list_models("nothing*") == []
+
+
+def test_every_model_follows_the_backbone_protocol():
+    model = create_model("point_mae", num_classes=5, **TINY)
+    assert isinstance(model, Backbone)
+    assert model.interface.blocks == ("blocks.0", "blocks.1")
+
+
+def test_a_wrong_model_name_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'point_mae'"):
+        create_model("pointmae")
+
+
+def test_a_wrong_setting_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'num_groups'"):
+        create_model("point_mae", num_group=64)
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ValueError, match="embed_dim=48 is not a multiple of num_heads=5"):
+        create_model("point_mae", embed_dim=48, num_heads=5)
+
+
+def test_a_name_is_registered_once():
+    with pytest.raises(ValueError, match="registered already"):
+        register_model("point_mae", PointMAEConfig, PointMAE)
+
+
+def test_a_config_survives_a_dump():
+    config = parse_model_config({"name": "point_mae", **TINY})
+    assert parse_model_config(config.model_dump(mode="json")) == config
+
+
+def test_interface_names_slices_of_the_fused_projection():
+    interface = get_interface(create_model("point_mae", **TINY))
+    sites = interface.sites("v")
+    assert [site.path for site in sites] == ["blocks.0.attn.qkv", "blocks.1.attn.qkv"]
+    assert sites[0].rows == (96, 144)
+
+
+def test_a_model_without_interface_is_refused():
+    import torch
+
+    with pytest.raises(TypeError, match="publishes no ModelInterface"):
+        get_interface(torch.nn.Linear(2, 2))
