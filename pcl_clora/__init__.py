@@ -1,3 +1,37 @@
-"""Point cloud analysis with frozen transformers and collaborative low-rank adaptation (CLoRA)."""
+"""Point cloud analysis with frozen transformers and collaborative low-rank adaptation (CLoRA).
+
+The names below load on first use, so that `import pcl_clora` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "attach_adapter": "pcl_clora.adapters",
+    "build_dataset": "pcl_clora.data",
+    "cost_report": "pcl_clora.report",
+    "create_model": "pcl_clora.models",
+    "list_adapters": "pcl_clora.adapters",
+    "list_models": "pcl_clora.models",
+    "load_adapter": "pcl_clora.adapters",
+    "load_run_config": "pcl_clora.engine",
+    "load_weights": "pcl_clora.models",
+    "trainable_plan": "pcl_clora.adapters",
+    "Trainer": "pcl_clora.engine",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'pcl_clora' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,4 +1,4 @@
-"""What all tests share: the golden files, the optional shared folder, tiny models and clouds made from a seed."""
+"""What all tests share: the golden files, the optional shared folder, clouds made from a seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    skip_shared = pytest.mark.skip(reason="needs the folder 'shared' beside the checkout (real data and full-size golden files)")
+    skip_shared = pytest.mark.skip(
+        reason="needs the folder 'shared' beside the checkout (real data and full-size golden files)"
+    )
     skip_cuda = pytest.mark.skip(reason="needs a CUDA device")
     for item in items:
         if "shared_data" in item.keywords and not SHARED.is_dir():

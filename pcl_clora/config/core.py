@@ -1,10 +1,11 @@
 """Turn yaml files and `key=value` overrides into frozen, validated settings.
 
-A component owns a frozen `Config` next to its code; a yaml file only fills it. Three rules make files composable:
+A component owns a frozen `Config` next to its code; a yaml file only fills it. Three rules make files
+composable:
 
 * `_base_` names one file or a list of files, relative to the file that names them; later ones win.
-* Mappings merge key by key. A section that names another kind of thing than the one below it (another `name` or
-  `method`) starts afresh, because the keys of one method mean nothing to another.
+* Mappings merge key by key. A section that names another kind of thing than the one below it (another `name`
+  or `method`) starts afresh, because the keys of one method mean nothing to another.
 * An override `a.b=value` is read as yaml and comes last.
 """
 
@@ -66,7 +67,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         The merged mapping, without `_base_` keys.
 
     Raises:
-        ConfigError: if a file is missing, is not a mapping, is not valid yaml, or the `_base_` files form a cycle.
+        ConfigError: if a file is missing, is not a mapping, is not valid yaml, or the `_base_` files form a
+            cycle.
     """
     return _read_with_bases(Path(path), chain=())
 

@@ -38,7 +38,7 @@ __all__ = [
 
 @contextmanager
 def published_form(model: nn.Module) -> Iterator[None]:
-    """Run a model as it was published, without our exact rewrites: same outputs up to rounding, more multiplications.
+    """Run a model as it was published, without our exact rewrites: same outputs, more multiplications.
 
     Used to count MACs in the papers' convention, and to test that the rewrites change nothing.
     """

@@ -1,4 +1,4 @@
-"""What adapters, reports and the engine may know of a backbone: roles and a small protocol, never attribute paths."""
+"""What adapters, reports and the engine may know of a backbone: roles and a protocol, no attribute paths."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ class ModelInterface:
     Attributes:
         embed_dim: D, width of a token.
         blocks: dotted path of every transformer block, in order.
-        linears: role ("qkv", "proj", "fc1", "fc2") -> path relative to a block. "q", "k", "v" are row slices of "qkv".
+        linears: role ("qkv", "proj", "fc1", "fc2") -> path relative to a block. "q", "k", "v" are row slices
+            of "qkv".
         parts: part -> dotted paths of the modules or parameters that make it up. "head" and "tokens" are
             what a task owns; they are copied for every adapter.
     """
@@ -75,7 +76,9 @@ class ModelInterface:
         sliced = role in ("q", "k", "v")
         key = "qkv" if sliced else role
         if key not in self.linears:
-            raise ValueError(f"This backbone has no layer for role {role!r}; it has {', '.join(self.roles())}.")
+            raise ValueError(
+                f"This backbone has no layer for role {role!r}; it has {', '.join(self.roles())}."
+            )
         start = ("q", "k", "v").index(role) * self.embed_dim if sliced else 0
         stop = start + self.embed_dim if sliced else -1
         return tuple(
@@ -92,7 +95,8 @@ class ModelInterface:
 class Backbone(Protocol):
     """What every model of `create_model` offers. All of them are `nn.Module`s and map points to logits.
 
-    Source: the protocol follows timm's model conventions; tokens and positions are split as ARCHITECTURE says.
+    Source: the protocol follows timm's model conventions; tokens and positions are split as ARCHITECTURE
+        says.
     """
 
     interface: ModelInterface

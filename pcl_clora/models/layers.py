@@ -85,7 +85,8 @@ class Block(nn.Module):
         Args:
             x: (B, T, D) features.
             pos: (B, T, D) positions.
-            tokens: the sequence as it entered the first block, for methods that need centres or prefix length.
+            tokens: the sequence as it entered the first block, for methods that need centres or prefix
+                length.
 
         Returns:
             (B, T, D).
@@ -121,13 +122,14 @@ class PatchEncoder(nn.Module):
     Three exact rewrites make it cheaper than the published form, which runs under `published_form`:
 
     * points are rows of a matrix, so that every 1x1 convolution is one matrix product;
-    * the global half of the concatenated feature is constant within a patch, so that its share of `linear3` is
-      computed once a patch (4.24 instead of 4.76 G MACs for Point-MAE at 2,048 points);
+    * the global half of the concatenated feature is constant within a patch, so that its share of `linear3`
+      is computed once a patch (4.24 instead of 4.76 G MACs for Point-MAE at 2,048 points);
     * in evaluation mode both BatchNorms are folded into the linear layer before them, on the fly.
 
     Args:
         out_dim: width of the result.
-        widths: hidden widths (W0, W1, W2); (128, 256, 512) in all published models. W1 is doubled by concatenation.
+        widths: hidden widths (W0, W1, W2); (128, 256, 512) in all published models. W1 is doubled by
+            concatenation.
         fold: fold BatchNorm in evaluation mode.
 
     Source: Pang et al., Point-MAE, ECCV 2022, section 3.1; the rewrites are ours.

@@ -43,13 +43,14 @@ class PointMAEConfig(TransformerConfig):
 
 
 class PointMAE(nn.Module):
-    """Point-MAE for classification: points -> patches -> tokens -> blocks -> [class token, max over patches] -> logits.
+    """Point-MAE for classification: points -> patches -> tokens -> blocks -> pooled feature -> logits.
 
     Args:
         config: sizes of the network.
 
     Source: Pang et al., Masked Autoencoders for Point Cloud Self-supervised Learning, ECCV 2022; the details
-    that the paper leaves open (position before every block, head input, no q/k/v bias) follow the released models.
+    that the paper leaves open (position before every block, head input, no q/k/v bias) follow the released
+    models.
     """
 
     official_keys = OFFICIAL_KEYS
@@ -93,7 +94,9 @@ class PointMAE(nn.Module):
         """
         config = self.config
         if points.dim() != 3 or points.shape[-1] != 3:
-            raise ValueError(f"points has shape {tuple(points.shape)}; expected (B, N, 3): clouds, points, x y z.")
+            raise ValueError(
+                f"points has shape {tuple(points.shape)}; expected (B, N, 3): clouds, points, x y z."
+            )
         needed = max(config.num_groups, config.group_size)
         if points.shape[1] < needed:
             raise ValueError(
@@ -181,5 +184,5 @@ class PointMAE(nn.Module):
         return {"prefix.token"}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep no activations inside the blocks while training, and compute them again in the backward pass."""
+        """Keep no activations inside the blocks while training; compute them again in the backward pass."""
         self.grad_checkpointing = enable

@@ -67,7 +67,8 @@ def create_model(
         **settings: fields of the backbone's config, for example num_classes, embed_dim, depth, num_groups.
 
     Returns:
-        A module that maps points (B, N, 3) to logits (B, num_classes) and follows `models.interface.Backbone`.
+        A module that maps points (B, N, 3) to logits (B, num_classes) and follows
+        `models.interface.Backbone`.
 
     Raises:
         ValueError: if the name or a setting is not known; the message names the nearest valid one.

@@ -1,7 +1,8 @@
 """Load weights safely and say exactly what was loaded: matched, missing, unexpected, and why.
 
-Files come from strangers, so nothing is ever unpickled freely: safetensors, or `torch.load(weights_only=True)` with
-numpy scalars allowed. Key maps are data next to the models (`official_keys`); this file only applies them.
+Files come from strangers, so nothing is ever unpickled freely: safetensors, or
+`torch.load(weights_only=True)` with numpy scalars allowed. Key maps are data next to the models
+(`official_keys`); this file only applies them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from torch import Tensor, nn
 from pcl_clora.models.interface import get_interface
 
 CONTAINERS = ("base_model", "model_state_dict", "model", "state_dict")
-WRAPPERS = ("MAE_encoder.", "base_model.")  # prefixes of official files that hold the backbone, after "module."
+WRAPPERS = (
+    "MAE_encoder.",
+    "base_model.",
+)  # prefixes of official files that hold the backbone, after "module."
 PRETRAINING_ONLY = r"^(MAE_decoder|decoder_pos_embed|increase_dim|mask_token|lm_head|cls_head)\b"
 NUMPY_SCALARS = [
     np.dtype,
@@ -53,7 +57,8 @@ class LoadReport:
     def __str__(self) -> str:
         lines = [
             f"{self.source}: {len(self.matched)} matched, {len(self.missing)} missing, "
-            f"{len(self.unexpected)} unexpected" + (f" (weights under {self.container!r})" if self.container else "")
+            f"{len(self.unexpected)} unexpected"
+            + (f" (weights under {self.container!r})" if self.container else "")
         ]
         lines += _grouped("missing, keep their values", self.missing)
         for reason in sorted(set(self.unexpected.values())):
@@ -75,7 +80,8 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str]:
     """Read the tensors of a weights file without running code from it.
 
     Args:
-        path: a .safetensors file, or a file of torch.save with one of the known containers or a plain state dict.
+        path: a .safetensors file, or a file of torch.save with one of the known containers or a plain state
+            dict.
 
     Returns:
         (key -> tensor, name of the container or "").
@@ -93,14 +99,16 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str]:
         try:
             return load_file(path), ""
         except SafetensorError as error:
-            raise WeightsError(f"{path} is not a complete safetensors file ({error}); get it again.") from error
+            raise WeightsError(
+                f"{path} is not a complete safetensors file ({error}); get it again."
+            ) from error
     try:
         with torch.serialization.safe_globals(NUMPY_SCALARS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path} asks to run code while loading, which a weights file never needs; it was refused. Convert it to "
-            f"safetensors where you trust it. Reason: {str(error).splitlines()[0]}"
+            f"{path} asks to run code while loading, which a weights file never needs; it was refused. "
+            f"Convert it to safetensors where you trust it. Reason: {str(error).splitlines()[0]}"
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
         raise WeightsError(f"{path} is not a complete torch file ({error}); get it again.") from error
@@ -127,7 +135,7 @@ def _tensors(mapping: Mapping[object, object], path: Path) -> dict[str, Tensor]:
 
 
 def native_name(key: str, model: nn.Module) -> str:
-    """Translate a key of an official file into a name of our model; unknown keys come back without wrappers."""
+    """Translate a key of an official file into a name of our model; unknown ones only lose their wrappers."""
     name = key.replace("module.", "")
     for wrapper in WRAPPERS:
         name = name.removeprefix(wrapper)
@@ -141,8 +149,9 @@ def load_weights(
 ) -> LoadReport:
     """Fill a model from an official or own file, and report every name.
 
-    Half precision is cast to the model's dtype; a convolution of kernel size 1 fills a linear layer. A head for
-    another number of classes is left out as a whole. Missing head and class tokens are normal for pre-trained files.
+    Half precision is cast to the model's dtype; a convolution of kernel size 1 fills a linear layer. A head
+    for another number of classes is left out as a whole. Missing head and class tokens are normal for
+    pre-trained files.
 
     Args:
         model: a model of `create_model`.
@@ -153,8 +162,8 @@ def load_weights(
         The report; print it.
 
     Raises:
-        WeightsError: if nothing matches, a backbone tensor is missing (unless allow_partial), a shape differs, or
-            the file is refused (see `read_state_dict`). The model is then unchanged.
+        WeightsError: if nothing matches, a backbone tensor is missing (unless allow_partial), a shape
+            differs, or the file is refused (see `read_state_dict`). The model is then unchanged.
     """
     if isinstance(source, Mapping):
         state, container, label = dict(source), "", "state dict"
@@ -184,7 +193,7 @@ def load_weights(
 def _match(
     model: nn.Module, state: Mapping[str, Tensor], own: Mapping[str, Tensor]
 ) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
-    """Sort the file's keys into (model name -> key), (key -> why not used), (model name -> shapes that differ)."""
+    """Sort keys: (name -> key used), (key -> why not used), (name -> shapes that differ)."""
     found: dict[str, str] = {}
     unexpected: dict[str, str] = {}
     wrong_shape: dict[str, str] = {}
@@ -224,8 +233,8 @@ def _refuse(
     if wrong_shape:
         name, text = next(iter(wrong_shape.items()))
         raise WeightsError(
-            f"{label}: {len(wrong_shape)} tensor(s) have another shape, first {name}: {text}. Make the model with the "
-            "sizes of the file (embed_dim, depth, encoder_dim, ...)."
+            f"{label}: {len(wrong_shape)} tensor(s) have another shape, first {name}: {text}. "
+            "Make the model with the sizes of the file (embed_dim, depth, encoder_dim, ...)."
         )
     if not found:
         raise WeightsError(
@@ -234,6 +243,7 @@ def _refuse(
         )
     if needed and not allow_partial:
         raise WeightsError(
-            f"{label}: {len(needed)} tensors of the backbone are not in the file (first: {', '.join(needed[:5])}); "
-            f"{len(found)} match. Choose the right file, or pass allow_partial=True to keep random values there."
+            f"{label}: {len(needed)} tensors of the backbone are not in the file (first: "
+            f"{', '.join(needed[:5])}); {len(found)} match. Choose the right file, or pass allow_partial=True "
+            "to keep random values there."
         )

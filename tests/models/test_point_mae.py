@@ -143,7 +143,11 @@ def test_another_encoder_width_is_reduced_to_the_token_width(points):
 
 @pytest.mark.parametrize(
     ("shape", "text"),
-    [((2, 128), r"expected \(B, N, 3\)"), ((2, 128, 4), r"\(2, 128, 4\)"), ((1, 10, 3), "10 points is too small")],
+    [
+        ((2, 128), r"expected \(B, N, 3\)"),
+        ((2, 128, 4), r"\(2, 128, 4\)"),
+        ((1, 10, 3), "10 points is too small"),
+    ],
 )
 def test_wrong_input_is_named(shape, text):
     model = create_model("point_mae", num_classes=5, **SIZES)

@@ -6,7 +6,14 @@ from pcl_clora.models import create_model, list_models, parse_model_config, regi
 from pcl_clora.models.interface import Backbone, get_interface
 from pcl_clora.models.point_mae import PointMAE, PointMAEConfig
 
-TINY = {"embed_dim": 48, "depth": 2, "num_heads": 3, "num_groups": 16, "group_size": 8, "encoder_widths": (16, 32, 64)}
+TINY = {
+    "embed_dim": 48,
+    "depth": 2,
+    "num_heads": 3,
+    "num_groups": 16,
+    "group_size": 8,
+    "encoder_widths": (16, 32, 64),
+}
 
 
 def test_list_models_filters_by_pattern():

@@ -38,7 +38,9 @@ def test_an_official_pretrained_file_gives_the_golden_logits(golden):
     assert {name.split(".")[0] for name in report.missing} == {"prefix", "head"}
     assert set(report.unexpected.values()) == {"used in pre-training only"}
     assert "matched" in str(report)
-    np.testing.assert_allclose(model(torch.from_numpy(archive["points"])).detach(), archive["output"], atol=2e-5)
+    np.testing.assert_allclose(
+        model(torch.from_numpy(archive["points"])).detach(), archive["output"], atol=2e-5
+    )
 
 
 def test_an_official_finetuned_file_gives_the_golden_logits(golden):
@@ -48,18 +50,25 @@ def test_an_official_finetuned_file_gives_the_golden_logits(golden):
 
     assert not report.missing
     assert not report.unexpected
-    np.testing.assert_allclose(model(torch.from_numpy(archive["points"])).detach(), archive["output"], atol=2e-5)
+    np.testing.assert_allclose(
+        model(torch.from_numpy(archive["points"])).detach(), archive["output"], atol=2e-5
+    )
 
 
 @pytest.mark.shared_data
 @pytest.mark.parametrize(
-    ("keys", "matched", "missing", "unexpected"), [("pmae_pretrain", 156, 18, 53), ("pmae_cls_scan", 174, 0, 0)]
+    ("keys", "matched", "missing", "unexpected"),
+    [("pmae_pretrain", 156, 18, 53), ("pmae_cls_scan", 174, 0, 0)],
 )
 def test_official_key_lists_match_as_the_official_loader_does(shared, keys, matched, missing, unexpected):
     entries = json.loads((shared / "reference" / "keys" / f"{keys}.json").read_text())
     state = {name: torch.zeros(entry["shape"]) for name, entry in entries["keys"].items()}
     report = load_weights(create_model("point_mae", num_classes=15), state)
-    assert (len(report.matched), len(report.missing), len(report.unexpected)) == (matched, missing, unexpected)
+    assert (len(report.matched), len(report.missing), len(report.unexpected)) == (
+        matched,
+        missing,
+        unexpected,
+    )
 
 
 def test_own_state_dict_round_trips_through_safetensors(tmp_path):
@@ -100,7 +109,7 @@ def test_a_partial_backbone_is_refused_unless_told():
 def test_another_size_is_refused_and_changes_nothing():
     model = make()
     before = snapshot(model)
-    with pytest.raises(WeightsError, match="have another shape, first prefix.token"):
+    with pytest.raises(WeightsError, match=r"have another shape, first prefix\.token"):
         load_weights(model, make(embed_dim=96).state_dict())
     assert_unchanged(model, before)
 
