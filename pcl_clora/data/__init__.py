@@ -1,1 +1,50 @@
-"""Work in progress."""
+"""Clouds: readers of the official layouts, procedural shapes, transforms, batches in a resumable order."""
+
+from pcl_clora.data.config import DataConfig
+from pcl_clora.data.dataset import (
+    ArrayDataset,
+    Batch,
+    PointDataset,
+    Sample,
+    split_validation,
+    stack_samples,
+)
+from pcl_clora.data.loader import PointLoader
+from pcl_clora.data.modelnet import MODELNET40_CLASSES
+from pcl_clora.data.registry import build_dataset, list_datasets, parse_data_config, register_dataset
+from pcl_clora.data.transforms import (
+    AUGMENTATIONS,
+    fps_resample,
+    isotropic,
+    make_augment,
+    normalize_unit_sphere,
+    resample,
+    rotate_so3,
+    rotate_y,
+    scale_shift,
+)
+
+__all__ = [
+    "AUGMENTATIONS",
+    "MODELNET40_CLASSES",
+    "ArrayDataset",
+    "Batch",
+    "DataConfig",
+    "PointDataset",
+    "PointLoader",
+    "Sample",
+    "build_dataset",
+    "fps_resample",
+    "isotropic",
+    "list_datasets",
+    "make_augment",
+    "normalize_unit_sphere",
+    "parse_data_config",
+    "register_dataset",
+    "resample",
+    "rotate_so3",
+    "rotate_y",
+    "scale_shift",
+    "split_validation",
+    "stack_samples",
+]

@@ -1,0 +1,72 @@
+"""Which data sets exist, and how to make one from settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pcl_clora.config import build, unknown_name
+from pcl_clora.data.config import DataConfig
+from pcl_clora.data.dataset import PointDataset, check_split
+from pcl_clora.data.modelnet_hdf5 import ModelNet40Hdf5, ModelNet40Hdf5Config
+
+_DATASETS: dict[str, tuple[type[DataConfig], Callable[[Any, str], PointDataset]]] = {}
+
+
+def register_dataset(name: str, config: type[DataConfig], make: Callable[[Any, str], PointDataset]) -> None:
+    """Make a data set known by name.
+
+    Args:
+        name: what `data.name` says in a config.
+        config: its settings.
+        make: called with (config, split), gives the data set.
+
+    Raises:
+        ValueError: if the name is taken.
+    """
+    if name in _DATASETS:
+        raise ValueError(f"A data set named {name!r} is registered already; choose another name.")
+    _DATASETS[name] = (config, make)
+
+
+register_dataset("modelnet40_hdf5", ModelNet40Hdf5Config, ModelNet40Hdf5)
+
+
+def list_datasets() -> list[str]:
+    """List the names of all data sets, sorted."""
+    return sorted(_DATASETS)
+
+
+def parse_data_config(values: Mapping[str, Any] | DataConfig) -> DataConfig:
+    """Turn a mapping with a `name` into that data set's settings.
+
+    Raises:
+        ValueError: if the name is not known or a setting is wrong; the message names the nearest valid one.
+    """
+    if isinstance(values, DataConfig):
+        return values
+    name = values.get("name", "")
+    if name not in _DATASETS:
+        raise ValueError(unknown_name(str(name), _DATASETS, what="data set"))
+    return build(_DATASETS[name][0], values, source=f"data {name}")
+
+
+def build_dataset(config: DataConfig | Mapping[str, Any], split: str) -> PointDataset:
+    """Read one split of the data set that a config describes.
+
+    Args:
+        config: settings, or a mapping with a `name`.
+        split: "train" or "test".
+
+    Returns:
+        A data set whose clouds have `config.read_points` points.
+
+    Raises:
+        ValueError: if the split or the name is not known.
+        DataError: if files are missing or not what they should be; names file, expectation and remedy.
+
+    Example:
+        >>> train = build_dataset({"name": "modelnet40_hdf5", "root": "data/modelnet40_ply_hdf5_2048"}, "train")
+    """
+    parsed = parse_data_config(config)
+    return _DATASETS[parsed.name][1](parsed, check_split(split))
