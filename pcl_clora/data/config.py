@@ -24,7 +24,7 @@ class DataConfig(Config):
     def _check_pool(self) -> DataConfig:
         if 0 < self.pool_points < self.num_points:
             raise ValueError(
-                f"pool_points={self.pool_points} is less than num_points={self.num_points}; raise it, or set it to "
-                "0 to read num_points."
+                f"pool_points={self.pool_points} is less than num_points={self.num_points}; raise it, or set "
+                "it to 0 to read num_points."
             )
         return self

@@ -97,7 +97,8 @@ def stack_samples(samples: Sequence[Sample]) -> Batch:
     sizes = sorted({sample.points.shape[0] for sample in samples})
     if len(sizes) != 1:
         raise ValueError(
-            f"clouds of {sizes or 'no'} points cannot be stacked; set data.num_points so that all clouds have one size."
+            f"clouds of {sizes or 'no'} points cannot be stacked; set data.num_points so that all clouds "
+            "have one size."
         )
     with_parts = all(sample.part_labels is not None for sample in samples)
     with_category = all(sample.category is not None for sample in samples)
@@ -153,7 +154,7 @@ class ArrayDataset:
     def read_batch(self, indices: Sequence[int] | Tensor) -> Batch:
         """Copy the clouds of several samples into one batch."""
         index = torch.as_tensor(indices, dtype=torch.int64)
-        return Batch(points=self._points[index], label=self.labels[index], index=index)
+        return Batch(points=self._points.index_select(0, index), label=self.labels[index], index=index)
 
 
 def check_split(split: str) -> str:

@@ -36,13 +36,14 @@ class _BatchReader(Dataset[Batch]):
 class PointLoader:
     """Cut a data set into batches.
 
-    The order depends on (seed, epoch) only: not on the number of workers, not on where an epoch is entered, and
-    not on the global random state, which stays untouched. Data sets read deterministically; augmentation happens
-    on whole batches, outside.
+    The order depends on (seed, epoch) only: not on the number of workers, not on where an epoch is entered,
+    and not on the global random state, which stays untouched. Data sets read deterministically; augmentation
+    happens on whole batches, outside.
 
-    With several ranks every rank takes each world_size-th sample of the common order. When shuffling, the order
-    is made divisible (shortened with drop_last, otherwise repeated from its start), so that all ranks take the
-    same number of steps; unshuffled, nothing is repeated, so that sums over ranks count every sample once.
+    With several ranks every rank takes each world_size-th sample of the common order. When shuffling, the
+    order is made divisible (shortened with drop_last, otherwise repeated from its start), so that all ranks
+    take the same number of steps; unshuffled, nothing is repeated, so that sums over ranks count every
+    sample once.
 
     Args:
         dataset: what to read.
@@ -89,8 +90,8 @@ class PointLoader:
         self.world_size = world_size
         if self.num_batches == 0 and len(self.indices) and drop_last:
             raise ValueError(
-                f"{len(self.indices)} samples on {world_size} process(es) give no full batch of {batch_size}; "
-                "lower the batch size or set drop_last=False."
+                f"{len(self.indices)} samples on {world_size} process(es) give no full batch of "
+                f"{batch_size}; lower the batch size or set drop_last=False."
             )
 
     @staticmethod

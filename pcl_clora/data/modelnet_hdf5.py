@@ -50,7 +50,7 @@ class Hdf5Header:
 
 
 def list_hdf5_files(root: str | Path, split: str) -> list[Path]:
-    """Find the files of a split: those that `train_files.txt` / `test_files.txt` names, else `ply_data_<split>*.h5`.
+    """Find the files of a split: those of `<split>_files.txt`, else all `ply_data_<split>*.h5`.
 
     The list files hold paths of another machine; only the file names count, and they are taken from root.
 
@@ -62,7 +62,7 @@ def list_hdf5_files(root: str | Path, split: str) -> list[Path]:
     if not root.is_dir():
         raise DataError(
             root,
-            "there is no such folder; expected one with ply_data_train*.h5, ply_data_test*.h5 and shape_names.txt",
+            "there is no such folder; expected one with ply_data_{train,test}*.h5 and shape_names.txt",
             "set data.root to the folder modelnet40_ply_hdf5_2048, see data/README.md",
         )
     listing = root / f"{split}_files.txt"
@@ -128,8 +128,8 @@ def read_header(file: Path, num_classes: int | None = None) -> Hdf5Header:
         row = int(bad[0])
         raise DataError(
             file,
-            f"label {labels[row]} at row {row} ({bad.size} such rows), expected 0..{(num_classes or 0) - 1}, the "
-            "lines of shape_names.txt",
+            f"label {labels[row]} at row {row} ({bad.size} such rows), expected 0..{(num_classes or 0) - 1}, "
+            "the lines of shape_names.txt",
             "complete shape_names.txt or get the file again",
         )
     return Hdf5Header(Path(file), int(shape[0]), int(shape[1]), labels)
@@ -186,7 +186,8 @@ def _read_points(header: Hdf5Header, out: torch.Tensor) -> None:
     if len(bad):
         raise DataError(
             header.path,
-            f"{len(bad)} of {header.num_shapes} shapes hold values that are not finite, the first in row {int(bad[0])}",
+            f"{len(bad)} of {header.num_shapes} shapes hold values that are not finite, "
+            f"the first in row {int(bad[0])}",
             GET_AGAIN,
         )
 

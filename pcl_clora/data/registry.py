@@ -66,7 +66,8 @@ def build_dataset(config: DataConfig | Mapping[str, Any], split: str) -> PointDa
         DataError: if files are missing or not what they should be; names file, expectation and remedy.
 
     Example:
-        >>> train = build_dataset({"name": "modelnet40_hdf5", "root": "data/modelnet40_ply_hdf5_2048"}, "train")
+        >>> config = {"name": "modelnet40_hdf5", "root": "data/modelnet40_ply_hdf5_2048"}
+        >>> train = build_dataset(config, "train")
     """
     parsed = parse_data_config(config)
     return _DATASETS[parsed.name][1](parsed, check_split(split))

@@ -1,7 +1,7 @@
 """Batched transforms of clouds, each split in two: a function of explicit numbers, and one that draws them.
 
-Random functions take a CPU `torch.Generator` and draw there, so results do not depend on the device. Points are
-(B, N, 3) float32 in the unit sphere, y up; nothing is changed in place.
+Random functions take a CPU `torch.Generator` and draw there, so results do not depend on the device. Points
+are (B, N, 3) float32 in the unit sphere, y up; nothing is changed in place.
 """
 
 from __future__ import annotations
@@ -184,8 +184,8 @@ def quaternion_matrix(quaternion: Tensor) -> Tensor:
 def pool_size(num_points: int, available: int) -> int:
     """Say how many points FPS keeps before num_points of them are drawn.
 
-    The published table for 1,024 to 8,192; other sizes get a sixth more, rounded (our choice). Never more than
-    available.
+    The published table for 1,024 to 8,192; other sizes get a sixth more, rounded (our choice). Never more
+    than available.
     """
     return min(POOL_SIZES.get(num_points, round(num_points * 7 / 6)), available)
 
@@ -195,8 +195,8 @@ def take_pool(points: Tensor, num_pool: int, choice: Tensor, *, compat: str = "n
 
     Args:
         points: (B, N, 3).
-        num_pool: points that FPS keeps; with num_pool == N FPS is skipped and choice indexes the points as they
-            stand.
+        num_pool: points that FPS keeps; with num_pool == N FPS is skipped and choice indexes the points as
+            they stand.
         choice: (M,), int64, positions below num_pool.
         compat: see `ops.farthest_point_sample`.
 
@@ -223,8 +223,8 @@ def resample(
 
     One choice is made for the whole batch, as published. Where FPS would keep every point it is skipped (the
     published code runs it, for a costly permutation that also replaces points near the origin); the random
-    choice stays, and is then a shuffle of the points when N == num_points. The shuffle matters: the first point
-    is where the grouping of a backbone starts.
+    choice stays, and is then a shuffle of the points when N == num_points. The shuffle matters: the first
+    point is where the grouping of a backbone starts.
 
     Args:
         points: (B, N, 3), N >= num_points.
@@ -253,8 +253,8 @@ def resample(
 def fps_resample(points: Tensor, num_points: int, *, compat: str = "none") -> Tensor:
     """Take the points of a test step: FPS from the first point, no randomness.
 
-    With N == num_points the clouds come back as they are: FPS would only change the order, and a grouping that
-    starts with FPS from point 0 gives the same groups for both.
+    With N == num_points the clouds come back as they are: FPS would only change the order, and a grouping
+    that starts with FPS from point 0 gives the same groups for both.
 
     Args:
         points: (B, N, 3), N >= num_points.
@@ -277,8 +277,8 @@ def fps_resample(points: Tensor, num_points: int, *, compat: str = "none") -> Te
 def _check_enough(num_points: int, available: int) -> None:
     if not 1 <= num_points <= available:
         raise ValueError(
-            f"num_points={num_points} cannot be taken from clouds of {available} points; lower data.num_points or "
-            "raise data.pool_points."
+            f"num_points={num_points} cannot be taken from clouds of {available} points; lower data.num_points "
+            "or raise data.pool_points."
         )
 
 

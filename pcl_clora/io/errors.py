@@ -6,7 +6,10 @@ import os
 
 
 class DataError(ValueError):
-    """A file that is missing, torn or not what its place says; the message names file, expectation and remedy."""
+    """A file that is missing, torn or not what its place says.
+
+    The message names the file, what was found and expected, and the remedy.
+    """
 
     def __init__(self, file: str | os.PathLike[str], problem: str, remedy: str) -> None:
         """Join the three parts of the message.
