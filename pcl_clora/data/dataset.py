@@ -154,7 +154,8 @@ class ArrayDataset:
     def read_batch(self, indices: Sequence[int] | Tensor) -> Batch:
         """Copy the clouds of several samples into one batch."""
         index = torch.as_tensor(indices, dtype=torch.int64)
-        return Batch(points=self._points.index_select(0, index), label=self.labels[index], index=index)
+        points = self._points.numpy()[index.numpy()]  # torch would wake its thread pool for a small copy
+        return Batch(points=torch.from_numpy(points), label=self.labels[index], index=index)
 
 
 def check_split(split: str) -> str:

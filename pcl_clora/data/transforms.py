@@ -277,8 +277,8 @@ def fps_resample(points: Tensor, num_points: int, *, compat: str = "none") -> Te
 def _check_enough(num_points: int, available: int) -> None:
     if not 1 <= num_points <= available:
         raise ValueError(
-            f"num_points={num_points} cannot be taken from clouds of {available} points; lower data.num_points "
-            "or raise data.pool_points."
+            f"num_points={num_points} cannot be taken from clouds of {available} points; lower "
+            "data.num_points or raise data.pool_points."
         )
 
 
