@@ -1,1 +1,28 @@
-"""Work in progress."""
+"""Geometry of point clouds: sampling, neighbours, patches, interpolation, chamfer distance.
+
+Every function takes (B, N, 3) points in float32 or float64 on any device and means the same everywhere: ties
+go to the lowest index, indices are int64, distances are squared. The functions are PyTorch ops
+(`torch.ops.pcl_clora`) with gradients, so they compile, export and count FLOPs. `report()` says what
+implements them.
+"""
+
+from pcl_clora.ops._library import report
+from pcl_clora.ops.grouping import PointGroups, group_points
+from pcl_clora.ops.interpolation import three_interpolate
+from pcl_clora.ops.neighbors import KNN, Chamfer, chamfer_distance, knn, three_nn
+from pcl_clora.ops.sampling import Compat, farthest_point_sample, gather_points
+
+__all__ = [
+    "KNN",
+    "Chamfer",
+    "Compat",
+    "PointGroups",
+    "chamfer_distance",
+    "farthest_point_sample",
+    "gather_points",
+    "group_points",
+    "knn",
+    "report",
+    "three_interpolate",
+    "three_nn",
+]

@@ -1,0 +1,86 @@
+"""What a caller can get wrong, checked before any kernel runs and without looking at the data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.float64)
+
+
+def check_points(points: Tensor, name: str, *, channels: int | None = 3) -> None:
+    """Require a (B, N, channels) tensor in float32 or float64; `channels=None` leaves C open."""
+    if not isinstance(points, Tensor):
+        raise TypeError(
+            f"{name} is a {type(points).__name__}; pass a tensor, for example torch.from_numpy(...)."
+        )
+    if points.dim() != 3 or (channels is not None and points.shape[2] != channels):
+        expected = "C" if channels is None else channels
+        raise ValueError(
+            f"{name} has shape {_text(points.shape)}; expected (B, N, {expected}). "
+            "Add a batch axis with x[None], or swap channels-first axes with x.transpose(1, 2)."
+        )
+    if points.dtype not in DTYPES:
+        raise ValueError(
+            f"{name} is {_text(points.dtype)}; only float32 and float64 are exact enough for distances. "
+            "Convert with .float(), inside autocast too."
+        )
+
+
+def check_index(idx: Tensor, name: str) -> None:
+    """Require an int64 tensor with a batch axis."""
+    if not isinstance(idx, Tensor):
+        raise TypeError(f"{name} is a {type(idx).__name__}; pass an int64 tensor.")
+    if idx.dtype != torch.int64:
+        raise ValueError(f"{name} is {_text(idx.dtype)}; indices are int64, convert with .long().")
+    if idx.dim() == 0:
+        raise ValueError(f"{name} has no axes; its first axis must be the batch.")
+
+
+def check_pair(
+    first: Tensor, first_name: str, second: Tensor, second_name: str, *, dtype: bool = True
+) -> None:
+    """Require two tensors of one batch, on one device and, unless `dtype` is False, of one dtype."""
+    if first.shape[0] != second.shape[0]:
+        raise ValueError(
+            f"{first_name} holds {first.shape[0]} clouds and {second_name} {second.shape[0]}; "
+            "both need the same batch size."
+        )
+    if first.device != second.device:
+        raise ValueError(
+            f"{first_name} is on {first.device} and {second_name} on {second.device}; move one with .to()."
+        )
+    if dtype and first.dtype != second.dtype:
+        raise ValueError(
+            f"{first_name} is {_text(first.dtype)} and {second_name} {_text(second.dtype)}; "
+            "convert one of them."
+        )
+
+
+def check_count(value: int, name: str, num_points: int, remedy: str) -> None:
+    """Require 1 <= value <= num_points."""
+    if value < 1:
+        raise ValueError(f"{name}={value} must be at least 1.")
+    if value > num_points:
+        raise ValueError(f"{name}={value} is more than the cloud has ({num_points} points); {remedy}")
+
+
+def check_start_index(start_index: int, num_points: int) -> None:
+    """Require 0 <= start_index < num_points."""
+    if not 0 <= start_index < num_points:
+        raise ValueError(
+            f"start_index={start_index} is not an index into {num_points} points; pass 0 to {num_points - 1}."
+        )
+
+
+def check_compat(compat: str) -> bool:
+    """Tell whether the rule of pointnet2_ops applies; refuse unknown names."""
+    if compat not in ("none", "pointnet2"):
+        raise ValueError(f"compat={compat!r} is not known; pass 'none' or 'pointnet2'.")
+    return compat == "pointnet2"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, torch.Size):
+        return str(tuple(value))
+    return str(value).removeprefix("torch.")
