@@ -1,1 +1,52 @@
-"""Work in progress."""
+"""Training and evaluation: one run from settings to result."""
+
+from pcl_clora.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from pcl_clora.engine.config import (
+    OptimConfig,
+    ProtocolConfig,
+    RunConfig,
+    TrainConfig,
+    WeightsConfig,
+    load_run_config,
+)
+from pcl_clora.engine.evaluate import evaluate
+from pcl_clora.engine.interrupt import TrainingInterrupted
+from pcl_clora.engine.logging import read_metrics
+from pcl_clora.engine.metrics import ClassificationMetrics, ConfusionMatrix
+from pcl_clora.engine.optim import build_optimizer, learning_rate
+from pcl_clora.engine.run_folder import RunFolder, environment
+from pcl_clora.engine.seed import deterministic_mode, seed_everything
+from pcl_clora.engine.setup import choose_device, load_run, make_backbone, make_data
+from pcl_clora.engine.snapshot import NonFiniteLossError
+from pcl_clora.engine.state import RunResult
+from pcl_clora.engine.trainer import Trainer
+
+__all__ = [
+    "CheckpointError",
+    "ClassificationMetrics",
+    "ConfusionMatrix",
+    "NonFiniteLossError",
+    "OptimConfig",
+    "ProtocolConfig",
+    "RunConfig",
+    "RunFolder",
+    "RunResult",
+    "TrainConfig",
+    "Trainer",
+    "TrainingInterrupted",
+    "WeightsConfig",
+    "build_optimizer",
+    "choose_device",
+    "deterministic_mode",
+    "environment",
+    "evaluate",
+    "learning_rate",
+    "load_checkpoint",
+    "load_run",
+    "load_run_config",
+    "make_backbone",
+    "make_data",
+    "read_metrics",
+    "save_checkpoint",
+    "seed_everything",
+]

@@ -1,0 +1,205 @@
+"""Checkpoints that are whole or not there: one safetensors file with a SHA-256, written aside and renamed.
+
+A checkpoint is a tree of dicts, lists, plain values and tensors. Tensors become tensors of the file, the rest
+becomes json in its header, so nothing is ever unpickled. The digest covers both: a truncated file or a
+flipped bit is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pcl_clora.engine.config import differences
+
+FORMAT = "pcl_clora.checkpoint"
+FORMAT_VERSION = 1
+TENSOR = "$tensor"  # json stand-in for a tensor
+MAPPING = "$mapping"  # json stand-in for a dict whose keys are not all strings
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the message says why and what to do."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file aside, push it to the disk, rename it: readers see the old file or the new one.
+
+    Args:
+        path: the final place; its folder is made.
+        write: called with a temporary path in the same folder, with the same suffix.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.stem}.partial{path.suffix}")
+    aside.touch()
+    rights = aside.stat().st_mode & 0o777  # as the user's files have them; safetensors gives its files fewer
+    write(aside)
+    aside.chmod(rights)
+    with aside.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut, where folders can be opened."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write json atomically, indented, rows of numbers on one line each."""
+    text = json.dumps(content, indent=2)
+    text = re.sub(r"\[[-+.\deE,\s]*\]", lambda row: re.sub(r"\s+", " ", row[0]), text)
+    write_text(path, text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomically(path, lambda aside: _write_text(aside, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def save_checkpoint(path: Path, tree: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Write a checkpoint.
+
+    Args:
+        path: where to, ends in .safetensors.
+        tree: dicts, lists, tuples, None, bool, int, float, str and tensors, nested at will.
+        identity: flat mapping of what the checkpoint belongs to (settings, base); `load_checkpoint` compares
+            it.
+    """
+    tensors: dict[str, Tensor] = {}
+    header = {"identity": dict(identity), "tree": _pack(tree, "", tensors)}
+    text = json.dumps(header)
+    metadata = {
+        "format": FORMAT,
+        "version": str(FORMAT_VERSION),
+        "content": text,
+        "sha256": _digest(text, tensors),
+    }
+    write_atomically(path, lambda aside: save_file(tensors, aside, metadata=metadata))
+
+
+def load_checkpoint(path: Path, identity: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Read a checkpoint and check that it is whole and belongs here.
+
+    Args:
+        path: a file of `save_checkpoint`.
+        identity: what the checkpoint must belong to; None takes any.
+
+    Returns:
+        The tree, tensors on the CPU. Tuples come back as lists.
+
+    Raises:
+        CheckpointError: if the file is missing, torn, of another format, or of another run; the message names
+            the difference and the remedy.
+    """
+    header, tensors = _read(path)
+    if identity is not None:
+        different = differences(header["identity"], identity)
+        if different:
+            shown = "\n  ".join(different[:20])
+            raise CheckpointError(
+                f"{path} belongs to another run. Checkpoint -> now:\n  {shown}\nGo back to those settings, "
+                "choose another run folder (name=...), or start over with --resume never."
+            )
+    return _unpack(header["tree"], tensors)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint {path}.")
+    torn = f"{path} is damaged ({{}}): its writing or copying was cut short, or the disk changed it. "
+    torn += "Delete it and start over with --resume never, or copy it again from where it is whole."
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                found = metadata.get("format")
+                raise CheckpointError(f"{path} is not a checkpoint of a run (format {found!r}).")
+            if metadata.get("version") != str(FORMAT_VERSION):
+                raise CheckpointError(
+                    f"{path} has checkpoint format {metadata.get('version')}, this version reads "
+                    f"{FORMAT_VERSION}; finish the run with the version that began it, or start over with "
+                    "--resume never."
+                )
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, UnicodeDecodeError) as error:
+        raise CheckpointError(torn.format(error)) from error
+    if _digest(metadata.get("content", ""), tensors) != metadata.get("sha256"):
+        raise CheckpointError(torn.format("its SHA-256 is another one"))
+    return json.loads(metadata["content"]), tensors
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        update_digest(digest, name, tensors[name])
+    return digest.hexdigest()
+
+
+def update_digest(digest: Any, name: str, tensor: Tensor) -> None:
+    """Add a tensor's name, dtype, shape and bytes to a hashlib digest."""
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+    flat = tensor.detach().cpu().contiguous().flatten()
+    digest.update(memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else b"")
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Name a set of tensors by the first 16 hex digits of a SHA-256 over names, dtypes, shapes and values."""
+    return _digest("", tensors)[:16]
+
+
+def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """Replace every tensor of a tree by a stand-in and collect it under its path."""
+    if isinstance(value, Tensor):
+        tensors[path] = _own_storage(value)
+        return {TENSOR: path}
+    if isinstance(value, Mapping):
+        inside = f"{path}/" if path else ""
+        items = {key: _pack(item, f"{inside}{key}", tensors) for key, item in value.items()}
+        return items if all(isinstance(key, str) for key in items) else {MAPPING: list(items.items())}
+    if isinstance(value, list | tuple):
+        return [_pack(item, f"{path}/{index}", tensors) for index, item in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    kind = type(value).__name__
+    raise TypeError(f"A checkpoint cannot hold {path!r}, a {kind}; turn it into plain values.")
+
+
+def _own_storage(tensor: Tensor) -> Tensor:
+    """Bring a tensor to the CPU in one piece that it shares with nobody."""
+    tensor = tensor.detach().cpu().contiguous()
+    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor if whole else tensor.clone()
+
+
+def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if TENSOR in value:
+            return tensors[value[TENSOR]]
+        if MAPPING in value:
+            return {key: _unpack(item, tensors) for key, item in value[MAPPING]}
+        return {key: _unpack(item, tensors) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_unpack(item, tensors) for item in value]
+    return value

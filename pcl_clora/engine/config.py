@@ -1,0 +1,202 @@
+"""The settings of a run; its model, adapter and data sections belong to the registries of their packages.
+
+A new backbone, method or data set needs no line here: its section is read by the registry of its package,
+checked by its own config class, and written back with all of that class's fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    model_validator,
+)
+
+from pcl_clora.adapters import AdapterConfig, parse_adapter_config
+from pcl_clora.config import Config, load
+from pcl_clora.data import DataConfig, make_augment, parse_data_config
+from pcl_clora.models import ModelConfig, parse_model_config
+
+SectionT = TypeVar("SectionT", bound=Config)
+
+# Settings that change neither the numbers of a run nor what it means: a run may be resumed with other values.
+FREE_ON_RESUME = (
+    "name",
+    "output",
+    "train.checkpoint_every_steps",
+    "train.device",
+    "train.num_workers",
+    "train.progress",
+    "train.tensorboard",
+)
+
+
+def _section(parse: Callable[[Any], SectionT]) -> BeforeValidator:
+    """Read a section by its registry."""
+
+    def read(values: Any) -> SectionT:
+        if not isinstance(values, Mapping | Config):
+            raise ValueError(f"expected a section of settings, not {values!r}.")
+        return parse(values)
+
+    return BeforeValidator(read)
+
+
+class WeightsConfig(Config):
+    """Where the backbone's weights come from."""
+
+    path: str = ""  # weights file, or the folder of a finished run; empty = random weights from the seed
+    allow_partial: bool = False  # accept a file that leaves tensors of the backbone unfilled
+
+
+class OptimConfig(Config):
+    """AdamW and the warm-up cosine of the published fine-tuning recipe."""
+
+    epochs: PositiveInt = 300  # passes over the training set; exactly this many are run
+    batch_size: PositiveInt = 32  # clouds a step; evaluation uses twice as many
+    lr: PositiveFloat = 5e-4  # learning rate after the warm-up
+    lr_min: NonNegativeFloat = 1e-6  # learning rate at the end of the cosine
+    warmup_epochs: NonNegativeFloat = 10  # length of the linear warm-up
+    lr_warmup: NonNegativeFloat = 1e-6  # learning rate at the start of the warm-up
+    weight_decay: NonNegativeFloat = 0.05  # not applied to biases, 1-D tensors and tokens
+    clip_norm: NonNegativeFloat = 10.0  # largest gradient norm over all trained parameters; 0 = no clipping
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)  # share of the target spread evenly
+    lag_epochs: NonNegativeInt = 0  # epochs the curve runs behind; the published loops have 1
+    step_unit: Literal["epoch", "step"] = "epoch"  # set the rate each epoch, or each step
+
+    @model_validator(mode="after")
+    def _check(self) -> OptimConfig:
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
+            raise ValueError(
+                f"warmup_epochs={self.warmup_epochs:g} leaves nothing of epochs={self.epochs}; "
+                "lower optim.warmup_epochs (a thirtieth of the epochs is published), or set it to 0."
+            )
+        return self
+
+
+class ProtocolConfig(Config):
+    """How the reported number is chosen; always written beside it.
+
+    "honest" never looks at the test set to choose. "paper" does what the published code does (best epoch on
+    the test set) and is for comparison with published tables only.
+    """
+
+    name: Literal["honest", "paper"] = "honest"
+    select: Literal["last", "validation", "test"] = "last"  # which epoch counts
+    val_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)  # held out if select=validation
+    votes: PositiveInt = 1  # test resamplings whose logits are averaged, each a whole evaluation; 1 = off
+    vote_augment: str = "none"  # augmentation of the resamplings, a preset of pcl_clora.data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paper_selects_on_test(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("name") == "paper" and "select" not in values:
+            return {**values, "select": "test"}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> ProtocolConfig:
+        if self.name == "honest" and self.select == "test":
+            raise ValueError(
+                "protocol honest never chooses on the test set; use select=last or select=validation, or "
+                "name=paper to compare with published tables."
+            )
+        return self
+
+
+class TrainConfig(Config):
+    """How the loop runs."""
+
+    device: str = "auto"  # "auto" = the first GPU if there is one, else "cpu"
+    amp: bool = False  # forward pass in bfloat16 where it is safe
+    ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0)  # evaluate a moving average of the weights; 0 = off
+    checkpoint_every_steps: NonNegativeInt = 200  # besides the one after every epoch; 0 = only that
+    eval_every_epochs: PositiveInt = 1  # how often, where an epoch is chosen or a curve drawn
+    test_curve: bool = False  # also evaluate on test while training; under honest only to look at
+    num_workers: NonNegativeInt = 0  # processes that read clouds
+    progress: Literal["auto", "rich", "plain", "off"] = "auto"  # "auto": a bar on a terminal
+    tensorboard: bool = False  # also write tensorboard files; metrics.jsonl is always written
+
+
+class RunConfig(Config):
+    """Everything that decides a run.
+
+    Example:
+        >>> cfg = load_run_config("cfgs/demo/clora.yaml", ["optim.epochs=3"])
+    """
+
+    name: str = Field(default="run", min_length=1)  # folder of the run inside output
+    seed: NonNegativeInt = 0  # decides initial weights, order, augmentation, dropout and splits
+    deterministic: bool = True  # only algorithms that give the same bits every time
+    output: str = "runs"  # folder of all runs
+    model: Annotated[SerializeAsAny[ModelConfig], _section(parse_model_config)]  # `name` chooses the backbone
+    weights: WeightsConfig = WeightsConfig()
+    adapter: Annotated[
+        SerializeAsAny[AdapterConfig], _section(parse_adapter_config)
+    ]  # `method` chooses what is trained
+    data: Annotated[SerializeAsAny[DataConfig], _section(parse_data_config)]  # `name` chooses the data set
+    augment: str = "scale_shift"  # training augmentation, a preset of pcl_clora.data
+    optim: OptimConfig = OptimConfig()
+    protocol: ProtocolConfig = ProtocolConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> RunConfig:
+        for preset in (self.augment, self.protocol.vote_augment):
+            make_augment(preset)  # raises with the names that exist
+        return self
+
+
+def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run's settings: yaml file with its bases, then `key=value` overrides.
+
+    Args:
+        path: the yaml file.
+        overrides: for example ["optim.lr=1e-3", "data.root=/data/modelnet40"].
+
+    Returns:
+        The validated settings; `dump_yaml` of them loads back to the same thing.
+
+    Raises:
+        ConfigError: one line a problem, each with the dotted key, the value given and what is expected.
+    """
+    return load(RunConfig, path, overrides)
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """List all settings as dotted key -> json value."""
+    flat: dict[str, Any] = {}
+
+    def visit(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, item in value.items():
+                visit(f"{prefix}.{key}" if prefix else str(key), item)
+        else:
+            flat[prefix] = value
+
+    visit("", config.model_dump(mode="json"))
+    return flat
+
+
+def run_identity(cfg: RunConfig) -> dict[str, Any]:
+    """List the settings that decide a run's numbers; a resumed run must have the same ones."""
+    return {key: value for key, value in flatten(cfg).items() if key not in FREE_ON_RESUME}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say in what two flat mappings differ, one line a key."""
+    absent = "(not set)"
+    return [
+        f"{key}: {before.get(key, absent)!r} -> {now.get(key, absent)!r}"
+        for key in sorted({*before, *now})
+        if before.get(key, absent) != now.get(key, absent)
+    ]

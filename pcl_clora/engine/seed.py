@@ -1,0 +1,84 @@
+"""Randomness under control: seeds by name, deterministic algorithms, all generators saved and set."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from pcl_clora.data.loader import derive_seed
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators of python, numpy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def make_generator(*parts: int | str) -> torch.Generator:
+    """Make a CPU generator for one purpose, for example (seed, "augment", epoch, batch)."""
+    return torch.Generator().manual_seed(derive_seed(*parts))
+
+
+@contextmanager
+def deterministic_mode(enabled: bool = True) -> Iterator[None]:
+    """Let torch use only algorithms that give the same bits every time; the old state comes back afterwards.
+
+    An operation that has no such algorithm raises. On a GPU the BLAS workspace is fixed as well, which works
+    only if no matrix product ran before.
+    """
+    if not enabled:
+        yield
+        return
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+    )
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = before[2]
+
+
+def capture_rng_state() -> dict[str, Any]:
+    """Take the state of the global generators: python, numpy, torch and every GPU.
+
+    Returns:
+        A tree of plain values and tensors that `restore_rng_state` takes.
+    """
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    version, internal, gauss = random.getstate()
+    return {
+        "python": {"version": version, "internal": list(internal), "gauss": gauss},
+        "numpy": {
+            "kind": kind,
+            "keys": torch.from_numpy(keys.astype(np.int64)),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "cached": float(cached),
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_rng_state(state: Mapping[str, Any]) -> None:
+    """Set the global generators to a state of `capture_rng_state`; states of absent GPUs are left out."""
+    python, numpy = state["python"], state["numpy"]
+    random.setstate((python["version"], tuple(python["internal"]), python["gauss"]))
+    keys = numpy["keys"].numpy().astype(np.uint32)
+    np.random.set_state((numpy["kind"], keys, numpy["position"], numpy["has_gauss"], numpy["cached"]))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all(list(state["cuda"]))

@@ -1,0 +1,188 @@
+"""Make the parts of a run from its settings: backbone, adapter and clouds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pcl_clora.adapters import AdaptedModel, attach_adapter, load_adapter
+from pcl_clora.config import ConfigError
+from pcl_clora.data import PointDataset, PointLoader, build_dataset, split_validation
+from pcl_clora.engine.config import RunConfig, differences, flatten, load_run_config
+from pcl_clora.engine.evaluate import ThinnedDataset
+from pcl_clora.engine.run_folder import RunFolder
+from pcl_clora.models import LoadReport, build_model, load_weights
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The clouds of a run.
+
+    Attributes:
+        name: of the data set.
+        class_names: in label order.
+        train: shuffled, whole batches only.
+        validation: the held-out part of train, None unless the protocol selects on it.
+        test: in order, nothing dropped.
+        num_train: clouds that are trained on.
+        num_validation: clouds that are held out.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: PointLoader
+    validation: PointLoader | None
+    test: PointLoader
+    num_train: int
+    num_validation: int
+
+    def split(self, name: str) -> PointLoader:
+        """Return the loader that an evaluation on "validation" or "test" uses."""
+        if name == "test":
+            return self.test
+        assert self.validation is not None
+        return self.validation
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn train.device into a device.
+
+    Raises:
+        ConfigError: if the device is not known or not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"train.device={name!r} is not a device; use auto, cpu, cuda or cuda:0.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"train.device={name!r}, but torch sees no GPU; use train.device=cpu or auto.")
+    return device
+
+
+def make_backbone(cfg: RunConfig) -> tuple[nn.Module, LoadReport | None]:
+    """Build the backbone and load its weights, if the settings name any.
+
+    `weights.path` is a weights file, or the folder of a finished run whose best model is taken, merged; its
+    head is left out if it was made for other classes.
+
+    Returns:
+        The model on the CPU, and what was loaded.
+    """
+    model = build_model(cfg.model)
+    if not cfg.weights.path:
+        return model, None
+    path = Path(cfg.weights.path)
+    source = _weights_of_run(path) if RunFolder(path).config.is_file() else path
+    return model, load_weights(model, source, allow_partial=cfg.weights.allow_partial)
+
+
+def _weights_of_run(folder: Path) -> dict[str, Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        _, model = load_run(folder)
+    return model.merge_and_unload().state_dict()
+
+
+def load_run(folder: str | Path) -> tuple[RunConfig, AdaptedModel]:
+    """Rebuild the best model of a finished run: the same base, and the adapter file on it.
+
+    Sets the global torch generator to the run's seed, because a base without weights file is random.
+
+    Returns:
+        The run's settings, and its model on the CPU in evaluation mode.
+
+    Raises:
+        ConfigError: if the folder holds no finished run.
+    """
+    files = RunFolder(Path(folder))
+    for needed in (files.config, files.best):
+        if not needed.is_file():
+            raise ConfigError(f"{folder} is not the folder of a finished run: {needed} is missing.")
+    cfg = load_run_config(files.config)
+    torch.manual_seed(cfg.seed)
+    model, _ = make_backbone(cfg)
+    adapted = load_adapter(files.best, model)
+    adapted.eval()
+    return cfg, adapted
+
+
+def adapt(cfg: RunConfig, given: nn.Module | None) -> tuple[AdaptedModel, LoadReport | None]:
+    """Make the backbone, or take a given one, and attach the adapter.
+
+    Raises:
+        ConfigError: if the given model was made from other settings than cfg.model.
+    """
+    if given is None:
+        model, report = make_backbone(cfg)
+    else:
+        made_from = getattr(given, "config", cfg.model)
+        different = differences(flatten(made_from), flatten(cfg.model))
+        if different:
+            raise ConfigError("The given model and the section `model` differ:\n  " + "\n  ".join(different))
+        model, report = given, None
+    return attach_adapter(model, cfg.adapter), report
+
+
+def make_data(cfg: RunConfig) -> RunData:
+    """Open both splits and make their loaders.
+
+    Raises:
+        ConfigError: if the head does not fit the classes, or the training set is smaller than a batch.
+    """
+    train, test = build_dataset(cfg.data, "train"), build_dataset(cfg.data, "test")
+    names = tuple(train.class_names)
+    if len(names) != cfg.model.num_classes:
+        raise ConfigError(
+            f"model.num_classes={cfg.model.num_classes}, but the data set has {len(names)} classes; set "
+            f"model.num_classes={len(names)}."
+        )
+    indices, validation = None, None
+    if cfg.protocol.select == "validation":
+        indices, held_out = split_validation(train.labels, cfg.protocol.val_fraction, cfg.seed)
+        validation = _eval_loader(train, cfg, held_out)
+    num_train = len(train) if indices is None else len(indices)
+    if num_train < cfg.optim.batch_size:
+        raise ConfigError(
+            f"optim.batch_size={cfg.optim.batch_size} is more than the training set ({num_train} clouds), "
+            f"and batches that are not whole are left out; set optim.batch_size={num_train} or less."
+        )
+    loader = PointLoader(
+        train,
+        cfg.optim.batch_size,
+        indices=indices,
+        shuffle=True,
+        drop_last=True,
+        seed=cfg.seed,
+        num_workers=cfg.train.num_workers,
+    )
+    test_loader = _eval_loader(test, cfg, None)
+    held = len(train) - num_train
+    return RunData(cfg.data.name, names, loader, validation, test_loader, num_train, held)
+
+
+def _eval_loader(dataset: PointDataset, cfg: RunConfig, indices: Tensor | None) -> PointLoader:
+    workers = cfg.train.num_workers
+    if cfg.protocol.votes == 1 and cfg.data.read_points > cfg.data.num_points:
+        dataset, workers = ThinnedDataset(dataset, cfg.data.num_points), 0
+    return PointLoader(dataset, 2 * cfg.optim.batch_size, indices=indices, seed=cfg.seed, num_workers=workers)
+
+
+def describe_plan(model: AdaptedModel, report: LoadReport | None) -> dict[str, Any]:
+    """Put together plan.json: what is trained and why, how much that is, and which weights were loaded."""
+    return {
+        "parameters": dict(model.parameter_counts()),
+        "plan": dict(model.plan),
+        "weights": None
+        if report is None
+        else {
+            "source": report.source,
+            "matched": len(report.matched),
+            "missing": list(report.missing),
+            "unexpected": dict(report.unexpected),
+        },
+    }

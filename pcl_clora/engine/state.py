@@ -1,0 +1,138 @@
+"""Where a run stands, and what came out of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pcl_clora.adapters import AdaptedModel
+from pcl_clora.config import config_hash
+from pcl_clora.engine.config import RunConfig
+from pcl_clora.engine.metrics import ClassificationMetrics, ConfusionMatrix
+from pcl_clora.engine.setup import RunData
+
+
+@dataclass
+class RunState:
+    """Position of a run and what it has summed up so far; all of it is in a checkpoint.
+
+    Attributes:
+        confusion: of the training predictions of this epoch.
+        epoch: epoch of the next batch, 0-based.
+        batch: number of the next batch in its epoch, 0-based.
+        step: steps done.
+        loss_sum: sum of the losses of this epoch.
+        seconds: time in the loop, over all parts of an interrupted run.
+        epoch_seconds: the same within this epoch, evaluations left out.
+        best: epoch and metrics of the best evaluation on the split that chooses, None before the first.
+    """
+
+    confusion: ConfusionMatrix
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    best: dict[str, Any] | None = None
+    _tick: float = field(default_factory=time.monotonic)
+
+    def start_clock(self) -> None:
+        """Begin to measure."""
+        self._tick = time.monotonic()
+
+    def take_time(self, *, training: bool) -> None:
+        """Add the time since the last call; `training` says whether it belongs to the epoch."""
+        now = time.monotonic()
+        self.seconds += now - self._tick
+        self.epoch_seconds += (now - self._tick) if training else 0.0
+        self._tick = now
+
+    def next_epoch(self) -> None:
+        """Go to the first batch of the next epoch."""
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.loss_sum, self.epoch_seconds = 0.0, 0.0
+        self.confusion.counts.zero_()
+
+    def tree(self) -> dict[str, Any]:
+        """Return everything as plain values and tensors."""
+        names = ("epoch", "batch", "step", "loss_sum", "seconds", "epoch_seconds", "best")
+        return {"confusion": self.confusion.counts, **{name: getattr(self, name) for name in names}}
+
+    def load(self, tree: Mapping[str, Any]) -> None:
+        """Take over a saved state."""
+        for name, value in tree.items():
+            if name == "confusion":
+                self.confusion.counts.copy_(value)
+            else:
+                setattr(self, name, value)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run gives back.
+
+    Attributes:
+        run_dir: its folder.
+        metrics: on the test split, of the epoch that the protocol chose.
+        result: the content of result.json.
+        model: the model of that epoch, in evaluation mode.
+    """
+
+    run_dir: Path
+    metrics: ClassificationMetrics
+    result: Mapping[str, Any]
+    model: AdaptedModel
+
+
+def describe_result(
+    cfg: RunConfig,
+    data: RunData,
+    model: AdaptedModel,
+    metrics: ClassificationMetrics,
+    state: RunState,
+    env: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Put together result.json: the numbers with everything that one needs to read them.
+
+    Args:
+        cfg: settings of the run.
+        data: what it ran on.
+        model: what was trained.
+        metrics: on test, of the epoch that counts.
+        state: at the end of the run.
+        env: what `environment` said when the run began.
+    """
+    protocol = {
+        "name": cfg.protocol.name,
+        "select": cfg.protocol.select,
+        "votes": cfg.protocol.votes,
+        "val_fraction": cfg.protocol.val_fraction if cfg.protocol.select == "validation" else 0.0,
+    }
+    return {
+        "name": cfg.name,
+        "config_hash": config_hash(cfg),
+        "protocol": protocol,
+        "seed": cfg.seed,
+        "augment": cfg.augment,
+        "git": env["git"],
+        "versions": env["versions"],
+        "model": cfg.model.name,
+        "data": {
+            "name": data.name,
+            "num_train": data.num_train,
+            "num_validation": data.num_validation,
+            "num_test": metrics.num_clouds,
+            "num_points": cfg.data.num_points,
+        },
+        "method": cfg.adapter.method,
+        "metrics": metrics.as_json(data.class_names),
+        "params": dict(model.parameter_counts()),
+        "epochs": cfg.optim.epochs,
+        "steps": state.step,
+        "train_seconds": round(state.seconds, 3),
+        "best": state.best or {"epoch": cfg.optim.epochs - 1, "selected_on": "last"},
+    }

@@ -1,0 +1,253 @@
+"""The training loop: from settings to result; killed at any step, it goes on with the same bits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pcl_clora.data import Batch, make_augment, resample
+from pcl_clora.engine.checkpoint import load_checkpoint, write_atomically, write_json
+from pcl_clora.engine.config import RunConfig, run_identity
+from pcl_clora.engine.ema import WeightAverage
+from pcl_clora.engine.evaluate import autocast, evaluate
+from pcl_clora.engine.interrupt import PoliteStop, TrainingInterrupted
+from pcl_clora.engine.logging import Event, RunLog
+from pcl_clora.engine.losses import classification_loss
+from pcl_clora.engine.metrics import ClassificationMetrics, ConfusionMatrix
+from pcl_clora.engine.optim import build_optimizer, rate_at, trained_parameters
+from pcl_clora.engine.run_folder import RunFolder, environment
+from pcl_clora.engine.seed import capture_rng_state, deterministic_mode, make_generator, seed_everything
+from pcl_clora.engine.setup import adapt, choose_device, describe_plan, make_data
+from pcl_clora.engine.snapshot import Snapshot
+from pcl_clora.engine.state import RunResult, RunState, describe_result
+
+
+class Trainer:
+    """Trains and evaluates one run.
+
+    Args:
+        cfg: all settings.
+        run_dir: folder of the run, by default <output>/<name>.
+        resume: "auto" goes on from the folder's checkpoint if there is one; "never" starts over and replaces
+            what an earlier run left in the folder.
+        on_event: called with every event, a mapping with "kind": "message", "train", "epoch", "eval" or
+            "result". Train, epoch and eval events also stand in metrics.jsonl.
+        model: a ready backbone made from cfg.model, used and changed in place instead of building one.
+
+    Example:
+        >>> result = Trainer(load_run_config("cfgs/demo/clora.yaml")).fit()
+        >>> result.metrics.oa
+    """
+
+    def __init__(
+        self,
+        cfg: RunConfig,
+        *,
+        run_dir: str | Path | None = None,
+        resume: Literal["auto", "never"] = "auto",
+        on_event: Callable[[Event], None] | None = None,
+        model: nn.Module | None = None,
+    ) -> None:
+        if resume not in ("auto", "never"):
+            raise ValueError(f"resume={resume!r}; use 'auto' or 'never'.")
+        self.cfg = cfg
+        self.folder = RunFolder(Path(run_dir) if run_dir is not None else Path(cfg.output) / cfg.name)
+        self.device = choose_device(cfg.train.device)
+        self._resume, self._on_event, self._given = resume, on_event, model
+
+    def fit(self) -> RunResult:
+        """Run, or go on, to the end.
+
+        Returns:
+            Metrics on the test split of the epoch that the protocol chooses, and the model of that epoch.
+
+        Raises:
+            ConfigError: if settings and data do not fit together.
+            CheckpointError: if the folder holds a damaged checkpoint or one of another run.
+            NonFiniteLossError: if loss or gradient is not finite; batch and state are saved.
+            TrainingInterrupted: after Ctrl-C; the run is saved and goes on with the same command.
+        """
+        self._log = RunLog(self.folder.metrics, self.cfg.train.progress, self._on_event)
+        with PoliteStop() as self._stop, deterministic_mode(self.cfg.deterministic):
+            try:
+                self._prepare()
+                self._log.start(self.cfg.optim.epochs, self.data.train.num_batches, self.state.step)
+                while self.state.epoch < self.cfg.optim.epochs:
+                    self._run_epoch()
+                return self._finish()
+            finally:
+                self._log.close()
+
+    def _prepare(self) -> None:
+        """Write what is known, build everything, and take over the checkpoint."""
+        cfg, identity = self.cfg, run_identity(self.cfg)
+        saved = None
+        if self._resume == "auto" and self.folder.checkpoint.is_file():
+            saved = load_checkpoint(self.folder.checkpoint, identity)  # refuses before anything is written
+        else:
+            self.folder.clear_results()
+        self._env = environment(self.device)
+        self.folder.begin(cfg, self._env)
+        seed_everything(cfg.seed)
+        self.model, report = adapt(cfg, self._given)
+        write_json(self.folder.plan, describe_plan(self.model, report))
+        if report is not None:
+            self._log.tell({"kind": "message", "text": str(report)})
+        self.data = make_data(cfg)
+        self.model.to(self.device)
+        self.optimizer = build_optimizer(self.model, cfg.optim)
+        self._trained = list(trained_parameters(self.model).values())
+        self._average = WeightAverage(self.model, cfg.train.ema_decay)
+        self._augment = make_augment(cfg.augment)
+        self.state = RunState(ConfusionMatrix(len(self.data.class_names), self.device))
+        self._snapshot = Snapshot(self.model, self.optimizer, self._average, self.state, identity)
+        if saved is not None:
+            self._snapshot.restore(saved)
+        board = self.folder.tensorboard if cfg.train.tensorboard else None
+        self._log.open(saved["metrics_bytes"] if saved else 0, board, self.state.step)
+        self.model.train()
+        self.state.start_clock()
+
+    def _run_epoch(self) -> None:
+        """Train what is left of the epoch, evaluate where due, save."""
+        state, every = self.state, self.cfg.train.checkpoint_every_steps
+        num_batches = self.data.train.num_batches
+        if state.batch < num_batches:
+            for batch in self.data.train.batches(state.epoch, start=state.batch):
+                self._log.emit(self._step(batch))
+                if self._stop.requested:
+                    self._interrupt()
+                if every and state.step % every == 0 and state.batch < num_batches:
+                    self._save()
+        state.take_time(training=True)
+        self._log.emit(self._epoch_event())
+        self._evaluate_epoch()
+        state.take_time(training=False)
+        state.next_epoch()
+        self._save()
+        if self._stop.requested and state.epoch < self.cfg.optim.epochs:
+            self._interrupt()
+
+    def _step(self, batch: Batch) -> dict[str, Any]:
+        """Do one optimiser step and describe it."""
+        cfg, state = self.cfg, self.state
+        rng = capture_rng_state()
+        points, label = self._training_points(batch), batch.label.to(self.device)
+        lr = rate_at(state.epoch, state.batch, self.data.train.num_batches, cfg.optim)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with autocast(self.device, cfg.train.amp):
+            logits = self.model(points)
+        extra = self.model.extra_losses()
+        terms = classification_loss(logits, label, extra, label_smoothing=cfg.optim.label_smoothing)
+        numbers = terms.log()
+        self.optimizer.zero_grad(set_to_none=True)
+        norm = math.nan
+        if math.isfinite(numbers["loss"]):
+            terms.total.backward()
+            norm = float(
+                nn.utils.clip_grad_norm_(self._trained, cfg.optim.clip_norm or math.inf, foreach=True)
+            )
+        if not math.isfinite(norm):
+            self._snapshot.refuse_step(self.folder.nonfinite(state.step + 1), batch, points, rng, numbers)
+        self.optimizer.step()
+        self._average.update()
+        state.confusion.update(logits.detach(), label)
+        state.loss_sum += numbers["loss"]
+        state.step, state.batch = state.step + 1, state.batch + 1
+        place = {"kind": "train", "step": state.step, "epoch": state.epoch}
+        return {**place, **numbers, "grad_norm": norm, "lr": lr}
+
+    def _training_points(self, batch: Batch) -> Tensor:
+        """Thin and augment a batch; (seed, epoch, batch) decide how, so resuming needs no state."""
+        generator = make_generator(self.cfg.seed, "augment", self.state.epoch, self.state.batch)
+        points = resample(batch.points.to(self.device), self.cfg.data.num_points, generator)
+        return self._augment(points, generator)
+
+    def _epoch_event(self) -> dict[str, Any]:
+        state, num_batches = self.state, self.data.train.num_batches
+        with torch.no_grad():
+            values = {f"value_{name}": float(value) for name, value in self.model.extra_loss_values().items()}
+        return {
+            "kind": "epoch",
+            "split": "train",
+            "step": state.step,
+            "epoch": state.epoch,
+            "loss": state.loss_sum / num_batches,
+            "oa": state.confusion.metrics().oa,
+            **values,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(state.epoch_seconds, 3),
+            "clouds_per_second": round(
+                num_batches * self.cfg.optim.batch_size / max(state.epoch_seconds, 1e-9), 1
+            ),
+        }
+
+    def _evaluate_epoch(self) -> None:
+        """Evaluate on the split that chooses, keep the best epoch, and draw the test curve if asked for."""
+        cfg, state, chooser = self.cfg, self.state, self.cfg.protocol.select
+        is_last = state.epoch + 1 == cfg.optim.epochs
+        if not is_last and (state.epoch + 1) % cfg.train.eval_every_epochs:
+            return
+        with self._average.applied():
+            if chooser != "last":
+                metrics = self._evaluate(chooser, "select")
+                if state.best is None or metrics.oa > state.best["oa"]:
+                    state.best = {"epoch": state.epoch, "selected_on": chooser, **metrics.summary()}
+                    self._save_best({"best": state.best})
+            if cfg.train.test_curve and chooser != "test":
+                self._evaluate("test", "curve")
+
+    def _evaluate(self, split: str, purpose: str) -> ClassificationMetrics:
+        """Evaluate the weights as they are now, and tell."""
+        cfg = self.cfg
+        metrics = evaluate(
+            self.model,
+            self.data.split(split),
+            num_classes=len(self.data.class_names),
+            num_points=cfg.data.num_points,
+            votes=cfg.protocol.votes,
+            vote_augment=cfg.protocol.vote_augment,
+            seed=cfg.seed,
+            amp=cfg.train.amp,
+        )
+        epoch = min(self.state.epoch, cfg.optim.epochs - 1)
+        place = {"step": self.state.step, "epoch": epoch, "split": split, "purpose": purpose}
+        self._log.emit({"kind": "eval", **place, **metrics.summary()})
+        return metrics
+
+    def _finish(self) -> RunResult:
+        """Evaluate the epoch that counts on test, once, and write the adapter file and the result."""
+        if self.state.best is not None:
+            self.model.load_adapter_state(load_file(self.folder.best))
+        else:
+            self._average.put()
+        metrics = self._evaluate("test", "result")
+        result = describe_result(self.cfg, self.data, self.model, metrics, self.state, self._env)
+        told = ("config_hash", "protocol", "seed", "augment", "git", "metrics", "best")
+        self._save_best({key: result[key] for key in told})
+        write_json(self.folder.result, result)
+        self._log.tell({"kind": "result", "step": self.state.step, "epoch": self.state.epoch, **result})
+        self.model.eval()
+        return RunResult(self.folder.path, metrics, result, self.model)
+
+    def _save_best(self, metadata: Mapping[str, Any]) -> None:
+        content = {"classes": list(self.data.class_names), **metadata}
+        write_atomically(self.folder.best, lambda aside: self.model.save_adapter(aside, metadata=content))
+
+    def _save(self) -> None:
+        self.state.take_time(training=self.state.batch > 0)
+        self._snapshot.save(self.folder.checkpoint, self._log.size())
+
+    def _interrupt(self) -> NoReturn:
+        self._save()
+        raise TrainingInterrupted(
+            f"Stopped after step {self.state.step} and saved to {self.folder.checkpoint}; "
+            "run the same command again to go on."
+        )
