@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from pcl_clora.models.interface import get_interface
 
 CONTAINERS = ("base_model", "model_state_dict", "model", "state_dict")
-WRAPPERS = (
-    "MAE_encoder.",
-    "base_model.",
-)  # prefixes of official files that hold the backbone, after "module."
+# What files put before the names of the backbone, after "module.": official pre-training, published wrappers, and
+# our own adapter files, which a `full` run fills with a whole network.
+WRAPPERS = ("MAE_encoder.", "base_model.", "model.")
 PRETRAINING_ONLY = r"^(MAE_decoder|decoder_pos_embed|increase_dim|mask_token|lm_head|cls_head)\b"
 NUMPY_SCALARS = [
     np.dtype,
@@ -244,6 +243,6 @@ def _refuse(
     if needed and not allow_partial:
         raise WeightsError(
             f"{label}: {len(needed)} tensors of the backbone are not in the file (first: "
-            f"{', '.join(needed[:5])}); {len(found)} match. Choose the right file, or pass allow_partial=True "
-            "to keep random values there."
+            f"{', '.join(needed[:5])}); {len(found)} match. Choose the right file, or pass "
+            "allow_partial=True to keep random values there."
         )
