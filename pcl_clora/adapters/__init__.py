@@ -1,1 +1,39 @@
-"""Work in progress."""
+"""Fine-tuning methods that leave the backbone frozen: attach, train, save, merge."""
+
+from pcl_clora.adapters.attach import attach_adapter, load_adapter
+from pcl_clora.adapters.base import AdapterMethod, AdapterStateError, Delta, TunerLayer
+from pcl_clora.adapters.clora import CLoRAConfig
+from pcl_clora.adapters.config import AdapterConfig, FreezeConfig
+from pcl_clora.adapters.files import AdapterFileError, AdapterHeader, read_adapter
+from pcl_clora.adapters.full import FullConfig
+from pcl_clora.adapters.linear_probe import LinearProbeConfig
+from pcl_clora.adapters.lora import LoRAConfig
+from pcl_clora.adapters.model import AdaptedModel
+from pcl_clora.adapters.plan import format_plan, trainable_plan
+from pcl_clora.adapters.registry import list_adapters, parse_adapter_config, register_adapter
+from pcl_clora.adapters.sade import SadeConfig
+
+__all__ = [
+    "AdaptedModel",
+    "AdapterConfig",
+    "AdapterFileError",
+    "AdapterHeader",
+    "AdapterMethod",
+    "AdapterStateError",
+    "CLoRAConfig",
+    "Delta",
+    "FreezeConfig",
+    "FullConfig",
+    "LinearProbeConfig",
+    "LoRAConfig",
+    "SadeConfig",
+    "TunerLayer",
+    "attach_adapter",
+    "format_plan",
+    "list_adapters",
+    "load_adapter",
+    "parse_adapter_config",
+    "read_adapter",
+    "register_adapter",
+    "trainable_plan",
+]

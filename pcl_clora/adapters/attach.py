@@ -1,0 +1,106 @@
+"""Put an adapter on a backbone: a new one from settings, or a trained one from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pcl_clora.adapters.config import AdapterConfig
+from pcl_clora.adapters.files import AdapterFileError, check_base, read_adapter
+from pcl_clora.adapters.model import AdaptedModel
+from pcl_clora.adapters.registry import build_method, parse_adapter_config
+from pcl_clora.adapters.tree import tuner_layers
+
+
+def attach_adapter(
+    model: nn.Module,
+    config: AdapterConfig | Mapping[str, Any],
+    name: str = "default",
+    *,
+    num_classes: int | None = None,
+) -> AdaptedModel:
+    """Put a new adapter on a backbone and make it the active one.
+
+    The backbone is changed in place: layers are replaced by layers that carry the adapter. Before the first
+    step the result computes what the backbone computes, bit for bit (unless `num_classes` asks for a new
+    head).
+
+    Args:
+        model: a backbone that publishes a `ModelInterface`, or an adapted model, which gets one more adapter.
+        config: settings of a method, or a mapping with `method` and its settings.
+        name: what to call it; letters, digits, "_" and "-".
+        num_classes: give the adapter a new head with so many logits; None copies the backbone's head.
+
+    Returns:
+        The adapted model; the same object if `model` is one.
+
+    Raises:
+        ConfigError: if the method or a setting is not known.
+        TypeError: if the model publishes no interface.
+        ValueError: if a role or part does not exist, or the name is taken. Nothing is changed then.
+
+    Example:
+        >>> model = attach_adapter(create_model("point_mae", num_classes=15), {"method": "clora"})
+        >>> loss = cross_entropy(model(points), labels) + sum(model.extra_losses().values())
+    """
+    method = build_method(parse_adapter_config(config))
+    adapted = _as_adapted(model)
+    adapted.add_adapter(name, method, num_classes=num_classes)
+    return adapted
+
+
+def load_adapter(
+    path: str | Path, model: nn.Module, name: str = "default", *, allow_other_base: bool = False
+) -> AdaptedModel:
+    """Put a trained adapter on the backbone it was trained on, and make it the active one.
+
+    Args:
+        path: a file that `save_adapter` wrote.
+        model: the backbone with the base weights, or an adapted model, which gets one more adapter.
+        name: what to call it here; the file does not say.
+        allow_other_base: load it although the base tensors differ from those it was trained on.
+
+    Returns:
+        The adapted model; the same object if `model` is one.
+
+    Raises:
+        AdapterFileError: if the file is missing, torn, foreign, of a newer format, for another base, or does
+            not fit. The model is left as it was.
+        ValueError: if the name is taken.
+    """
+    header, state = read_adapter(path)
+    adapted = _as_adapted(model)
+    before = adapted.active
+    method = build_method(parse_adapter_config(header.adapter))
+    num_classes = header.num_classes if "head" in method.config.train else None
+    adapted.add_adapter(name, method, num_classes=num_classes)
+    try:
+        if not allow_other_base:
+            check_base(path, header, type(adapted.base).__name__, adapted.base_hash())
+        try:
+            adapted.load_adapter_state(state)
+        except ValueError as error:
+            raise AdapterFileError(
+                path, str(error).rstrip("."), "give the backbone it was trained on"
+            ) from error
+    except AdapterFileError:
+        adapted.remove_adapter(name)
+        adapted.set_active(before)
+        if adapted is not model:
+            adapted.unload()
+        raise
+    return adapted
+
+
+def _as_adapted(model: nn.Module) -> AdaptedModel:
+    if isinstance(model, AdaptedModel):
+        return model
+    if tuner_layers(model):
+        raise ValueError(
+            f"This {type(model).__name__} carries adapters already; pass the AdaptedModel around it, or take the "
+            "plain backbone from merge_and_unload()."
+        )
+    return AdaptedModel(model)

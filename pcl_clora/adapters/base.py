@@ -1,0 +1,175 @@
+"""What an adapter is made of: the change of one layer, the layer that carries it, the method behind it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from pcl_clora.adapters.config import AdapterConfig
+from pcl_clora.models.interface import ModelInterface
+
+
+class AdapterStateError(RuntimeError):
+    """A call that the adapted model cannot follow in its present state, for example merging twice."""
+
+
+class Delta(nn.Module):
+    """What one adapter changes in one layer; subclasses hold the tensors that this layer owns.
+
+    A subclass defines `forward(base_layer, *inputs)`, called with the untouched layer and with what the layer
+    was called with: `(base_layer, x)` in place of a linear, `(block, x, pos, tokens)` in place of a
+    transformer block. It returns what the layer returns, and before the first step bit for bit the same.
+    """
+
+    def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Fold the change into a linear layer.
+
+        Args:
+            weight: (C_out, C_in), float64, on the CPU.
+            bias: (C_out,), float64, or None.
+
+        Returns:
+            The weight and the bias with which the bare layer computes what this delta computes, float64.
+
+        Raises:
+            AdapterStateError: if this kind of change cannot be written as a weight.
+        """
+        raise AdapterStateError(
+            f"{type(self).__name__} cannot be folded into a weight, so this adapter cannot be merged; "
+            "run it unmerged."
+        )
+
+
+class TunerLayer(nn.Module):
+    """A layer with the deltas of several adapters, one of which is active.
+
+    The layer underneath stays untouched as `base_layer`. While merged, its weight holds the active delta too,
+    and the original is kept, so that unmerging restores every bit.
+
+    Args:
+        base_layer: the layer that is adapted: a linear, or a whole transformer block.
+    """
+
+    kept_weight: Tensor | None
+    kept_bias: Tensor | None
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.deltas = nn.ModuleDict()
+        self.active: str | None = None
+        self.is_merged = False
+        self.register_buffer("kept_weight", None, persistent=False)
+        self.register_buffer("kept_bias", None, persistent=False)
+
+    def forward(self, *inputs: Any) -> Any:
+        """Run the layer with the active delta, or bare if there is none or it is merged."""
+        if self.active is None or self.is_merged:
+            return self.base_layer(*inputs)
+        return self.deltas[self.active](self.base_layer, *inputs)
+
+    def activate(self, name: str | None) -> None:
+        """Use the delta of an adapter; the bare layer if that adapter has none here."""
+        self.active = name if name is not None and name in self.deltas else None
+
+    @torch.no_grad()
+    def compute_merged(self) -> tuple[Tensor, Tensor | None]:
+        """Fold the active delta into weight and bias: in float64, then cast to the layer's dtype."""
+        layer, delta = as_linear(self.base_layer, "merge"), cast(Delta, self.deltas[cast(str, self.active)])
+        bias64 = None if layer.bias is None else layer.bias.to("cpu", torch.float64)
+        weight, bias = delta.merged(layer.weight.to("cpu", torch.float64), bias64)
+        return weight.to(layer.weight), None if bias is None else bias.to(layer.weight)
+
+    def merge(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Put a merged weight and bias in place of the layer's own, which are kept."""
+        layer = cast(nn.Linear, self.base_layer)
+        self.kept_weight, layer.weight.data = layer.weight.data, weight
+        if layer.bias is not None:
+            self.kept_bias, layer.bias.data = layer.bias.data, cast(Tensor, bias)
+        elif bias is not None:
+            layer.bias = nn.Parameter(bias, requires_grad=False)
+        self.is_merged = True
+
+    def unmerge(self) -> None:
+        """Put the kept weight and bias back."""
+        layer = cast(nn.Linear, self.base_layer)
+        layer.weight.data = cast(Tensor, self.kept_weight)
+        if self.kept_bias is not None:
+            layer.bias.data = self.kept_bias
+        else:
+            layer.register_parameter("bias", None)
+        self.kept_weight = self.kept_bias = None
+        self.is_merged = False
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        if self.is_merged:  # written like this, the delta would be applied twice after loading
+            raise AdapterStateError(
+                "The adapter is merged into the weights, so a state_dict would pass them off as the base's "
+                "own; call unmerge() first, or take the state_dict of merge_and_unload()."
+            )
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+
+class AdapterMethod(nn.Module):
+    """A fine-tuning method: what it puts into which layer, what it trains besides, and its extra losses.
+
+    A new method is one file: a config, a subclass of this with its deltas, and one line in `registry.py`.
+    Override `make_deltas` to change layers (a path may name a linear or a whole block, which is how prompt,
+    parallel and spectral methods get at tokens and positions), `owned_paths` to train more of the backbone,
+    and `extra_loss_values` / `extra_losses` for terms beside the task loss. Tensors that several layers use
+    are registered here, once; a delta keeps its reference in a tuple.
+
+    Args:
+        config: settings of the method.
+    """
+
+    config_type: ClassVar[type[AdapterConfig]] = AdapterConfig
+
+    def __init__(self, config: AdapterConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def make_deltas(self, model: nn.Module, interface: ModelInterface) -> dict[str, Delta]:
+        """Make the deltas of this method: dotted path of a layer -> delta. Must not change the model.
+
+        Raises:
+            ValueError: if a role is not known or nothing matches; the message lists what exists.
+        """
+        return {}
+
+    def owned_paths(self, model: nn.Module, interface: ModelInterface) -> dict[str, str]:
+        """Name what the adapter has copies of, because it trains them: dotted path -> reason.
+
+        Raises:
+            ValueError: if the backbone has no such part; the message lists the parts it has.
+        """
+        paths: dict[str, str] = {}
+        for part in self.config.train:
+            if part not in interface.parts:
+                raise ValueError(
+                    f"train names the part {part!r}, which this backbone does not have; "
+                    f"it has {', '.join(interface.parts)}."
+                )
+            paths.update({path: f"part {part}" for path in interface.parts[part] if path not in paths})
+        return paths
+
+    def extra_loss_values(self) -> dict[str, Tensor]:
+        """Compute the terms beside the task loss, by name, before weighting; scalars with gradient."""
+        return {}
+
+    def extra_losses(self) -> dict[str, Tensor]:
+        """Compute the terms beside the task loss, by name, times their weight; zero weights left out."""
+        return {}
+
+
+def as_linear(layer: object, purpose: str) -> nn.Linear:
+    """Return the layer as an `nn.Linear`.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    if not isinstance(layer, nn.Linear):
+        raise TypeError(f"{purpose}: expected an nn.Linear, found {type(layer).__name__}.")
+    return layer

@@ -1,0 +1,44 @@
+"""Settings that every adapter method has."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+from pydantic import field_validator
+
+from pcl_clora.config import Config
+from pcl_clora.models.interface import Part
+
+
+class FreezeConfig(Config):
+    """What "frozen" means for layers that change without a gradient."""
+
+    norm_stats: Literal["frozen", "track"] = "frozen"  # "track": BatchNorm statistics of frozen parts move
+
+
+class AdapterConfig(Config):
+    """Settings of an adapter; the settings of a method are in a subclass next to its code."""
+
+    method: str  # which method, see list_adapters()
+    train: tuple[Part, ...] = ("head", "tokens")  # parts of the backbone that are trained besides
+    freeze: FreezeConfig = FreezeConfig()  # what happens to the statistics of frozen parts
+
+    @field_validator("train")
+    @classmethod
+    def _name_parts_once(cls, train: tuple[Part, ...]) -> tuple[Part, ...]:
+        return unique(train, "train")
+
+
+NameT = TypeVar("NameT", bound=str)
+
+
+def unique(names: tuple[NameT, ...], setting: str) -> tuple[NameT, ...]:
+    """Return the names.
+
+    Raises:
+        ValueError: if a name is given twice.
+    """
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"{setting} names {', '.join(repeated)} more than once; name each only once.")
+    return names

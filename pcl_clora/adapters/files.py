@@ -1,0 +1,216 @@
+"""Adapter files: safetensors with a header that says what the adapter is and which base it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from pcl_clora.adapters.parts import inside
+from pcl_clora.config import Config, ConfigError, build
+from pcl_clora.io.errors import DataError
+
+if TYPE_CHECKING:
+    from pcl_clora.adapters.model import AdaptedModel
+
+FORMAT = "pcl_clora.adapter"
+FORMAT_VERSION = 1
+
+
+class AdapterFileError(DataError):
+    """An adapter file that is missing, torn, foreign, too new, or made for another base."""
+
+
+class AdapterHeader(Config):
+    """What an adapter file says about itself, written as json into the safetensors metadata."""
+
+    format_version: int = FORMAT_VERSION  # raised when a reader of the old format would be wrong
+    adapter: Mapping[str, Any]  # the method and its settings
+    base_id: str  # what the base calls itself, for people
+    base_sha256: str  # over all base tensors that the file does not carry
+    base_model: Mapping[str, Any] = Field(
+        default_factory=dict
+    )  # settings the backbone was built with, if it has any
+    num_classes: int | None = None  # logits of the head
+    head_dtype: str = "float32"  # precision the head is stored in
+    classes: tuple[str, ...] = ()  # names of the classes, in the order of the logits
+    normalisation: Any = ""  # what is done to the points before the model sees them
+    protocol: Any = ""  # how checkpoint and test points were chosen
+    metrics: Mapping[str, Any] = Field(
+        default_factory=dict
+    )  # results under that protocol, accuracies in [0, 1]
+    licence: str = ""  # of these weights
+    git: str = ""  # commit of the code that made them
+    extra: Mapping[str, Any] = Field(default_factory=dict)  # anything else
+
+
+_FREE_FIELDS = ("base_id", "classes", "normalisation", "protocol", "metrics", "licence", "git", "extra")
+
+
+def make_header(model: AdaptedModel, head_dtype: str, metadata: Mapping[str, Any]) -> AdapterHeader:
+    """Describe the active adapter of a model.
+
+    Raises:
+        ConfigError: if a known key of the metadata has a value of the wrong type.
+    """
+    described = getattr(model.base, "config", None)
+    base_model = described.model_dump(mode="json") if isinstance(described, Config) else {}
+    free = {key: value for key, value in metadata.items() if key in _FREE_FIELDS}
+    extra = {key: value for key, value in metadata.items() if key not in _FREE_FIELDS}
+    values = {
+        "base_id": str(base_model.get("name", type(model.base).__name__)),
+        "adapter": model.config.model_dump(mode="json"),
+        "base_sha256": model.base_hash(),
+        "base_model": base_model,
+        "num_classes": model.num_classes,
+        "head_dtype": head_dtype,
+        **free,
+        "extra": {**free.get("extra", {}), **extra},
+    }
+    return build(AdapterHeader, values, source="metadata of the adapter file")
+
+
+def hash_tensors(tensors: Mapping[str, Tensor], without: Iterable[str]) -> str:
+    """Return the SHA-256 over name, dtype, shape and bytes of tensors, in the order of their names.
+
+    Args:
+        tensors: the tensors by name.
+        without: dotted paths; tensors at or below them are left out.
+    """
+    without = tuple(without)
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        if name in without or inside(name, without):
+            continue
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        if value.numel():
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def to_half(name: str, value: Tensor) -> Tensor:
+    """Cast a floating tensor to half precision.
+
+    Raises:
+        ValueError: if a finite value does not fit.
+    """
+    if not value.is_floating_point():
+        return value
+    half = value.to(torch.float16)
+    if not torch.equal(half.isfinite(), value.isfinite()):
+        raise ValueError(
+            f"{name} has values beyond 65504, which half precision cannot hold; use head_dtype='float32'."
+        )
+    return half
+
+
+def write_adapter(path: str | Path, state: Mapping[str, Tensor], header: AdapterHeader) -> None:
+    """Write an adapter file under a temporary name, then rename it.
+
+    Raises:
+        ValueError: if the header cannot be written as json.
+    """
+    try:
+        text = json.dumps(header.model_dump(mode="json"), allow_nan=False, sort_keys=True)
+    except ValueError as error:
+        raise ConfigError(
+            f"The metadata cannot be written as json: {error}; give numbers, text, lists."
+        ) from error
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(save(tensors, metadata={"format": FORMAT, "header": text}))
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_adapter(path: str | Path) -> tuple[AdapterHeader, dict[str, Tensor]]:
+    """Read an adapter file: its header and its tensors on the CPU.
+
+    Raises:
+        AdapterFileError: if the file is missing, torn, no adapter, or of a newer format.
+    """
+    if not Path(path).is_file():
+        raise AdapterFileError(path, "there is no such file", "check the path")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise AdapterFileError(
+            path, f"is torn or no safetensors file ({error})", "copy it again from where it came from"
+        ) from error
+    return _read_header(path, metadata), state
+
+
+def _read_header(path: str | Path, metadata: Mapping[str, str]) -> AdapterHeader:
+    if metadata.get("format") != FORMAT or "header" not in metadata:
+        raise AdapterFileError(
+            path,
+            f"is a safetensors file but no adapter of pcl_clora (its metadata says {dict(metadata)})",
+            "give a file that save_adapter() wrote; weights of a whole model load with load_weights()",
+        )
+    try:
+        values = json.loads(metadata["header"])
+        version = values["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdapterFileError(
+            path, "has a header that cannot be read", "write it again with save_adapter()"
+        ) from error
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise AdapterFileError(
+            path,
+            f"has format version {version}, newer than {FORMAT_VERSION}, the newest known here",
+            "update pcl_clora",
+        )
+    try:
+        return build(AdapterHeader, values, source=f"header of {path}")
+    except ConfigError as error:
+        raise AdapterFileError(
+            path, f"has a wrong header ({error})", "write it again with save_adapter()"
+        ) from error
+
+
+def check_base(path: str | Path, header: AdapterHeader, found_id: str, found_sha256: str) -> None:
+    """Check that an adapter was made for this base.
+
+    Raises:
+        AdapterFileError: if not; the message says both ids and hashes.
+    """
+    if header.base_sha256 != found_sha256:
+        raise AdapterFileError(
+            path,
+            f"was made for base {header.base_id!r} with SHA-256 {header.base_sha256}, but this model is "
+            f"{found_id!r} with SHA-256 {found_sha256}",
+            "load the weights it was trained on first, or pass allow_other_base=True if you know that they fit",
+        )
+
+
+def check_state(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Check that names and shapes of an adapter's tensors are those that the model expects.
+
+    Raises:
+        ValueError: if not; the message lists what is missing, left over or of another shape.
+    """
+    problems = [f"missing {key}" for key in expected if key not in given]
+    problems += [f"unexpected {key}" for key in given if key not in expected]
+    for key in expected.keys() & given.keys():
+        if expected[key].shape != given[key].shape:
+            problems.append(f"{key} is {tuple(given[key].shape)}, expected {tuple(expected[key].shape)}")
+    if problems:
+        listed = "; ".join(sorted(problems)[:8]) + (
+            f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+        )
+        raise ValueError(f"The adapter does not fit this model and these settings: {listed}.")

@@ -1,0 +1,535 @@
+"""A backbone with adapters: activate, route, merge, and say what training changes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from pcl_clora.adapters import files
+from pcl_clora.adapters.base import AdapterMethod, AdapterStateError, TunerLayer
+from pcl_clora.adapters.config import AdapterConfig
+from pcl_clora.adapters.parts import Shelf, check_targets, copy_items, inside, outermost, put_in_order
+from pcl_clora.adapters.plan import apply_gradients, freeze_statistics, statistics_paths, trainable_plan
+from pcl_clora.adapters.tree import base_tensors, live_path, locate, tuner_layers, walk
+from pcl_clora.models.interface import ModelInterface, get_interface
+
+
+class AdaptedModel(nn.Module):
+    """A frozen backbone with named adapters, one of which is active. Made by `attach_adapter` and
+    `load_adapter`.
+
+    Layers of the backbone are replaced in place by `TunerLayer`s. What an adapter trains besides (head, class
+    tokens, ...) is a copy of its own, which sits in the backbone while the adapter is active; the backbone's
+    own waits in `originals`, the copies of other adapters in `shelves`. Switching moves references, never
+    values.
+
+    Attributes:
+        base: the backbone, with the active adapter in place.
+        methods: adapter name -> method, the owner of what its layers share.
+        originals: what the backbone had where the active adapter now has its copies.
+        shelves: adapter name -> its copies, while it is not active.
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        get_interface(base)
+        self.base = base
+        self.methods = nn.ModuleDict()
+        self.originals = Shelf()
+        self.shelves = nn.ModuleDict()
+        self._owned: dict[str, dict[str, str]] = {}
+        self._classes: dict[str | None, int | None] = {None: getattr(base, "num_classes", None)}
+        self._active: str | None = None
+        self._merged = False
+        self._required_grad = {
+            name for name, p in base.named_parameters(remove_duplicate=False) if p.requires_grad
+        }
+        self._unloaded = False
+        self.training = base.training
+
+    # What it is
+
+    @property
+    def interface(self) -> ModelInterface:
+        """Where the parts of the backbone are, by the names it has without adapters."""
+        return get_interface(self.base)
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """Names of all adapters, in the order they were attached."""
+        return tuple(self.methods)
+
+    @property
+    def active(self) -> str | None:
+        """Name of the active adapter; None while the bare backbone runs."""
+        return self._active
+
+    @property
+    def method(self) -> AdapterMethod:
+        """The method of the active adapter."""
+        return cast(AdapterMethod, self.methods[self._require_active("ask for its method")])
+
+    @property
+    def config(self) -> AdapterConfig:
+        """Settings of the active adapter."""
+        return self.method.config
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of logits of the active head; None if the backbone does not say."""
+        return self._classes[self._active]
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether the active adapter is folded into the weights."""
+        return self._merged
+
+    @property
+    def plan(self) -> dict[str, str]:
+        """What training changes and why; see `trainable_plan`."""
+        return trainable_plan(self)
+
+    def saved_names(self) -> tuple[str, ...]:
+        """Name the tensors that an adapter file holds, as the state_dict names them: those that training changes."""
+        return tuple(self.plan)
+
+    def owned_paths(self, name: str) -> Mapping[str, str]:
+        """Say what an adapter has copies of: dotted path in the backbone -> reason."""
+        return self._owned[name]
+
+    def live_tuners(self) -> dict[str, TunerLayer]:
+        """List the layers that carry deltas by their path in `base`, as it is now."""
+        return {node.live: node.module for node in walk(self.base) if isinstance(node.module, TunerLayer)}
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Count parameters of the network that runs.
+
+        Returns:
+            "total": backbone with the active head and adapter; "trainable": of these, the planned ones;
+            "adapter": what the method added; "head" and "tokens": the trained parameters of these parts, 0 if
+                they are frozen.
+        """
+        plan, sizes = self.plan, {k: p.numel() for k, p in self.named_parameters()}
+        trained = {name: size for name, size in sizes.items() if name in plan}
+        method = f"methods.{self._active}."
+        own = f".deltas.{self._active}."
+        adapter = sum(size for name, size in trained.items() if name.startswith(method) or own in name)
+        backbone = sum(p.numel() for k, p in self.base.named_parameters() if ".deltas." not in f".{k}")
+        counts = {"total": backbone + adapter, "trainable": sum(trained.values()), "adapter": adapter}
+        for part in ("head", "tokens"):
+            counts[part] = sum(size for name, size in trained.items() if self._in_part(name, part))
+        return counts
+
+    def _in_part(self, name: str, part: Literal["head", "tokens"]) -> bool:
+        live = [f"base.{live_path(self.base, path)}" for path in self.interface.parts.get(part, ())]
+        return any(name == prefix or name.startswith(f"{prefix}.") for prefix in live)
+
+    def no_weight_decay(self) -> set[str]:
+        """Name the parameters that weight decay spares, as this model names them; asks the backbone."""
+        ask = getattr(self.base, "no_weight_decay", None)
+        return set() if ask is None else {f"base.{live_path(self.base, path)}" for path in ask()}
+
+    # Running it
+
+    def forward(self, points: Tensor, adapters: Sequence[str | None] | None = None) -> Tensor:
+        """Run the backbone with the active adapter, or every sample with an adapter of its own.
+
+        Args:
+            points: (B, N, 3), whatever the backbone takes.
+            adapters: B names, None for the bare backbone; samples of one adapter run together. Only in
+                evaluation mode, because BatchNorm would see the groups, and only unmerged.
+
+        Returns:
+            (B, num_classes) logits in the order of `points`. With heads of different class counts the last
+            dimension is the widest one's; classes that a sample's own head does not have are -inf.
+
+        Raises:
+            ValueError: if `adapters` does not name one known adapter for every sample.
+            AdapterStateError: if it is given while training or merged.
+        """
+        if adapters is None:
+            return cast(Tensor, self.base(points))
+        self._check_routing(points, adapters)
+        groups: dict[str | None, list[int]] = {}
+        for index, name in enumerate(adapters):
+            groups.setdefault(name, []).append(index)
+        before, results = self._active, []
+        try:
+            for name, indices in groups.items():
+                self._install(name)
+                rows = torch.tensor(indices, device=points.device)
+                results.append((rows, self.base(points if len(groups) == 1 else points[rows])))
+        finally:
+            self._install(before)
+        return results[0][1] if len(results) == 1 else put_in_order(results, len(adapters))
+
+    def _check_routing(self, points: Tensor, adapters: Sequence[str | None]) -> None:
+        if isinstance(adapters, str) or len(adapters) != points.shape[0] or not adapters:
+            raise ValueError(
+                f"adapters={adapters!r} must be a list with one name (or None) for each of the {points.shape[0]} samples."
+            )
+        for name in adapters:
+            if name is not None:
+                self._check_known(name)
+        if self._merged:
+            raise AdapterStateError(
+                "Samples cannot be routed while an adapter is merged; call unmerge() first."
+            )
+        if self.training:
+            raise AdapterStateError(
+                "Routing by sample is for evaluation; call eval(), or train one adapter at a time."
+            )
+
+    def train(self, mode: bool = True) -> AdaptedModel:
+        """Set training mode as the plan says: frozen BatchNorms stay in evaluation mode.
+
+        Raises:
+            AdapterStateError: if mode is True while an adapter is merged.
+        """
+        if mode and self._merged:
+            raise AdapterStateError(
+                "The adapter is merged, so training it would have no effect; call unmerge() first."
+            )
+        super().train(mode)
+        if mode:
+            freeze_statistics(self, self.plan)
+        return self
+
+    def extra_losses(self) -> dict[str, Tensor]:
+        """Compute the active method's terms beside the task loss, by name, each times its weight."""
+        return {} if self._active is None else self.method.extra_losses()
+
+    def extra_loss_values(self) -> dict[str, Tensor]:
+        """Compute the same terms before weighting, without gradient, for the log."""
+        with torch.no_grad():
+            return {} if self._active is None else self.method.extra_loss_values()
+
+    # Which adapter
+
+    def add_adapter(self, name: str, method: AdapterMethod, *, num_classes: int | None = None) -> None:
+        """Attach one more adapter and make it the active one. Everything is matched before anything changes.
+
+        Args:
+            name: letters, digits, "_" and "-"; not in use.
+            method: the method, with its own tensors.
+            num_classes: a new head with so many logits; None copies the backbone's head.
+
+        Raises:
+            ValueError: if the name is taken or not allowed, or a role or part does not match; the message
+                lists what exists.
+            AdapterStateError: if an adapter is merged.
+        """
+        self._require_unmerged("attach another adapter")
+        self._check_new_name(name)
+        before = self._active
+        self._install(None)
+        try:
+            deltas = method.make_deltas(self.base, self.interface)
+            owned = outermost(self._paths_to_own(method))
+            check_targets(self.base, list(deltas), owned)
+            copies = copy_items(self.base, owned)
+            if num_classes is not None:
+                copies.update(self._new_head(owned, num_classes))
+        except Exception:
+            self._install(before)
+            raise
+        self.methods[name] = method
+        for path, delta in deltas.items():
+            self._tuner_at(path).deltas[name] = delta
+        shelf = Shelf()
+        for path, item in copies.items():
+            shelf.put(path, item)
+        self.shelves[name] = shelf
+        self._owned[name] = owned
+        self._classes[name] = num_classes if num_classes is not None else self._classes[None]
+        self.set_active(name)
+
+    def _paths_to_own(self, method: AdapterMethod) -> dict[str, str]:
+        paths = method.owned_paths(self.base, self.interface)
+        if method.config.freeze.norm_stats == "track":
+            for path in statistics_paths(self.base):
+                paths.setdefault(path, "normalisation statistics of frozen layers")
+        return paths
+
+    def remove_adapter(self, name: str) -> None:
+        """Take an adapter off; if it was active, the bare backbone runs.
+
+        Raises:
+            ValueError: if there is no adapter of this name.
+            AdapterStateError: if an adapter is merged.
+        """
+        self._require_unmerged("remove an adapter")
+        self._check_known(name)
+        keep = None if self._active == name else self._active
+        self.set_active(None)
+        for path, tuner in reversed(tuner_layers(self.base).items()):
+            if name in tuner.deltas:
+                del tuner.deltas[name]
+            if not tuner.deltas:
+                self._unwrap(path, tuner)
+        del self.methods[name], self.shelves[name], self._owned[name], self._classes[name]
+        self.set_active(keep)
+
+    def set_active(self, name: str | None) -> None:
+        """Make another adapter the active one, with its own head and tokens; None for the bare backbone.
+
+        Raises:
+            ValueError: if there is no adapter of this name.
+            AdapterStateError: if an adapter is merged.
+        """
+        self._require_unmerged("change the active adapter")
+        if name is not None:
+            self._check_known(name)
+        self._install(name)
+        apply_gradients(self, self.plan)
+        self.train(self.training)
+
+    @contextmanager
+    def disabled(self) -> Iterator[AdaptedModel]:
+        """Run the bare backbone, with its own head and tokens, for the length of a `with` block."""
+        before = self._active
+        self.set_active(None)
+        try:
+            yield self
+        finally:
+            self.set_active(before)
+
+    def _install(self, name: str | None) -> None:
+        """Move references so that one adapter is in the backbone; nothing else changes."""
+        if name == self._active:
+            return
+        if self._active is not None:
+            shelf = cast(Shelf, self.shelves[self._active])
+            for path in self._owned[self._active]:
+                owner, leaf = locate(self.base, path)
+                shelf.put(path, getattr(owner, leaf))
+                setattr(owner, leaf, self.originals.take(path))
+        if name is not None:
+            shelf = cast(Shelf, self.shelves[name])
+            for path in self._owned[name]:
+                owner, leaf = locate(self.base, path)
+                self.originals.put(path, getattr(owner, leaf))
+                setattr(owner, leaf, shelf.take(path))
+        for tuner in tuner_layers(self.base).values():
+            tuner.activate(name)
+        if self._classes[name] is not None:
+            cast(Any, self.base).num_classes = self._classes[name]
+        self._active = name
+
+    def _tuner_at(self, path: str) -> TunerLayer:
+        owner, leaf = locate(self.base, path)
+        if isinstance(owner, TunerLayer):
+            return owner
+        tuner = TunerLayer(getattr(owner, leaf))
+        tuner.train(self.training)
+        setattr(owner, leaf, tuner)
+        return tuner
+
+    def _unwrap(self, path: str, tuner: TunerLayer) -> None:
+        parent, _, leaf = path.rpartition(".")
+        owner: Any = self.base
+        if parent:
+            holder, name = locate(self.base, parent)
+            owner = getattr(holder, name)
+        setattr(owner, leaf, tuner.base_layer)
+
+    def _new_head(self, owned: Mapping[str, str], num_classes: int) -> dict[str, nn.Module]:
+        paths = self.interface.parts.get("head", ())
+        make = getattr(self.base, "make_classifier", None)
+        if len(paths) != 1 or paths[0] not in owned or make is None:
+            raise ValueError(
+                f"num_classes={num_classes} asks for a new head, but the adapter does not train one that "
+                f"{type(self.base).__name__} can make; add 'head' to train, or use a backbone with make_classifier()."
+            )
+        owner, leaf = locate(self.base, paths[0])
+        like = next(getattr(owner, leaf).parameters(), None)
+        head = cast(nn.Module, make(num_classes))
+        return {paths[0]: head if like is None else head.to(like.device, like.dtype)}
+
+    # Merging
+
+    def merge(self) -> None:
+        """Fold the active adapter into the weights, in float64 and then cast; the original weights are kept.
+
+        Raises:
+            AdapterStateError: if no adapter is active, one is merged already, or the method cannot be merged.
+        """
+        self._require_unmerged("merge again")
+        self._require_active("merge")
+        tuners = [tuner for tuner in tuner_layers(self.base).values() if tuner.active is not None]
+        merged = [tuner.compute_merged() for tuner in tuners]
+        for tuner, (weight, bias) in zip(tuners, merged, strict=True):
+            tuner.merge(weight, bias)
+        self.eval()
+        self._merged = True
+
+    def unmerge(self) -> None:
+        """Put the original weights back, every bit of them.
+
+        Raises:
+            AdapterStateError: if nothing is merged.
+        """
+        if not self._merged:
+            raise AdapterStateError("Nothing is merged; call merge() before unmerge().")
+        for tuner in tuner_layers(self.base).values():
+            if tuner.is_merged:
+                tuner.unmerge()
+        self._merged = False
+
+    @contextmanager
+    def merged(self) -> Iterator[AdaptedModel]:
+        """Run merged, in evaluation mode, for the length of a `with` block."""
+        training = self.training
+        self.merge()
+        try:
+            yield self
+        finally:
+            self.unmerge()
+            self.train(training)
+
+    def merge_and_unload(self) -> nn.Module:
+        """Return the plain backbone with the active adapter folded in and its head and tokens in place.
+
+        The backbone is the same object, in place; this AdaptedModel and its other adapters are used up.
+        For a copy, call it on `copy.deepcopy(model)`.
+        """
+        if not self._merged:
+            training = self.training
+            self.merge()
+        else:
+            training = False
+        return self._release(training)
+
+    def unload(self) -> nn.Module:
+        """Return the plain backbone as it was before any adapter; this AdaptedModel is used up."""
+        self.set_active(None)
+        return self._release(self.training)
+
+    def _release(self, training: bool) -> nn.Module:
+        for path, tuner in reversed(tuner_layers(self.base).items()):
+            self._unwrap(path, tuner)
+        new = self._owned[self._active] if self._active is not None else {}
+        for name, parameter in self.base.named_parameters(remove_duplicate=False):
+            parameter.requires_grad_(name in self._required_grad or name in new or inside(name, new))
+        self._unloaded = True
+        return self.base.train(training)
+
+    # Files
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """Return the tensors of the active adapter by the names they have in its file; live, detached."""
+        self._require_unmerged("read its state")
+        tensors = self.state_dict()
+        return {key: tensors[name].detach() for name, key in self.key_map().items()}
+
+    @torch.no_grad()
+    def load_adapter_state(self, state: Mapping[str, Tensor]) -> None:
+        """Copy values into the active adapter.
+
+        Args:
+            state: what `adapter_state` returned, for an adapter of the same method, settings and backbone.
+
+        Raises:
+            ValueError: if a name is missing or left over, or a shape differs. Nothing is copied then.
+        """
+        live = self.adapter_state()
+        files.check_state(live, state)
+        for key, value in live.items():
+            value.copy_(state[key])
+
+    def key_map(self) -> dict[str, str]:
+        """Map names of the state_dict to names in the file, for what the active adapter saves; one to one.
+
+        Names in the file carry neither the adapter's name nor `base_layer`: "method.*" is shared by layers,
+        "layers.<path>.*" is one layer's own, "model.<path>" is the backbone's name of a trained part.
+        """
+        name = self._require_active("map its names")
+        prefixes = {f"methods.{name}.": "method."}
+        for node in walk(self.base):
+            if isinstance(node.module, TunerLayer):
+                prefixes[f"base.{node.live}.deltas.{name}."] = f"layers.{node.path}."
+        for path in self._owned[name]:
+            prefixes[f"base.{live_path(self.base, path)}"] = f"model.{path}"
+        keys: dict[str, str] = {}
+        for live in self.plan:
+            prefix = max((p for p in prefixes if live.startswith(p)), key=len)
+            keys[live] = prefixes[prefix] + live.removeprefix(prefix)
+        assert len(set(keys.values())) == len(keys), "two tensors of an adapter have one name in its file"
+        return keys
+
+    def base_hash(self) -> str:
+        """Return the SHA-256 over the tensors of the backbone that the active adapter does not carry."""
+        name = self._require_active("hash its base")
+        return files.hash_tensors(base_tensors(self.base), without=self._owned[name])
+
+    def save_adapter(
+        self,
+        path: str | Path,
+        *,
+        head_dtype: Literal["float32", "float16"] = "float32",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the active adapter to a safetensors file, to a temporary name first.
+
+        Args:
+            path: the file; its folder must exist.
+            head_dtype: "float16" halves the size of the head; "float32" writes it as it is.
+            metadata: what the header should say besides: base_id, classes, normalisation, protocol, metrics,
+                licence, git, see `AdapterHeader`; other keys go to its `extra`.
+
+        Raises:
+            AdapterStateError: if no adapter is active or it is merged.
+            ValueError: if the head does not fit into half precision, or metadata cannot be written as json.
+        """
+        self._require_unmerged("save it")
+        state = self.adapter_state()
+        if head_dtype == "float16":
+            heads = tuple(f"model.{path}" for path in self.interface.parts.get("head", ()))
+            state = {key: files.to_half(key, t) if key.startswith(heads) else t for key, t in state.items()}
+        header = files.make_header(self, head_dtype, metadata or {})
+        files.write_adapter(path, state, header)
+
+    # Checks
+
+    def _require_active(self, purpose: str) -> str:
+        if self._active is None:
+            raise AdapterStateError(
+                f"No adapter is active, so I cannot {purpose}; {self._call_set_active()}."
+            )
+        return self._active
+
+    def _require_unmerged(self, purpose: str) -> None:
+        if self._unloaded:
+            raise AdapterStateError(
+                f"merge_and_unload() has used this model up; use what it returned, not {purpose}."
+            )
+        if self._merged:
+            raise AdapterStateError(
+                f"Adapter {self._active!r} is merged; call unmerge() before you {purpose}."
+            )
+
+    def _check_known(self, name: str) -> None:
+        if name not in self.methods:
+            raise ValueError(
+                f"There is no adapter {name!r}; attached are: {', '.join(self.adapter_names) or 'none'}."
+            )
+
+    def _check_new_name(self, name: str) -> None:
+        if name in self.methods:
+            raise ValueError(
+                f"An adapter named {name!r} is attached already; choose another name than {', '.join(self.adapter_names)}, "
+                "or call remove_adapter() first."
+            )
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or hasattr(nn.ModuleDict, name):
+            raise ValueError(
+                f"{name!r} cannot name an adapter; use letters, digits, '_' and '-', and no word of Python's dict."
+            )
+
+    def _call_set_active(self) -> str:
+        return f"call set_active() with one of: {', '.join(self.adapter_names) or 'none attached'}"

@@ -1,0 +1,57 @@
+"""Which adapter methods exist, and how settings find theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pcl_clora.adapters.base import AdapterMethod
+from pcl_clora.adapters.clora import CLoRA
+from pcl_clora.adapters.config import AdapterConfig
+from pcl_clora.adapters.full import Full
+from pcl_clora.adapters.linear_probe import LinearProbe
+from pcl_clora.adapters.lora import LoRA
+from pcl_clora.config import ConfigError, build, unknown_name
+
+_METHODS: dict[str, type[AdapterMethod]] = {}
+
+
+def register_adapter(method: type[AdapterMethod]) -> None:
+    """Make a method known by the name that its config has as default for `method`.
+
+    Raises:
+        ValueError: if the name is taken.
+    """
+    name = str(method.config_type.model_fields["method"].default)
+    if name in _METHODS:
+        raise ValueError(f"An adapter method named {name!r} is registered already; choose another name.")
+    _METHODS[name] = method
+
+
+for _method in (CLoRA, LoRA, LinearProbe, Full):
+    register_adapter(_method)
+
+
+def list_adapters() -> list[str]:
+    """List the names of all adapter methods, sorted."""
+    return sorted(_METHODS)
+
+
+def parse_adapter_config(values: Mapping[str, Any] | AdapterConfig) -> AdapterConfig:
+    """Turn a mapping with a `method` into that method's settings.
+
+    Raises:
+        ConfigError: if the method is not known or a setting is wrong; the message names the nearest valid
+            one.
+    """
+    if isinstance(values, AdapterConfig):
+        return values
+    name = str(values.get("method", ""))
+    if name not in _METHODS:
+        raise ConfigError(unknown_name(name, _METHODS, what="adapter method"))
+    return build(_METHODS[name].config_type, values, source=f"adapter {name}")
+
+
+def build_method(config: AdapterConfig) -> AdapterMethod:
+    """Make the method that a config describes; its tensors appear when it is attached."""
+    return _METHODS[config.method](config)
