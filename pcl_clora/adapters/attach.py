@@ -100,7 +100,7 @@ def _as_adapted(model: nn.Module) -> AdaptedModel:
         return model
     if tuner_layers(model):
         raise ValueError(
-            f"This {type(model).__name__} carries adapters already; pass the AdaptedModel around it, or take the "
-            "plain backbone from merge_and_unload()."
+            f"This {type(model).__name__} carries adapters already; pass the AdaptedModel around it, or take "
+            "the plain backbone from merge_and_unload()."
         )
     return AdaptedModel(model)

@@ -95,8 +95,8 @@ class CLoRAConfig(AdapterConfig):
             )
         if self.core == "full" and self.sade.weight > 0:
             raise ValueError(
-                "SADE compares the E matrices D_h Q_h U_h of a module, but core='full' mixes all spaces in "
-                f"one {self.num_spaces * self.rank} x {self.num_spaces * self.rank} matrix; set sade.weight=0."
+                "SADE compares the E matrices D_h Q_h U_h of a module, but core='full' mixes all spaces "
+                f"in one {self.num_spaces * self.rank} x {self.num_spaces * self.rank} matrix; set sade.weight=0."
             )
         return self
 
@@ -410,8 +410,8 @@ class CLoRA(AdapterMethod):
             rows = site.rows[1] - site.rows[0]
             if site.layer.in_features != dim or (place != "input" and rows != dim):
                 raise ValueError(
-                    f"{site.path} maps {site.layer.in_features} to {rows} features for role {site.role!r}, but "
-                    f"CLoRA's updates are {dim} x {dim} here; take this role out of the targets."
+                    f"{site.path} maps {site.layer.in_features} to {rows} features for role {site.role!r}, "
+                    f"but CLoRA's updates are {dim} x {dim} here; take this role out of the targets."
                 )
         return sites
 

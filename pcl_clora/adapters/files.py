@@ -194,7 +194,7 @@ def check_base(path: str | Path, header: AdapterHeader, found_id: str, found_sha
             path,
             f"was made for base {header.base_id!r} with SHA-256 {header.base_sha256}, but this model is "
             f"{found_id!r} with SHA-256 {found_sha256}",
-            "load the weights it was trained on first, or pass allow_other_base=True if you know that they fit",
+            "load the weights it was trained on first, or pass allow_other_base=True if you know they fit",
         )
 
 

@@ -35,10 +35,10 @@ class FullConfig(AdapterConfig):
 
 
 class Full(AdapterMethod):
-    """Train everything. The base's own tensors are kept, so memory for weights doubles and `disabled()`
-    works.
+    """Train everything, on a copy.
 
-    Merging changes nothing; `merge_and_unload()` returns the trained backbone.
+    The base's own tensors are kept, so `disabled()` works and the memory for weights doubles. Merging changes
+    nothing; `merge_and_unload()` returns the trained backbone.
     """
 
     config_type: ClassVar[type[AdapterConfig]] = FullConfig

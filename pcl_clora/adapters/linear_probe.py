@@ -25,10 +25,10 @@ class LinearProbeConfig(AdapterConfig):
 
 
 class LinearProbe(AdapterMethod):
-    """Train the parts that the config names and nothing else; no layer is changed, so merging changes
-    nothing.
+    """Train the parts that the config names and nothing else.
 
-    The name is the field's: the family's head has three linear layers.
+    No layer is changed, so merging changes nothing. The name is the field's: the family's head has three
+    linear layers.
     """
 
     config_type: ClassVar[type[AdapterConfig]] = LinearProbeConfig

@@ -21,13 +21,12 @@ from pcl_clora.models.interface import ModelInterface, get_interface
 
 
 class AdaptedModel(nn.Module):
-    """A frozen backbone with named adapters, one of which is active. Made by `attach_adapter` and
-    `load_adapter`.
+    """A frozen backbone with named adapters, one of which is active.
 
-    Layers of the backbone are replaced in place by `TunerLayer`s. What an adapter trains besides (head, class
-    tokens, ...) is a copy of its own, which sits in the backbone while the adapter is active; the backbone's
-    own waits in `originals`, the copies of other adapters in `shelves`. Switching moves references, never
-    values.
+    `attach_adapter` and `load_adapter` make it. Layers of the backbone are replaced in place by
+    `TunerLayer`s. What an adapter trains besides (head, class tokens, ...) is a copy of its own, which sits
+    in the backbone while the adapter is active; the backbone's own waits in `originals`, the copies of other
+    adapters in `shelves`. Switching moves references, never values.
 
     Attributes:
         base: the backbone, with the active adapter in place.
@@ -96,7 +95,7 @@ class AdaptedModel(nn.Module):
         return trainable_plan(self)
 
     def saved_names(self) -> tuple[str, ...]:
-        """Name the tensors that an adapter file holds, as the state_dict names them: those that training changes."""
+        """Name the tensors that training changes and an adapter file holds, as the state_dict does."""
         return tuple(self.plan)
 
     def owned_paths(self, name: str) -> Mapping[str, str]:
@@ -172,7 +171,8 @@ class AdaptedModel(nn.Module):
     def _check_routing(self, points: Tensor, adapters: Sequence[str | None]) -> None:
         if isinstance(adapters, str) or len(adapters) != points.shape[0] or not adapters:
             raise ValueError(
-                f"adapters={adapters!r} must be a list with one name (or None) for each of the {points.shape[0]} samples."
+                f"adapters={adapters!r} must be a list with one name (or None) for each of the "
+                f"{points.shape[0]} samples."
             )
         for name in adapters:
             if name is not None:
@@ -345,7 +345,8 @@ class AdaptedModel(nn.Module):
         if len(paths) != 1 or paths[0] not in owned or make is None:
             raise ValueError(
                 f"num_classes={num_classes} asks for a new head, but the adapter does not train one that "
-                f"{type(self.base).__name__} can make; add 'head' to train, or use a backbone with make_classifier()."
+                f"{type(self.base).__name__} can make; add 'head' to train, or use a backbone with "
+                "make_classifier()."
             )
         owner, leaf = locate(self.base, paths[0])
         like = next(getattr(owner, leaf).parameters(), None)
@@ -523,12 +524,12 @@ class AdaptedModel(nn.Module):
     def _check_new_name(self, name: str) -> None:
         if name in self.methods:
             raise ValueError(
-                f"An adapter named {name!r} is attached already; choose another name than {', '.join(self.adapter_names)}, "
-                "or call remove_adapter() first."
+                f"An adapter named {name!r} is attached already; choose another name than "
+                f"{', '.join(self.adapter_names)}, or call remove_adapter() first."
             )
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or hasattr(nn.ModuleDict, name):
             raise ValueError(
-                f"{name!r} cannot name an adapter; use letters, digits, '_' and '-', and no word of Python's dict."
+                f"{name!r} cannot name an adapter; use letters, digits, '_' and '-', and no method of a dict."
             )
 
     def _call_set_active(self) -> str:

@@ -67,8 +67,7 @@ def copy_items(model: nn.Module, paths: Iterable[str]) -> dict[str, Any]:
 
 
 def check_targets(model: nn.Module, targets: Iterable[str], owned: Mapping[str, str]) -> None:
-    """Check that every layer to be adapted exists, is there once, and is no part that the adapter trains
-    anyway.
+    """Check that every layer to be adapted exists, is there once, and is in no part trained as a whole.
 
     Raises:
         ValueError: if not; the message names the layers.
@@ -79,7 +78,7 @@ def check_targets(model: nn.Module, targets: Iterable[str], owned: Mapping[str, 
         layer = getattr(owner, leaf)
         if path in owned or inside(path, owned):
             raise ValueError(
-                f"{path} is in a part that is trained as a whole, so it needs no adapter; drop one of the two."
+                f"{path} is in a part that is trained as a whole, so it needs no adapter; drop one."
             )
         identity = id(getattr(layer, "weight", layer))
         if identity in seen:

@@ -41,8 +41,7 @@ class Node:
 
 
 def walk(module: nn.Module, path: str = "", live: str = "") -> Iterator[Node]:
-    """Visit every module of a backbone, parents first; deltas are not part of it, and shared modules come
-    again.
+    """Visit every module of a backbone, parents first, without deltas; shared modules come again.
 
     A layer that carries deltas comes twice with the same `path`: as `TunerLayer`, then as the layer
     underneath.
@@ -106,7 +105,7 @@ def locate(model: nn.Module, path: str) -> tuple[nn.Module, str]:
 
 
 def live_path(model: nn.Module, path: str) -> str:
-    """Translate a dotted path of the backbone into the path it has now; a layer with deltas becomes its inside."""
+    """Translate a path of the backbone into the one it has now; a layer with deltas becomes its inside."""
     steps: list[str] = []
     owner: Any = model
     for step in path.split("."):
@@ -132,8 +131,8 @@ def find_linears(model: nn.Module, interface: ModelInterface, role: Role) -> lis
         start, stop = site.rows
         if role in ("q", "k", "v") and layer.out_features != 3 * interface.embed_dim:
             raise ValueError(
-                f"{site.path} has {layer.out_features} output rows, not 3 x {interface.embed_dim}, so role {role!r} "
-                "cannot be cut out of it; adapt role 'qkv'."
+                f"{site.path} has {layer.out_features} output rows, not 3 x {interface.embed_dim}, so role "
+                f"{role!r} cannot be cut out of it; adapt role 'qkv'."
             )
         sites.append(
             LinearSite(
