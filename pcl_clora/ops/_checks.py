@@ -20,6 +20,8 @@ def check_points(points: Tensor, name: str, *, channels: int | None = 3) -> None
             f"{name} has shape {_text(points.shape)}; expected (B, N, {expected}). "
             "Add a batch axis with x[None], or swap channels-first axes with x.transpose(1, 2)."
         )
+    if points.shape[2] == 0:
+        raise ValueError(f"{name} has shape {_text(points.shape)}; it needs at least one channel.")
     if points.dtype not in DTYPES:
         raise ValueError(
             f"{name} is {_text(points.dtype)}; only float32 and float64 are exact enough for distances. "

@@ -11,7 +11,7 @@ from pcl_clora.ops import _checks, _library  # noqa: F401  (registers the ops)
 def three_interpolate(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
     """Blend the features of three points for every target point.
 
-    result[b, n] = weight[b, n, 0] * features[b, idx[b, n, 0]] + ... over three points, added in that order.
+    result[b, n] = weight[b, n, 0] * features[b, idx[b, n, 0]] + ... over three points.
     The weights are used as they are; the usual choice is inverse distances of `three_nn` that sum to 1.
 
     Args:

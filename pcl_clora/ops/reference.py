@@ -16,11 +16,12 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 ORIGIN_DIST2 = 1e-3  # pointnet2_ops never picks a point this close (squared) to the origin
 POINTNET2_START = 1e10  # nor does it know a distance above this
 
-_CPU_PIECE = 1 << 17  # distances of one piece: half a MiB in float32, with two such buffers in the L2 cache
+_CPU_PIECE = 1 << 17  # numbers in one piece: half a MiB in float32, a few of which fit an L2 cache
 _DEVICE_PIECE = 1 << 25  # an accelerator wants few, large launches
 
 
@@ -108,7 +109,7 @@ def gather_points_backward(grad: Tensor, idx: Tensor, num_points: int) -> Tensor
     """Add what was picked back to where it came from: the transpose of `gather_points`."""
     batch, channels = grad.shape[0], grad.shape[-1]
     total = grad.new_zeros((batch * num_points, channels))
-    total.index_add_(0, _flat_index(idx, num_points), grad.reshape(-1, channels))
+    total.index_add_(0, _flat_index(idx, num_points), grad.reshape(idx.numel(), channels))
     return total.view(batch, num_points, channels)
 
 
@@ -132,20 +133,29 @@ def group_points(
 def three_interpolate(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
     """Blend three features per point; see `pcl_clora.ops.three_interpolate`."""
     _refuse_out_of_range(idx, features.shape[1])
-    first, second, third = (
-        _gather_points(features, corner).mul_(share.unsqueeze(-1))
-        for corner, share in zip(idx.unbind(2), weight.unbind(2), strict=True)
+    batch, num_points, channels = features.shape
+    flat = _flat_index(idx, num_points).view(-1, 3)
+    blended = F.embedding_bag(
+        flat,
+        features.reshape(batch * num_points, channels),
+        mode="sum",
+        per_sample_weights=weight.reshape(-1, 3),
     )
-    return first.add_(second).add_(third)
+    return blended.view(batch, idx.shape[1], channels)
 
 
 def three_interpolate_backward(grad: Tensor, idx: Tensor, weight: Tensor, num_points: int) -> Tensor:
     """Gradient of `three_interpolate` with respect to its features."""
-    batch, _, channels = grad.shape
+    batch, num_targets, channels = grad.shape
     total = grad.new_zeros((batch * num_points, channels))
-    for corner, share in zip(idx.unbind(2), weight.unbind(2), strict=True):
-        shares = (grad * share.unsqueeze(-1)).reshape(-1, channels)
-        total.index_add_(0, _flat_index(corner, num_points), shares)
+    flat_grad, flat_weight = grad.reshape(-1, channels), weight.reshape(-1, 3)
+    flat_idx = _flat_index(idx, num_points).view(-1, 3)
+    step = max(1, _budget(grad) // channels)
+    for start in range(0, batch * num_targets, step):
+        rows = slice(start, start + step)
+        for corner in range(3):
+            share = flat_grad[rows] * flat_weight[rows, corner, None]
+            total.index_add_(0, flat_idx[rows, corner], share)
     return total.view(batch, num_points, channels)
 
 
@@ -176,7 +186,7 @@ def _pieces(points: Tensor, queries: Tensor) -> Iterator[tuple[slice, slice]]:
     """Cut the (B, M, N) distances into pieces of bounded size: whole clouds, or rows of one cloud."""
     _, batch, num_points = points.shape
     num_queries = queries.shape[2]
-    budget = _CPU_PIECE if points.device.type == "cpu" else _DEVICE_PIECE
+    budget = _budget(points)
     if num_queries == 0:
         return
     if num_queries * num_points <= budget:
@@ -190,6 +200,10 @@ def _pieces(points: Tensor, queries: Tensor) -> Iterator[tuple[slice, slice]]:
             yield slice(cloud, cloud + 1), slice(start, min(start + step, num_queries))
 
 
+def _budget(tensor: Tensor) -> int:
+    return _CPU_PIECE if tensor.device.type == "cpu" else _DEVICE_PIECE
+
+
 def _pairwise_dist2(points: Tensor, queries: Tensor) -> Tensor:
     """(3, B, N) and (3, B, M) -> (B, M, N), in the order of operations that every backend keeps."""
     x, y, z = (queries[axis].unsqueeze(2) - points[axis].unsqueeze(1) for axis in range(3))
@@ -197,14 +211,9 @@ def _pairwise_dist2(points: Tensor, queries: Tensor) -> Tensor:
 
 
 def _flat_index(idx: Tensor, num_points: int) -> Tensor:
-    """Turn indices into the points of each cloud into indices into the points of the whole batch."""
-    batch = idx.shape[0]
-    offset = (
-        torch.arange(0, batch * num_points, num_points, device=idx.device)
-        if num_points
-        else idx.new_zeros(batch)
-    )
-    return (idx.reshape(batch, -1) + offset.unsqueeze(1)).view(-1)
+    """Turn indices within each cloud into a list of indices into the points of all clouds."""
+    offset = torch.arange(idx.shape[0], device=idx.device) * num_points
+    return (idx + offset.view(-1, *[1] * (idx.dim() - 1))).view(-1)
 
 
 def _refuse_non_finite(points: Tensor, name: str) -> None:
