@@ -11,6 +11,7 @@ from pcl_clora.data.dataset import (
 )
 from pcl_clora.data.loader import PointLoader
 from pcl_clora.data.modelnet import MODELNET40_CLASSES
+from pcl_clora.data.procedural import PROCEDURAL_CLASSES, PROCEDURAL_PARTS, ProceduralConfig, generate_shape
 from pcl_clora.data.registry import build_dataset, list_datasets, parse_data_config, register_dataset
 from pcl_clora.data.transforms import (
     AUGMENTATIONS,
@@ -27,14 +28,18 @@ from pcl_clora.data.transforms import (
 __all__ = [
     "AUGMENTATIONS",
     "MODELNET40_CLASSES",
+    "PROCEDURAL_CLASSES",
+    "PROCEDURAL_PARTS",
     "ArrayDataset",
     "Batch",
     "DataConfig",
     "PointDataset",
     "PointLoader",
+    "ProceduralConfig",
     "Sample",
     "build_dataset",
     "fps_resample",
+    "generate_shape",
     "isotropic",
     "list_datasets",
     "make_augment",

@@ -9,6 +9,7 @@ from pcl_clora.config import build, unknown_name
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import PointDataset, check_split
 from pcl_clora.data.modelnet_hdf5 import ModelNet40Hdf5, ModelNet40Hdf5Config
+from pcl_clora.data.procedural import ProceduralConfig, ProceduralShapes
 
 _DATASETS: dict[str, tuple[type[DataConfig], Callable[[Any, str], PointDataset]]] = {}
 
@@ -30,6 +31,7 @@ def register_dataset(name: str, config: type[DataConfig], make: Callable[[Any, s
 
 
 register_dataset("modelnet40_hdf5", ModelNet40Hdf5Config, ModelNet40Hdf5)
+register_dataset("procedural", ProceduralConfig, ProceduralShapes)
 
 
 def list_datasets() -> list[str]:
