@@ -97,14 +97,21 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one mapping over another, key by key; a section of another kind replaces the one below it."""
-    if any(key in above and key in below and above[key] != below[key] for key in KIND_KEYS):
-        return dict(above)
+    """Lay one mapping over another, key by key; a section of another kind replaces the one below it.
+
+    Only sections have a kind: `name` at the top is the name of the whole, and changing it changes nothing else.
+    """
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)
-        result[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and not _another_kind(old, value):
+            value = merge(old, value)
+        result[key] = value
     return result
+
+
+def _another_kind(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
+    return any(key in above and key in below and above[key] != below[key] for key in KIND_KEYS)
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -122,7 +122,7 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any] | None = None) -> di
                 f"{path} belongs to another run. Checkpoint -> now:\n  {shown}\nGo back to those settings, "
                 "choose another run folder (name=...), or start over with --resume never."
             )
-    return _unpack(header["tree"], tensors)
+    return cast(dict[str, Any], _unpack(header["tree"], tensors))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -161,7 +161,7 @@ def update_digest(digest: Any, name: str, tensor: Tensor) -> None:
     """Add a tensor's name, dtype, shape and bytes to a hashlib digest."""
     digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
     flat = tensor.detach().cpu().contiguous().flatten()
-    digest.update(memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else b"")
+    digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +79,7 @@ def _vote(
 ) -> Tensor:
     """(B, N, 3) -> (B, C) float32 logits, averaged over the votes."""
     if votes == 1:
-        return model(fps_resample(points, num_points)).float()
+        return cast(Tensor, model(fps_resample(points, num_points))).float()
     augment = make_augment(augment_name)
     seed, number = key
     total: Tensor | None = None

@@ -75,7 +75,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     Raises:
         ValueError: if nothing is trained.
     """
-    spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
+    listed = getattr(model, "no_weight_decay", None)
+    spared: set[str] = listed() if callable(listed) else set()
     groups: dict[bool, dict[str, Any]] = {
         True: {"params": [], "names": [], "weight_decay": weight_decay},
         False: {"params": [], "names": [], "weight_decay": 0.0},

@@ -6,7 +6,7 @@ import os
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -36,22 +36,23 @@ def deterministic_mode(enabled: bool = True) -> Iterator[None]:
     if not enabled:
         yield
         return
+    memory: Any = torch.utils.deterministic
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.backends.cudnn.benchmark,
-        torch.utils.deterministic.fill_uninitialized_memory,
+        memory.fill_uninitialized_memory,
     )
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs a tenth of a step, for code that reads it
+    memory.fill_uninitialized_memory = False  # a tenth of a step, and no code here reads such memory
     torch.backends.cudnn.benchmark = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark = before[2]
-        torch.utils.deterministic.fill_uninitialized_memory = before[3]
+        memory.fill_uninitialized_memory = before[3]
 
 
 def capture_rng_state() -> dict[str, Any]:
@@ -60,16 +61,16 @@ def capture_rng_state() -> dict[str, Any]:
     Returns:
         A tree of plain values and tensors that `restore_rng_state` takes.
     """
-    kind, keys, position, has_gauss, cached = np.random.get_state()
+    numpy = cast(dict[str, Any], np.random.get_state(legacy=False))
     version, internal, gauss = random.getstate()
     return {
         "python": {"version": version, "internal": list(internal), "gauss": gauss},
         "numpy": {
-            "kind": kind,
-            "keys": torch.from_numpy(keys.astype(np.int64)),
-            "position": int(position),
-            "has_gauss": int(has_gauss),
-            "cached": float(cached),
+            "kind": numpy["bit_generator"],
+            "keys": torch.from_numpy(numpy["state"]["key"].astype(np.int64)),
+            "position": int(numpy["state"]["pos"]),
+            "has_gauss": int(numpy["has_gauss"]),
+            "cached": float(numpy["gauss"]),
         },
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],

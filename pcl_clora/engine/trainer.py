@@ -150,7 +150,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         norm = math.nan
         if math.isfinite(numbers["loss"]):
-            terms.total.backward()
+            terms.total.backward()  # type: ignore[no-untyped-call]
             norm = float(
                 nn.utils.clip_grad_norm_(self._trained, cfg.optim.clip_norm or math.inf, foreach=True)
             )
