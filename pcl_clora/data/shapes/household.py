@@ -79,17 +79,15 @@ def umbrella(b: ShapeBuilder, d: Draw) -> None:
     radius, rise, height = d.uniform(0.5, 0.75), d.uniform(0.15, 0.4), d.uniform(0.8, 1.2)
     ribs = d.integer(6, 10)
     t = np.linspace(0, 1, 7)
-    canopy = b.revolve(
-        "canopy", radius * np.sin(t * np.pi / 2) + 0.003, height - rise * (1 - np.cos(t * np.pi / 2)), sides=2 * ribs,
-        caps=False,
-    )  # fmt: skip
+    out, low = radius * np.sin(t * np.pi / 2) + 0.003, rise * (1 - np.cos(t * np.pi / 2))
+    canopy = b.revolve("canopy", out, height - low, sides=2 * ribs, caps=False)
     rows = canopy.vertices.reshape(7, 2 * ribs, 3)
     rows[:, 1::2] *= (1 - 0.1 * t[:, None, None]) * (1.0, 0.0, 1.0) + (0.0, 1.0, 0.0)
     b.rod("shaft", (0, 0.1, 0), (0, height + 0.08, 0), d.uniform(0.012, 0.02), sides=8)
     if d.chance(0.7):
         size = d.uniform(0.05, 0.09)
         hook = np.zeros((11, 3))
-        hook[:, :2] = arc(size, 0, -190, 11) + (-size, 0.1)
+        hook[:, :2] = arc(size, 0, -190, 11) + np.array([-size, 0.1])
         b.tube("handle", hook, 0.022, sides=8)
     else:
         b.rod("handle", (0, 0, 0), (0, 0.16, 0), 0.035, 0.025)

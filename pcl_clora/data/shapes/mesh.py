@@ -256,7 +256,7 @@ def curve(points: Sequence[Vector], steps: int) -> np.ndarray:
 
 
 def rounded_outline(width: float, height: float, exponent: float, steps: int = 20) -> np.ndarray:
-    """List points of a superellipse, (steps, 2): exponent 2 is an ellipse, larger ones come near a rectangle."""
+    """List points of a superellipse, (steps, 2): exponent 2 is an ellipse, more is nearer a rectangle."""
     circle = _circle(steps)
     return np.sign(circle) * np.abs(circle) ** (2.0 / exponent) * (width / 2, height / 2)
 

@@ -158,5 +158,7 @@ def plant(b: ShapeBuilder, d: Draw) -> None:
             t = np.linspace(0, 1, 7)[:, None]
             spine = base + side * long * t + np.array([0, 0.5 * long, 0]) * t * (1 - droop * 2 * t)
             width = broad * np.sin(np.pi * t.clip(0.05, 0.97)) ** 0.7
-            rings = np.stack([spine - across * width, spine + across * width, spine + np.array([0, 0.01, 0])], axis=1)
+            rings = np.stack(
+                [spine - across * width, spine + across * width, spine + np.array([0, 0.01, 0])], axis=1
+            )
             b.loft("leaf", rings, caps=False)
