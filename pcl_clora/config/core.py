@@ -26,7 +26,15 @@ KIND_KEYS = ("name", "method")
 
 
 class ConfigError(ValueError):
-    """A setting that a user got wrong; the message names the value and the remedy."""
+    """A setting that a user got wrong; the message names the value and the remedy.
+
+    Attributes:
+        problems: (dotted key, what is wrong) of every problem, where `build` found them; else empty.
+    """
+
+    def __init__(self, message: str, problems: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 class Config(BaseModel):
@@ -54,7 +62,25 @@ def unknown_name(given: str, valid: Mapping[str, Any] | Sequence[str], *, what: 
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.0)
     where = f" of {owner}" if owner else ""
     hint = f"; did you mean {close[0]!r}?" if close else "."
-    return f"{given!r} is not a {what}{where}{hint} Valid: {', '.join(names)}."
+    article = "an" if what[:1] in "aeiou" else "a"
+    return f"{given!r} is not {article} {what}{where}{hint} Valid: {', '.join(names)}."
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """The safe loader, except that a key given twice is an error instead of the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice; remove one", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -82,16 +108,19 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
         named_by = f" (named by {chain[-1]})" if chain else ""
         raise ConfigError(f"Config file {path} does not exist{named_by}; check the path.")
     try:
-        content = yaml.safe_load(resolved.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        content = yaml.load(resolved.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # a safe loader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid yaml: {error}") from error
     if content is None:
         content = {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds a {type(content).__name__}; expected a mapping of settings.")
     bases = content.pop(BASE_KEY, [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{path}: {BASE_KEY} is {bases!r}; expected a file name or a list of file names.")
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases:
         merged = merge(merged, _read_with_bases(resolved.parent / base, (*chain, resolved)))
     return merge(merged, content)
 
@@ -99,7 +128,7 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Lay one mapping over another, key by key; a section of another kind replaces the one below it.
 
-    Only sections have a kind: `name` at the top is the name of the whole, and changing it changes nothing else.
+    Only sections have a kind: `name` at the top names the whole, and changing it changes nothing else.
     """
     result = dict(below)
     for key, value in above.items():
@@ -157,12 +186,23 @@ def build(cls: type[ConfigT], values: Mapping[str, Any], *, source: str = "the g
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        lines = [f"{source}: {error.error_count()} problem(s)"]
-        for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"]) or "(top level)"
-            given = "" if isinstance(problem["input"], Mapping) else f" (given: {problem['input']!r})"
-            lines.append(f"  {where}: {problem['msg'].removeprefix('Value error, ')}{given}")
-        raise ConfigError("\n".join(lines)) from error
+        problems = [line for problem in error.errors() for line in _describe(problem)]
+        lines = [f"{source}: {len(problems)} problem(s)"]
+        lines += [f"  {where or '(top level)'}: {what}" for where, what in problems]
+        raise ConfigError("\n".join(lines), problems) from error
+
+
+def _describe(problem: Any) -> list[tuple[str, str]]:
+    """Say where a problem is and what it is; those of a section with settings of its own one by one."""
+    where = ".".join(str(part) for part in problem["loc"])
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError) and cause.problems:
+        return [
+            (f"{where}.{inner}" if where and inner else where or inner, what)
+            for inner, what in cause.problems
+        ]
+    given = "" if isinstance(problem["input"], Mapping) else f" (given: {problem['input']!r})"
+    return [(where, problem["msg"].removeprefix("Value error, ") + given)]
 
 
 def load(cls: type[ConfigT], path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:

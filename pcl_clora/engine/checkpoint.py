@@ -127,7 +127,10 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any] | None = None) -> di
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint {path}.")
+        raise CheckpointError(
+            f"There is no checkpoint {path}: the run is finished, or the file was removed. Choose another "
+            "run folder (name=...), or start over with --resume never, which replaces what is there."
+        )
     torn = f"{path} is damaged ({{}}): its writing or copying was cut short, or the disk changed it. "
     torn += "Delete it and start over with --resume never, or copy it again from where it is whole."
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     NonNegativeFloat,
@@ -49,6 +50,14 @@ def _section(parse: Callable[[Any], SectionT]) -> BeforeValidator:
         return parse(values)
 
     return BeforeValidator(read)
+
+
+def _augment_name(name: str) -> str:
+    make_augment(name)  # raises with the names that exist
+    return name
+
+
+AugmentName = Annotated[str, AfterValidator(_augment_name)]
 
 
 class WeightsConfig(Config):
@@ -94,7 +103,7 @@ class ProtocolConfig(Config):
     select: Literal["last", "validation", "test"] = "last"  # which epoch counts
     val_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)  # held out if select=validation
     votes: PositiveInt = 1  # test resamplings whose logits are averaged, each a whole evaluation; 1 = off
-    vote_augment: str = "none"  # augmentation of the resamplings, a preset of pcl_clora.data
+    vote_augment: AugmentName = "none"  # augmentation of the resamplings
 
     @model_validator(mode="before")
     @classmethod
@@ -144,16 +153,10 @@ class RunConfig(Config):
         SerializeAsAny[AdapterConfig], _section(parse_adapter_config)
     ]  # `method` chooses what is trained
     data: Annotated[SerializeAsAny[DataConfig], _section(parse_data_config)]  # `name` chooses the data set
-    augment: str = "scale_shift"  # training augmentation, a preset of pcl_clora.data
+    augment: AugmentName = "scale_shift"  # training augmentation, names joined by "+"
     optim: OptimConfig = OptimConfig()
     protocol: ProtocolConfig = ProtocolConfig()
     train: TrainConfig = TrainConfig()
-
-    @model_validator(mode="after")
-    def _check(self) -> RunConfig:
-        for preset in (self.augment, self.protocol.vote_augment):
-            make_augment(preset)  # raises with the names that exist
-        return self
 
 
 def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

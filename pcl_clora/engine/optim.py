@@ -94,7 +94,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 def build_optimizer(model: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
     """Make AdamW over the trained parameters.
 
-    One fused kernel does the whole update where torch has one: on two CPU cores it takes a quarter of the time.
+    Where torch has one, a fused kernel does the whole update: a quarter of the time on two CPU cores.
     """
     groups = parameter_groups(model, cfg.weight_decay)
     params = [{key: value for key, value in group.items() if key != "names"} for group in groups]

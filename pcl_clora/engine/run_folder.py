@@ -78,10 +78,16 @@ class RunFolder:
         write_text(self.config, dump_yaml(cfg))
         write_json(self.env, env)
 
-    def clear_results(self) -> None:
+    def holds_a_run(self) -> bool:
+        """Tell whether there is a checkpoint to go on from, or a result that starting over would lose."""
+        return self.checkpoint.is_file() or self.result.is_file()
+
+    def clear(self) -> None:
         """Remove what an earlier run in this folder would leave standing beside a new one."""
         for path in (self.checkpoint, self.best, self.result, self.metrics):
             path.unlink(missing_ok=True)
+        for path in self.tensorboard.glob("events.out.tfevents.*"):
+            path.unlink()
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ def capture_rng_state() -> dict[str, Any]:
     Returns:
         A tree of plain values and tensors that `restore_rng_state` takes.
     """
-    numpy = cast(dict[str, Any], np.random.get_state(legacy=False))
+    numpy = np.random.get_state(legacy=False)
     version, internal, gauss = random.getstate()
     return {
         "python": {"version": version, "internal": list(internal), "gauss": gauss},

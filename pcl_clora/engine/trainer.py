@@ -88,10 +88,10 @@ class Trainer:
         """Write what is known, build everything, and take over the checkpoint."""
         cfg, identity = self.cfg, run_identity(self.cfg)
         saved = None
-        if self._resume == "auto" and self.folder.checkpoint.is_file():
+        if self._resume == "auto" and self.folder.holds_a_run():
             saved = load_checkpoint(self.folder.checkpoint, identity)  # refuses before anything is written
         else:
-            self.folder.clear_results()
+            self.folder.clear()
         self._env = environment(self.device)
         self.folder.begin(cfg, self._env)
         seed_everything(cfg.seed)
