@@ -75,7 +75,8 @@ def load_adapter(
     adapted = _as_adapted(model)
     before = adapted.active
     method = build_method(parse_adapter_config(header.adapter))
-    num_classes = header.num_classes if "head" in method.config.train else None
+    new_head = "head" in method.config.train and hasattr(adapted.base, "make_classifier")
+    num_classes = header.num_classes if new_head else None
     adapted.add_adapter(name, method, num_classes=num_classes)
     try:
         if not allow_other_base:

@@ -93,10 +93,11 @@ class CLoRAConfig(AdapterConfig):
             raise ValueError(
                 "sharing='all' shares Q, but core='identity' has none to share; set sharing='global'."
             )
+        width = self.num_spaces * self.rank
         if self.core == "full" and self.sade.weight > 0:
             raise ValueError(
-                "SADE compares the E matrices D_h Q_h U_h of a module, but core='full' mixes all spaces "
-                f"in one {self.num_spaces * self.rank} x {self.num_spaces * self.rank} matrix; set sade.weight=0."
+                "SADE compares the E matrices D_h Q_h U_h of a module, but core='full' mixes all "
+                f"spaces in one {width} x {width} matrix; set sade.weight=0."
             )
         return self
 

@@ -49,7 +49,7 @@ class AdapterHeader(Config):
         default_factory=dict
     )  # results under that protocol, accuracies in [0, 1]
     licence: str = ""  # of these weights
-    git: str = ""  # commit of the code that made them
+    git: Any = ""  # commit of the code that made them
     extra: Mapping[str, Any] = Field(default_factory=dict)  # anything else
 
 
@@ -118,7 +118,8 @@ def write_adapter(path: str | Path, state: Mapping[str, Tensor], header: Adapter
     """Write an adapter file under a temporary name, then rename it.
 
     Raises:
-        ValueError: if the header cannot be written as json.
+        AdapterFileError: if the folder does not exist.
+        ConfigError: if the header cannot be written as json.
     """
     try:
         text = json.dumps(header.model_dump(mode="json"), allow_nan=False, sort_keys=True)
@@ -128,6 +129,8 @@ def write_adapter(path: str | Path, state: Mapping[str, Tensor], header: Adapter
         ) from error
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     target = Path(path)
+    if not target.parent.is_dir():
+        raise AdapterFileError(path, f"the folder {target.parent} does not exist", "create it first")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(save(tensors, metadata={"format": FORMAT, "header": text}))
