@@ -1,0 +1,17 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+GOLDEN_FILE = Path(__file__).parents[1] / "golden" / "ops_pointnet2.npz"
+
+
+@pytest.fixture(scope="session")
+def pointnet2():
+    """The golden arrays of the published CUDA ops, as tensors; scalars are numbers."""
+    with np.load(GOLDEN_FILE) as arrays:
+        return {
+            name: torch.from_numpy(arrays[name]) if arrays[name].ndim else arrays[name].item()
+            for name in arrays.files
+        }

@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+import torch
+
+from pcl_clora import ops
+
+P = torch.arange(24, dtype=torch.float32).view(2, 4, 3)
+IDX = torch.zeros(2, 5, 3, dtype=torch.int64)
+WEIGHT = torch.ones(2, 5, 3)
+
+
+def with_value(value):
+    points = P.clone()
+    points[1, 2, 0] = value
+    return points
+
+
+TAKES_POINTS = {
+    "farthest_point_sample": lambda p: ops.farthest_point_sample(p, 1),
+    "knn_points": lambda p: ops.knn(p, P, 1),
+    "knn_queries": lambda p: ops.knn(P, p, 1),
+    "three_nn_points": lambda p: ops.three_nn(p, P),
+    "three_nn_queries": lambda p: ops.three_nn(P, p),
+    "chamfer_a": lambda p: ops.chamfer_distance(p, P),
+    "chamfer_b": lambda p: ops.chamfer_distance(P, p),
+    "group_points": lambda p: ops.group_points(p, 2, 2),
+}
+TAKES_FEATURES = {
+    "gather_points": lambda f: ops.gather_points(f, IDX),
+    "three_interpolate": lambda f: ops.three_interpolate(f, IDX, WEIGHT),
+}
+TAKES_INDICES = {
+    "gather_points": lambda i: ops.gather_points(P, i),
+    "three_interpolate": lambda i: ops.three_interpolate(P, i, WEIGHT),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int32], ids=str)
+@pytest.mark.parametrize("op", [*TAKES_POINTS, *TAKES_FEATURES])
+def test_other_dtypes_than_float32_and_float64_are_refused_by_name(op, dtype):
+    with pytest.raises(ValueError, match=str(dtype).removeprefix("torch.") + r"; only float32 and float64"):
+        (TAKES_POINTS | TAKES_FEATURES)[op](P.to(dtype))
+
+
+@pytest.mark.parametrize("op", [*TAKES_POINTS, *TAKES_FEATURES])
+def test_arrays_are_refused_with_the_remedy(op):
+    with pytest.raises(TypeError, match=r"is a ndarray; pass a tensor, for example torch\.from_numpy"):
+        (TAKES_POINTS | TAKES_FEATURES)[op](np.zeros((2, 4, 3), np.float32))
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (2, 3, 4), (2, 4, 6), (1, 2, 4, 3)], ids=str)
+@pytest.mark.parametrize("op", TAKES_POINTS)
+def test_wrong_shapes_are_named(op, shape):
+    with pytest.raises(
+        ValueError, match=rf"has shape \({', '.join(map(str, shape))}\); expected \(B, N, 3\)"
+    ):
+        TAKES_POINTS[op](torch.zeros(shape))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("op", TAKES_POINTS)
+def test_non_finite_coordinates_are_named_with_their_place(op, value):
+    with pytest.raises(ValueError, match=rf"\[1, 2, 0\] is {value}"):
+        TAKES_POINTS[op](with_value(value))
+
+
+@pytest.mark.parametrize(
+    ("index", "op"),
+    [(4, "gather_points"), (-1, "gather_points"), (4, "three_interpolate"), (-1, "three_interpolate")],
+)
+def test_indices_out_of_range_are_named(op, index):
+    idx = IDX.clone()
+    idx[1, 3, 2] = index
+    with pytest.raises(ValueError, match=f"idx holds {index}, which is not an index into 4 points"):
+        TAKES_INDICES[op](idx)
+
+
+@pytest.mark.parametrize("op", TAKES_INDICES)
+def test_indices_of_another_dtype_are_refused(op):
+    with pytest.raises(ValueError, match=r"idx is int32; indices are int64, convert with \.long\(\)"):
+        TAKES_INDICES[op](IDX.int())
+
+
+CALLS = {
+    "too_many_samples": (lambda: ops.farthest_point_sample(P, 5), r"num_samples=5 .* \(4 points\)"),
+    "no_samples": (lambda: ops.farthest_point_sample(P, 0), "num_samples=0 must be at least 1"),
+    "negative_samples": (lambda: ops.farthest_point_sample(P, -2), "num_samples=-2 must be at least 1"),
+    "start_too_high": (
+        lambda: ops.farthest_point_sample(P, 1, start_index=4),
+        "start_index=4 is not an index into 4 points; pass 0 to 3",
+    ),
+    "start_negative": (lambda: ops.farthest_point_sample(P, 1, start_index=-1), "start_index=-1"),
+    "unknown_compat": (lambda: ops.farthest_point_sample(P, 1, compat="cuda"), "compat='cuda' is not known"),
+    "cloud_without_points": (
+        lambda: ops.farthest_point_sample(P[:, :0], 1),
+        r"num_samples=1 .* \(0 points\)",
+    ),
+    "k_above_n": (lambda: ops.knn(P, P, 5), r"k=5 .* \(4 points\)"),
+    "k_zero": (lambda: ops.knn(P, P, 0), "k=0 must be at least 1"),
+    "three_nn_of_nothing": (lambda: ops.three_nn(P[:, :0], P), r"\(0 points\)"),
+    "chamfer_of_nothing": (lambda: ops.chamfer_distance(P, P[:, :0]), "a has 4 points and b 0"),
+    "too_many_groups": (lambda: ops.group_points(P, 5, 1), r"num_groups=5 .* \(4 points\)"),
+    "too_large_groups": (lambda: ops.group_points(P, 1, 5), r"group_size=5 .* \(4 points\)"),
+    "group_compat": (lambda: ops.group_points(P, 1, 1, compat="x"), "compat='x' is not known"),
+    "group_start": (lambda: ops.group_points(P, 1, 1, start_index=9), "start_index=9"),
+    "batch_differs": (lambda: ops.knn(P, P[:1], 1), "points holds 2 clouds and queries 1"),
+    "dtype_differs": (lambda: ops.knn(P, P.double(), 1), "points is float32 and queries float64"),
+    "device_differs": (lambda: ops.knn(P, P.to("meta"), 1), "points is on cpu and queries on meta"),
+    "index_batch": (lambda: ops.gather_points(P, IDX[:1]), "points holds 2 clouds and idx 1"),
+    "index_without_axes": (lambda: ops.gather_points(P, torch.tensor(0)), "idx has no axes"),
+    "no_channels": (lambda: ops.gather_points(P[..., :0], IDX), "at least one channel"),
+    "weight_shape": (
+        lambda: ops.three_interpolate(P, IDX[:, :2], WEIGHT),
+        r"idx has shape \(2, 2, 3\) and weight \(2, 5, 3\)",
+    ),
+    "weight_dtype": (
+        lambda: ops.three_interpolate(P, IDX, WEIGHT.double()),
+        "features is float32 and weight float64",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_an_impossible_request_names_the_value(case):
+    call, message = CALLS[case]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_index_that_is_no_tensor_is_refused():
+    with pytest.raises(TypeError, match="idx is a list; pass an int64 tensor"):
+        ops.gather_points(P, [[0], [1]])
