@@ -169,7 +169,7 @@ def _parse_value(text: str, item: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"Override {item!r}: the value is not valid yaml: {error}") from error
-    if isinstance(value, str):  # yaml 1.1 reads 1e-3 as text
+    if isinstance(value, str) and text.strip()[0] not in "'\"":  # yaml 1.1 reads a bare 1e-3 as text
         try:
             return float(value) if any(c.isdigit() for c in value) else value
         except ValueError:
