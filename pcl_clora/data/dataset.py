@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -119,18 +120,18 @@ class ArrayDataset:
     """A data set whose clouds are one array in memory, or in a file mapped into memory; never changed.
 
     Args:
-        points: (n, N, 3), float32.
+        points: (n, N, 3), float32; may be a read-only map of a file.
         labels: (n,), int64.
         class_names: in label order.
         paths: where each sample comes from; empty for none.
     """
 
     def __init__(
-        self, points: Tensor, labels: Tensor, class_names: Sequence[str], paths: Sequence[str] = ()
+        self, points: np.ndarray, labels: Tensor, class_names: Sequence[str], paths: Sequence[str] = ()
     ) -> None:
-        if points.ndim != 3 or points.shape[-1] != 3 or points.dtype != torch.float32:
-            raise ValueError(f"points must be (n, N, 3) float32, not {tuple(points.shape)} {points.dtype}.")
-        if labels.shape != points.shape[:1]:
+        if points.ndim != 3 or points.shape[-1] != 3 or points.dtype != np.float32:
+            raise ValueError(f"points must be (n, N, 3) float32, not {points.shape} {points.dtype}.")
+        if tuple(labels.shape) != points.shape[:1]:
             raise ValueError(f"{points.shape[0]} clouds need as many labels, not {tuple(labels.shape)}.")
         self.class_names = tuple(class_names)
         self.labels = labels.to(torch.int64)
@@ -145,7 +146,7 @@ class ArrayDataset:
             raise IndexError(f"index {index} is out of range: the data set has {len(self)} samples.")
         index %= len(self)
         return Sample(
-            points=self._points[index].clone(),
+            points=torch.from_numpy(np.array(self._points[index])),
             label=int(self.labels[index]),
             index=index,
             path=self._paths[index] if self._paths else "",
@@ -154,7 +155,7 @@ class ArrayDataset:
     def read_batch(self, indices: Sequence[int] | Tensor) -> Batch:
         """Copy the clouds of several samples into one batch."""
         index = torch.as_tensor(indices, dtype=torch.int64)
-        points = self._points.numpy()[index.numpy()]  # torch would wake its thread pool for a small copy
+        points = np.asarray(self._points[index.numpy()])  # torch would wake its thread pool for a small copy
         return Batch(points=torch.from_numpy(points), label=self.labels[index], index=index)
 
 

@@ -136,7 +136,7 @@ def read_header(file: Path, num_classes: int | None = None) -> Hdf5Header:
 
 
 class ModelNet40Hdf5(ArrayDataset):
-    """All clouds of one split in memory: the first `read_points` stored points of every shape.
+    """All clouds of one split in memory: the first `num_sample_points` stored points of every shape.
 
     Raises:
         DataError: if a file is missing, truncated, mislabelled or holds values that are not finite, or fewer
@@ -150,13 +150,15 @@ class ModelNet40Hdf5(ArrayDataset):
         if names is None:
             count = 1 + max(int(header.labels.max(initial=0)) for header in headers)
             names = MODELNET40_CLASSES if count <= 40 else tuple(str(label) for label in range(count))
-        points = torch.empty(sum(header.num_shapes for header in headers), config.read_points, 3)
+        points = np.empty(
+            (sum(header.num_shapes for header in headers), config.num_sample_points, 3), np.float32
+        )
         start = 0
         for header in headers:
             _read_points(header, points[start : start + header.num_shapes])
             start += header.num_shapes
         if config.normalize:
-            points = normalize_unit_sphere(points)
+            points = normalize_unit_sphere(torch.from_numpy(points)).numpy()
         super().__init__(
             points,
             torch.from_numpy(np.concatenate([header.labels for header in headers])),
@@ -165,7 +167,7 @@ class ModelNet40Hdf5(ArrayDataset):
         )
 
 
-def _read_points(header: Hdf5Header, out: torch.Tensor) -> None:
+def _read_points(header: Hdf5Header, out: np.ndarray) -> None:
     import h5py
 
     num_points = out.shape[1]
@@ -177,17 +179,17 @@ def _read_points(header: Hdf5Header, out: torch.Tensor) -> None:
         )
     try:
         with h5py.File(header.path, "r") as handle:
-            out.copy_(torch.from_numpy(np.asarray(handle["data"][:, :num_points], dtype=np.float32)))
+            out[:] = handle["data"][:, :num_points]
     except OSError as error:
         raise DataError(
             header.path, f"its points cannot be read, it may be truncated ({error})", GET_AGAIN
         ) from error
-    bad = torch.nonzero(~torch.isfinite(out).all(dim=-1).all(dim=-1)).flatten()
-    if len(bad):
+    bad = np.flatnonzero(~np.isfinite(out).all(axis=(1, 2)))
+    if bad.size:
         raise DataError(
             header.path,
             f"{len(bad)} of {header.num_shapes} shapes hold values that are not finite, "
-            f"the first in row {int(bad[0])}",
+            f"the first in row {bad[0]}",
             GET_AGAIN,
         )
 

@@ -8,7 +8,9 @@ from typing import Any
 from pcl_clora.config import build, unknown_name
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import PointDataset, check_split
+from pcl_clora.data.folder import FolderConfig, PointFolder
 from pcl_clora.data.modelnet_hdf5 import ModelNet40Hdf5, ModelNet40Hdf5Config
+from pcl_clora.data.modelnet_txt import ModelNet40Txt, ModelNet40TxtConfig
 from pcl_clora.data.procedural import ProceduralConfig, ProceduralShapes
 
 _DATASETS: dict[str, tuple[type[DataConfig], Callable[[Any, str], PointDataset]]] = {}
@@ -31,6 +33,8 @@ def register_dataset(name: str, config: type[DataConfig], make: Callable[[Any, s
 
 
 register_dataset("modelnet40_hdf5", ModelNet40Hdf5Config, ModelNet40Hdf5)
+register_dataset("modelnet40_txt", ModelNet40TxtConfig, ModelNet40Txt)
+register_dataset("folder", FolderConfig, PointFolder)
 register_dataset("procedural", ProceduralConfig, ProceduralShapes)
 
 
@@ -61,7 +65,7 @@ def build_dataset(config: DataConfig | Mapping[str, Any], split: str) -> PointDa
         split: "train" or "test".
 
     Returns:
-        A data set whose clouds have `config.read_points` points.
+        A data set whose clouds have `config.num_sample_points` points.
 
     Raises:
         ValueError: if the split or the name is not known.
