@@ -89,6 +89,7 @@ def save_checkpoint(path: Path, tree: Mapping[str, Any], identity: Mapping[str, 
     """
     tensors: dict[str, Tensor] = {}
     header = {"identity": dict(identity), "tree": _pack(tree, "", tensors)}
+    _separate(tensors)
     text = json.dumps(header)
     metadata = {
         "format": FORMAT,
@@ -175,7 +176,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """Replace every tensor of a tree by a stand-in and collect it under its path."""
     if isinstance(value, Tensor):
-        tensors[path] = _own_storage(value)
+        tensors[path] = value.detach().cpu().contiguous()
         return {TENSOR: path}
     if isinstance(value, Mapping):
         inside = f"{path}/" if path else ""
@@ -189,11 +190,15 @@ def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"A checkpoint cannot hold {path!r}, a {kind}; turn it into plain values.")
 
 
-def _own_storage(tensor: Tensor) -> Tensor:
-    """Bring a tensor to the CPU in one piece that it shares with nobody."""
-    tensor = tensor.detach().cpu().contiguous()
-    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-    return tensor if whole else tensor.clone()
+def _separate(tensors: dict[str, Tensor]) -> None:
+    """Copy tensors that are a part of a storage or share one, as the file format wants it."""
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        whole = storage.nbytes() == tensor.numel() * tensor.element_size()
+        if not whole or storage.data_ptr() in seen:
+            tensors[name] = tensor.clone()
+        seen.add(storage.data_ptr())
 
 
 def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -38,21 +38,22 @@ def deterministic_mode(enabled: bool = True) -> Iterator[None]:
         return
     memory: Any = torch.utils.deterministic
     before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.get_deterministic_debug_mode(),
         torch.backends.cudnn.benchmark,
         memory.fill_uninitialized_memory,
     )
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    memory.fill_uninitialized_memory = False  # a tenth of a step, and no code here reads such memory
+    torch.set_deterministic_debug_mode(
+        "error"
+    )  # as use_deterministic_algorithms, without importing a compiler
     torch.backends.cudnn.benchmark = False
+    memory.fill_uninitialized_memory = False  # a tenth of a step, and no code here reads such memory
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.backends.cudnn.benchmark = before[2]
-        memory.fill_uninitialized_memory = before[3]
+        torch.set_deterministic_debug_mode(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+        memory.fill_uninitialized_memory = before[2]
 
 
 def capture_rng_state() -> dict[str, Any]:

@@ -70,7 +70,8 @@ def test_matrices_of_two_processes_add_up(one: list[tuple[int, int]], two: list[
 def test_logits_count_as_their_largest_class() -> None:
     logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 1.0]])
     assert torch.equal(
-        count(torch.tensor([1, 2]), logits, 3).counts, count(torch.tensor([1, 2]), torch.tensor([1, 0]), 3).counts
+        count(torch.tensor([1, 2]), logits, 3).counts,
+        count(torch.tensor([1, 2]), torch.tensor([1, 0]), 3).counts,
     )
 
 
