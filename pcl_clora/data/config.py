@@ -16,7 +16,7 @@ class DataConfig(Config):
     pool_points: NonNegativeInt = 0  # points read a cloud, of which num_points are resampled; 0 = num_points
 
     @property
-    def num_sample_points(self) -> int:
+    def read_points(self) -> int:
         """Points that a sample of this data set holds."""
         return self.pool_points or self.num_points
 

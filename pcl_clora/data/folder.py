@@ -152,7 +152,7 @@ class PointFolder:
         return kept
 
     def _read(self, file: Path) -> np.ndarray:
-        wanted = self.config.num_sample_points
+        wanted = self.config.read_points
         content = read_points(file)
         # The name of the file, not its place on this machine, decides the choice.
         name = file.relative_to(self.config.root).as_posix()

@@ -136,7 +136,7 @@ def read_header(file: Path, num_classes: int | None = None) -> Hdf5Header:
 
 
 class ModelNet40Hdf5(ArrayDataset):
-    """All clouds of one split in memory: the first `num_sample_points` stored points of every shape.
+    """All clouds of one split in memory: the first `read_points` stored points of every shape.
 
     Raises:
         DataError: if a file is missing, truncated, mislabelled or holds values that are not finite, or fewer
@@ -150,9 +150,7 @@ class ModelNet40Hdf5(ArrayDataset):
         if names is None:
             count = 1 + max(int(header.labels.max(initial=0)) for header in headers)
             names = MODELNET40_CLASSES if count <= 40 else tuple(str(label) for label in range(count))
-        points = np.empty(
-            (sum(header.num_shapes for header in headers), config.num_sample_points, 3), np.float32
-        )
+        points = np.empty((sum(header.num_shapes for header in headers), config.read_points, 3), np.float32)
         start = 0
         for header in headers:
             _read_points(header, points[start : start + header.num_shapes])

@@ -48,9 +48,9 @@ class ModelNet40TxtConfig(DataConfig):
 
     @model_validator(mode="after")
     def _check(self) -> ModelNet40TxtConfig:
-        if self.num_sample_points > MAX_ROWS:
+        if self.read_points > MAX_ROWS:
             raise ValueError(
-                f"{self.num_sample_points} points are asked for; this data set gives at most {MAX_ROWS}."
+                f"{self.read_points} points are asked for; this data set gives at most {MAX_ROWS}."
             )
         if self.source == "dat" and self.variant != "modelnet40":
             raise ValueError("source=dat exists for variant=modelnet40 only; use source=text.")
@@ -109,7 +109,7 @@ def read_entries(root: str | Path, split: str, variant: str = "modelnet40") -> l
 
 
 class ModelNet40Txt(ArrayDataset):
-    """All clouds of one split: the first `num_sample_points` rows of every shape, mapped from a cache on disk.
+    """All clouds of one split: the first `read_points` rows of every shape, mapped from a cache on disk.
 
     Raises:
         DataError: if a list or file is missing, torn, has too few rows or columns, values that are not
@@ -125,7 +125,8 @@ class ModelNet40Txt(ArrayDataset):
             if entry.class_name not in label_of:
                 raise DataError(
                     listing,
-                    f"{entry.id!r} is of class {entry.class_name!r}, which {config.variant}_shape_names.txt lacks",
+                    f"{entry.id!r} is of class {entry.class_name!r}, which {config.variant}_shape_names.txt "
+                    "lacks",
                     "mend the list or complete the names",
                 )
         labels = np.array([label_of[entry.class_name] for entry in entries], dtype=np.int64)
@@ -134,19 +135,17 @@ class ModelNet40Txt(ArrayDataset):
         else:
             files = [entry.file for entry in entries]
         points = _points(config, split, files, labels)
-        paths = (
-            [f"{files[0]}#{row}" for row in range(len(entries))]
-            if config.source == "dat"
-            else map(str, files)
-        )
-        super().__init__(points, torch.from_numpy(labels), names, tuple(paths))
+        paths = list(map(str, files))
+        if config.source == "dat":
+            paths = [f"{files[0]}#{row}" for row in range(len(entries))]
+        super().__init__(points, torch.from_numpy(labels), names, paths)
 
 
 def _points(config: ModelNet40TxtConfig, split: str, files: list[Path], labels: np.ndarray) -> np.ndarray:
     for file in files:
         if not file.is_file():
             raise DataError(file, f"the file is missing, the {split} split needs it", GET_AGAIN)
-    shape = (len(labels), config.num_sample_points, 3)
+    shape = (len(labels), config.read_points, 3)
 
     def fill(out: np.ndarray) -> None:
         if config.source == "dat":
@@ -166,7 +165,7 @@ def _points(config: ModelNet40TxtConfig, split: str, files: list[Path], labels: 
         config.source,
         config.variant,
         split,
-        config.num_sample_points,
+        config.read_points,
         config.normalize,
         labels.tolist(),
     )
@@ -176,7 +175,7 @@ def _points(config: ModelNet40TxtConfig, split: str, files: list[Path], labels: 
     kind = "unit" if config.normalize else "raw"
     return cached_array(
         base / "modelnet40_txt" / f"{root.name}-{key}",
-        f"{config.variant}-{config.source}-{split}-{config.num_sample_points}-{kind}",
+        f"{config.variant}-{config.source}-{split}-{config.read_points}-{kind}",
         fingerprint(files, settings),
         shape,
         fill,
@@ -214,15 +213,12 @@ def _fill_from_dat(file: Path, labels: np.ndarray, out: np.ndarray) -> None:
         if cloud.ndim != 2 or cloud.shape[1] < 3 or cloud.shape[0] < out.shape[1] or cloud.dtype.kind != "f":
             raise DataError(
                 file,
-                f"cloud {row} is {cloud.dtype} {cloud.shape}, expected at least {out.shape[1]} rows of 3 numbers",
+                f"cloud {row} is {cloud.dtype} {cloud.shape}, expected {out.shape[1]} rows of 3 numbers",
                 "lower data.num_points (and data.pool_points), or get the file again",
             )
         if np.asarray(label).reshape(-1).tolist() != [labels[row]]:
-            raise DataError(
-                file,
-                f"label of cloud {row} is {np.asarray(label).tolist()}, the list says {labels[row]}",
-                GET_AGAIN,
-            )
+            found = np.asarray(label).tolist()
+            raise DataError(file, f"label of cloud {row} is {found}, the list says {labels[row]}", GET_AGAIN)
         out[row] = cloud[: out.shape[1], :3]
         if not np.isfinite(out[row]).all():
             raise DataError(file, f"cloud {row} has values that are not finite", GET_AGAIN)

@@ -202,7 +202,7 @@ class ProceduralShapes:
         self.part_names = tuple(
             f"{name}/{part}" for name in self.class_names for part in PROCEDURAL_PARTS[name]
         )
-        self._points = np.empty((size if config.keep else 0, config.num_sample_points, 3), dtype=np.float32)
+        self._points = np.empty((size if config.keep else 0, config.read_points, 3), dtype=np.float32)
         self._parts = np.empty(self._points.shape[:2], dtype=np.uint8)
         self._made = np.zeros(size, dtype=bool)
 
@@ -262,7 +262,7 @@ class ProceduralShapes:
         return generate_shape(
             self.class_names[int(self.labels[index])],
             self._number(index),
-            config.num_sample_points,
+            config.read_points,
             seed=config.seed,
             split=self.split,
             pose=config.pose,

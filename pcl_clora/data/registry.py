@@ -65,7 +65,7 @@ def build_dataset(config: DataConfig | Mapping[str, Any], split: str) -> PointDa
         split: "train" or "test".
 
     Returns:
-        A data set whose clouds have `config.num_sample_points` points.
+        A data set whose clouds have `config.read_points` points.
 
     Raises:
         ValueError: if the split or the name is not known.
