@@ -1,0 +1,52 @@
+"""What the commands share: their common options, printing, and stopping politely."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ConfigPath = Annotated[
+    Path, typer.Option("--config", "-c", help="Settings: a yaml file, for example of the folder cfgs.")
+]
+RunFolderPath = Annotated[Path, typer.Option("--run", help="Folder of a finished run.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Settings that come last, for example optim.lr=1e-3 data.root=/data."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print json and nothing else on standard output.")]
+
+INTERRUPTED = 130  # what shells report after Ctrl-C
+
+
+def print_json(content: Any) -> None:
+    """Print json on standard output."""
+    print(json.dumps(content, indent=2))
+
+
+def show(*renderables: Any) -> None:
+    """Print rich tables or text on standard output, at least 100 columns wide where it is no terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=max(console.width, 120))
+    for item in renderables:
+        console.print(item, markup=False)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn Ctrl-C into its message and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "Interrupted.", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None

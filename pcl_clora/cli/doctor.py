@@ -1,0 +1,85 @@
+"""`pcl-clora doctor`."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pcl_clora.cli.common import AsJson, print_json, show
+
+OPTIONAL = {  # package -> what it makes possible
+    "matplotlib": "learning curves as pictures (report run)",
+    "tensorboard": "train.tensorboard=true",
+    "plyfile": "ply files",
+    "timm": "image backbones",
+    "open3d": "windows and pictures of clouds",
+}
+
+
+def doctor(
+    data: Annotated[Path, typer.Option(help="Folder that holds the data sets.")] = Path("data"),
+    as_json: AsJson = False,
+) -> None:
+    """Print what this installation has: versions, device, operator backends, data, optional packages."""
+    found = diagnose(data)
+    if as_json:
+        print_json(found)
+        return
+    from pcl_clora.report.show import plain_table
+
+    system = [
+        [name, str(found[name])] for name in ("pcl_clora", "git", "python", "platform", "device", "threads")
+    ]
+    system += [[name, number] for name, number in found["versions"].items()]
+    optional = [
+        [name, state["version"] or f"not installed: pip install {name}", state["enables"]]
+        for name, state in found["optional"].items()
+    ]
+    sets = [[name, state] for name, state in found["data"].items()]
+    empty = [[f"no folder in {data}", "see data/README.md, or name one with --data"]]
+    show(
+        plain_table("Installation", ["what", "value"], system, left=2),
+        plain_table(
+            "Point operators", ["operator", "backend"], [list(row) for row in found["ops"].items()], left=2
+        ),
+        plain_table("Data", ["folder", "state"], sets or empty, left=2),
+        plain_table("Optional packages", ["package", "version", "enables"], optional, left=3),
+    )
+
+
+def diagnose(data: Path) -> dict[str, Any]:
+    """Gather what `doctor` prints, in json types."""
+    from pcl_clora.engine import choose_device, environment
+
+    return {
+        **environment(choose_device("auto")),
+        "data": {str(folder): _state_of(folder) for folder in _folders(data)},
+        "optional": {name: {"version": _version(name), "enables": use} for name, use in OPTIONAL.items()},
+    }
+
+
+def _folders(data: Path) -> list[Path]:
+    if not data.is_dir():
+        return []
+    return [path for path in sorted(data.iterdir()) if path.is_dir() and path.name != "manifests"]
+
+
+def _state_of(folder: Path) -> str:
+    """Check one data folder: "complete", or its first problem and how many there are."""
+    from pcl_clora.data import check_data
+
+    problems = [finding for finding in check_data(folder) if finding.level == "error"]
+    if not problems:
+        return "complete"
+    more = f" ({len(problems) - 1} more: pcl-clora data check {folder})" if len(problems) > 1 else ""
+    return f"{problems[0]}{more}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

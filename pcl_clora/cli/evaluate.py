@@ -1,0 +1,105 @@
+"""`pcl-clora eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pcl_clora.cli.common import AsJson, Overrides, RunFolderPath, print_json, show
+
+if TYPE_CHECKING:
+    from pcl_clora.engine import RunConfig
+
+CHANGEABLE = ("data", "protocol", "train", "optim.batch_size")  # sections that do not change what was trained
+
+
+def evaluate(
+    run: RunFolderPath,
+    overrides: Overrides = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data, where it is not where the run found it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate the best model of a finished run on the test split.
+
+    Settings of data, protocol and train can be changed, for example protocol.votes=10 or data.num_points=512;
+    the model is the one that was trained.
+    """
+    from pcl_clora.report.show import plain_table
+    from pcl_clora.report.units import percent
+
+    given = [*(overrides or []), *([f"data.root={data}"] if data else [])]
+    result = evaluate_run(run, given)
+    if as_json:
+        print_json(result)
+        return
+    metrics = result["metrics"]
+    recall = [[name, "" if value is None else percent(value)] for name, value in metrics["per_class"].items()]
+    title = (
+        f"{run}: {result['method']} on {result['data']['name']}, {result['data']['num_test']:,} test clouds"
+    )
+    summary = [
+        ["overall accuracy", percent(metrics["oa"])],
+        ["mean class accuracy", percent(metrics["macc"])],
+        ["cross entropy", f"{metrics['loss']:.4f}"],
+    ]
+    show(plain_table(title, ["percent", ""], summary), plain_table("", ["class", "recall, percent"], recall))
+
+
+def evaluate_run(folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """Evaluate a run's best model: the numbers with everything one needs to read them.
+
+    Raises:
+        ConfigError: if an override would change the model, or the data have other classes.
+    """
+    from pcl_clora.config import ConfigError
+    from pcl_clora.engine import RunFolder, load_run, load_run_config
+
+    for item in overrides:
+        key = item.partition("=")[0]
+        if not any(key == name or key.startswith(f"{name}.") for name in CHANGEABLE):
+            raise ConfigError(
+                f"{key} cannot be changed when a run is evaluated, only {', '.join(CHANGEABLE)}; to change "
+                "the model, train again."
+            )
+    _, model = load_run(folder)
+    cfg = load_run_config(RunFolder(folder).config, overrides)
+    names, metrics = _measure(cfg, model)
+    return {
+        "run": str(folder),
+        "method": cfg.adapter.method,
+        "model": cfg.model.name,
+        "seed": cfg.seed,
+        "protocol": cfg.protocol.model_dump(mode="json"),
+        "data": {"name": cfg.data.name, "num_test": metrics.num_clouds, "num_points": cfg.data.num_points},
+        "metrics": metrics.as_json(names),
+    }
+
+
+def _measure(cfg: RunConfig, model: Any) -> tuple[tuple[str, ...], Any]:
+    """Classify the test split; return its class names and the metrics."""
+    from pcl_clora.config import ConfigError
+    from pcl_clora.data import PointLoader, build_dataset
+    from pcl_clora.engine import choose_device, evaluate
+
+    test = build_dataset(cfg.data, "test")
+    if len(test.class_names) != cfg.model.num_classes:
+        raise ConfigError(
+            f"The run was trained on {cfg.model.num_classes} classes, but these data have "
+            f"{len(test.class_names)}; give the data it was trained on."
+        )
+    loader = PointLoader(test, 2 * cfg.optim.batch_size, seed=cfg.seed, num_workers=cfg.train.num_workers)
+    metrics = evaluate(
+        model.to(choose_device(cfg.train.device)),
+        loader,
+        num_classes=cfg.model.num_classes,
+        num_points=cfg.data.num_points,
+        votes=cfg.protocol.votes,
+        vote_augment=cfg.protocol.vote_augment,
+        seed=cfg.seed,
+        amp=cfg.train.amp,
+    )
+    return tuple(test.class_names), metrics

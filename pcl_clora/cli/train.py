@@ -1,0 +1,100 @@
+"""`pcl-clora train`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pcl_clora.cli.common import AsJson, ConfigPath, Overrides, interruptible, print_json, show
+
+if TYPE_CHECKING:
+    from pcl_clora.engine import RunConfig
+
+
+class Resume(str, Enum):
+    """What to do with a checkpoint in the run folder."""
+
+    auto = "auto"
+    never = "never"
+
+
+def train(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    resume: Annotated[
+        Resume,
+        typer.Option(help="auto: go on from the folder's checkpoint, with the same bits. never: start over."),
+    ] = Resume.auto,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print settings, what would be trained, cost and missing files; train nothing."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Adapt a backbone to a data set, evaluate it on the test split, and write a run folder.
+
+    The folder (output/name of the settings) gets config.yaml, env.json, plan.json, metrics.jsonl,
+    result.json, report.md and best/adapter.safetensors. A run that was interrupted, even killed, goes on with
+    the same command.
+    """
+    from pcl_clora.engine import load_run_config
+
+    cfg = load_run_config(config, overrides or [])
+    if dry_run:
+        _dry_run(cfg)
+        return
+    from pcl_clora.engine import Trainer
+    from pcl_clora.report import write_report
+
+    with interruptible():
+        finished = Trainer(cfg, resume=resume.value).fit()
+    report = write_report(finished.run_dir)
+    if as_json:
+        print_json(dict(finished.result))
+        return
+    from pcl_clora.report import make_table
+    from pcl_clora.report.show import run_table_view
+
+    show(run_table_view(make_table([finished.run_dir])), f"Report: {report}")
+
+
+def _dry_run(cfg: RunConfig) -> None:
+    """Print everything that can be known before a run."""
+    import torch
+
+    from pcl_clora.adapters import attach_adapter
+    from pcl_clora.adapters.plan import format_plan
+    from pcl_clora.config import dump_yaml
+    from pcl_clora.models import build_model
+    from pcl_clora.report import count_cost
+    from pcl_clora.report.show import cost_view
+
+    torch.manual_seed(cfg.seed)
+    model = attach_adapter(build_model(cfg.model), cfg.adapter)
+    cost = cost_view(count_cost(model, cfg.data.num_points), title="Cost")
+    missing = missing_files(cfg)
+    show(
+        "Settings\n" + dump_yaml(cfg),
+        "What is trained\n" + format_plan(model.plan, model) + "\n",
+        cost,
+        "",
+        "Missing files\n" + "\n".join(f"  {line}" for line in missing) if missing else "No file is missing.",
+    )
+
+
+def missing_files(cfg: RunConfig) -> list[str]:
+    """Say which files a run needs and does not find, one message each."""
+    from pcl_clora.data import check_data
+
+    missing = [str(finding) for finding in check_data(cfg.data) if finding.level == "error"]
+    if cfg.weights.path and not Path(cfg.weights.path).exists():
+        missing.append(
+            f"{cfg.weights.path}: there is no such file; set weights.path to a weights file or the "
+            "folder of a finished run."
+        )
+    return missing

@@ -1,0 +1,341 @@
+"""The main job in two minutes: warm up a tiny backbone, adapt it in three ways to new classes, merge."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import NonNegativeInt, PositiveInt, field_validator
+from torch import Tensor, nn
+
+from pcl_clora.config import Config, ConfigError, build, config_hash, dump_yaml, merge, parse_overrides
+from pcl_clora.data import PointLoader, build_dataset
+from pcl_clora.engine import OptimConfig, RunConfig, RunResult, Trainer
+from pcl_clora.engine.checkpoint import write_json, write_text
+from pcl_clora.report import cost_report, units, write_report
+
+WARMUP = "warmup"
+NOTE = (
+    "A demonstration, not a benchmark: made shapes, one seed, honest protocol (last epoch, test set used "
+    "once). GFLOPs = 2 x multiply-adds of one cloud, attention included; GMACs in the papers' convention."
+)
+
+
+class StageConfig(Config):
+    """One training of the demo: which classes, how many clouds, how long."""
+
+    classes: tuple[str, ...]  # classes of the procedural generator
+    train_size: PositiveInt  # training clouds over all classes
+    test_size: PositiveInt  # test clouds over all classes
+    optim: OptimConfig  # the same for all methods but for their lr
+
+
+class MethodConfig(Config):
+    """One way of adapting the warmed-up backbone."""
+
+    adapter: dict[str, Any]  # section `adapter` of a run
+    lr: float  # learning rate after the warm-up; the other settings are those of the stage
+
+
+class DemoConfig(Config):
+    """Everything that decides the demo; pcl_clora/config/demo.yaml fills it."""
+
+    seed: NonNegativeInt = 0  # of everything: shapes, weights, order, dropout
+    num_points: PositiveInt = 512  # points a cloud
+    augment: str = "rotate_y"  # training augmentation of all stages
+    model: dict[str, Any]  # section `model` of a run; num_classes follows from the classes
+    warmup: StageConfig  # the backbone learns here, all of it
+    target: StageConfig  # the methods adapt it to these classes
+    methods: dict[str, MethodConfig]  # sub-folder -> method
+    latency_repeats: PositiveInt = 11  # rounds of the latency comparison
+    latency_batch: PositiveInt = 16  # clouds at once in it
+
+    @field_validator("methods")
+    @classmethod
+    def _has_clora(cls, methods: dict[str, MethodConfig]) -> dict[str, MethodConfig]:
+        if "clora" not in methods:
+            raise ValueError("the demo merges the adapter of method 'clora'; keep it in methods.")
+        return methods
+
+
+def load_demo_config(overrides: Sequence[str] = ()) -> DemoConfig:
+    """Read the embedded settings of the demo, and lay `key=value` overrides over them.
+
+    Raises:
+        ConfigError: if a setting is not known or wrong, or a class is in both stages.
+    """
+    text = files("pcl_clora.config").joinpath("demo.yaml").read_text(encoding="utf-8")
+    demo = build(DemoConfig, merge(yaml.safe_load(text), parse_overrides(overrides)), source="demo.yaml")
+    both = sorted(set(demo.warmup.classes) & set(demo.target.classes))
+    if both:
+        raise ConfigError(f"{', '.join(both)}: in warmup.classes and target.classes; the target must be new.")
+    return demo
+
+
+def run_configs(demo: DemoConfig, out: str | Path) -> dict[str, RunConfig]:
+    """Write the demo out as ordinary runs: sub-folder -> settings, the warm-up first.
+
+    The method runs start from the warm-up's folder, so any of them can be repeated by `pcl-clora train`.
+    """
+    runs = {WARMUP: _run_config(demo, out, WARMUP, demo.warmup, {"adapter": {"method": "full"}})}
+    for name, method in demo.methods.items():
+        special = {
+            "adapter": method.adapter,
+            "optim": {"lr": method.lr},
+            "weights": {"path": str(Path(out) / WARMUP)},
+        }
+        runs[name] = _run_config(demo, out, name, demo.target, special)
+    return runs
+
+
+def _run_config(
+    demo: DemoConfig, out: str | Path, name: str, stage: StageConfig, special: Mapping[str, Any]
+) -> RunConfig:
+    values = {
+        "name": name,
+        "output": str(out),
+        "seed": demo.seed,
+        "augment": demo.augment,
+        "model": {**demo.model, "num_classes": len(stage.classes)},
+        "data": {
+            "name": "procedural",
+            "classes": list(stage.classes),
+            "train_size": stage.train_size,
+            "test_size": stage.test_size,
+            "num_points": demo.num_points,
+            "seed": demo.seed,
+        },
+        "optim": stage.optim.model_dump(mode="json"),
+        "train": {"checkpoint_every_steps": 0},
+    }
+    return build(RunConfig, merge(values, special), source=f"demo.yaml, {name}")
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """One line of the demo's table.
+
+    Attributes:
+        name: of the method.
+        result: result.json of its run.
+        cost: cost report of its model, without latency and memory except for CLoRA.
+        adapter_bytes: size of its adapter file.
+    """
+
+    name: str
+    result: Mapping[str, Any]
+    cost: Mapping[str, Any]
+    adapter_bytes: int
+
+    HEADER = (
+        "method",
+        "accuracy",
+        "class acc.",
+        "trained params",
+        "adapter file",
+        "GFLOPs",
+        "merged",
+        "GMACs (papers)",
+        "time",
+    )
+
+    def cells(self) -> list[str]:
+        """Return the cells of HEADER."""
+        metrics, macs, flops = self.result["metrics"], self.cost["macs"], self.cost["flops"]
+        return [
+            self.name,
+            units.percent(metrics["oa"]),
+            units.percent(metrics["macc"]),
+            units.count(self.result["params"]["trainable"]),
+            units.file_size(self.adapter_bytes),
+            units.giga(flops["executed"]),
+            units.giga(flops["executed_merged"]),
+            units.giga(macs["published"]),
+            units.duration(self.result["train_seconds"]),
+        ]
+
+
+def run_demo(overrides: Sequence[str] = (), out: str | Path = "runs/demo") -> dict[str, Any]:
+    """Run the demo, print its table, and write its folder.
+
+    The folder gets config.yaml, metrics.jsonl (all stages), result.json, report.md and adapter.safetensors
+    (the CLoRA adapter), and a complete run folder for the warm-up and for every method.
+
+    Args:
+        overrides: key=value pairs over the embedded settings.
+        out: the folder; what an earlier demo left there is replaced.
+
+    Returns:
+        The content of result.json.
+    """
+    began = time.monotonic()
+    demo, folder = load_demo_config(overrides), Path(out)
+    runs = run_configs(demo, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.yaml", dump_yaml(demo))
+    finished: dict[str, RunResult] = {}
+    for number, (name, cfg) in enumerate(runs.items(), start=1):
+        _say(f"[{number}/{len(runs)}] {_describe(demo, name, cfg)}")
+        finished[name] = Trainer(cfg, resume="never").fit()
+        write_report(finished[name].run_dir)
+    _join_metrics(folder, list(runs))
+    shutil.copyfile(folder / "clora" / "best" / "adapter.safetensors", folder / "adapter.safetensors")
+    _say("merging the CLoRA adapter, comparing logits and latency")
+    rows = [_row(demo, name, finished[name]) for name in demo.methods]
+    merged = _compare_merged(demo, runs["clora"], finished["clora"].model)
+    result = _result(demo, finished, rows, merged, time.monotonic() - began)
+    write_json(folder / "result.json", result)
+    write_text(folder / "report.md", _report(result, rows))
+    _show(folder, result, rows)
+    return result
+
+
+def _describe(demo: DemoConfig, name: str, cfg: RunConfig) -> str:
+    stage = demo.warmup if name == WARMUP else demo.target
+    what = "warm-up: all of the tiny backbone" if name == WARMUP else f"{name} on the warmed-up backbone"
+    return f"{what}, {len(stage.classes)} classes, {stage.train_size} clouds, {cfg.optim.epochs} epochs"
+
+
+def _join_metrics(folder: Path, names: Sequence[str]) -> None:
+    """Gather the metrics of all stages in one file, each line with the stage it belongs to."""
+    lines = []
+    for name in names:
+        for line in (folder / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            lines.append(json.dumps({"run": name, **json.loads(line)}))
+    write_text(folder / "metrics.jsonl", "\n".join(lines) + "\n")
+
+
+def _row(demo: DemoConfig, name: str, finished: RunResult) -> MethodRow:
+    measure = name == "clora"
+    cost = cost_report(
+        finished.model,
+        demo.num_points,
+        repeats=demo.latency_repeats,
+        batch_size=demo.latency_batch,
+        with_memory=measure,
+        with_latency=measure,
+    )
+    size = (finished.run_dir / "best" / "adapter.safetensors").stat().st_size
+    return MethodRow(name, finished.result, cost, size)
+
+
+def _compare_merged(demo: DemoConfig, cfg: RunConfig, model: nn.Module) -> dict[str, float]:
+    """Classify the test clouds before and after merging, and say by how much the logits differ."""
+    test = build_dataset(cfg.data, "test")
+    before = _logits(model, test, demo)
+    after = _logits(copy.deepcopy(model).merge_and_unload(), test, demo)  # type: ignore[operator]
+    return {
+        "clouds": len(test),
+        "max_logit_difference": float((before - after).abs().max()),
+        "max_logit": float(before.abs().max()),
+        "changed_predictions": int((before.argmax(1) != after.argmax(1)).sum()),
+    }
+
+
+def _logits(model: nn.Module, dataset: Any, demo: DemoConfig) -> Tensor:
+    loader = PointLoader(dataset, demo.latency_batch)
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        return torch.cat([model(batch.points.to(device)).cpu() for batch in loader.batches(0)])
+
+
+def _result(
+    demo: DemoConfig,
+    finished: Mapping[str, RunResult],
+    rows: Sequence[MethodRow],
+    merged: Mapping[str, float],
+    seconds: float,
+) -> dict[str, Any]:
+    clora = next(row for row in rows if row.name == "clora")
+    first = finished[WARMUP].result
+    return {
+        "config_hash": config_hash(demo),
+        "seed": demo.seed,
+        "git": first["git"],
+        "versions": first["versions"],
+        "protocol": first["protocol"],
+        "augment": demo.augment,
+        "note": NOTE,
+        "warmup": {"metrics": _summary(first), "train_seconds": first["train_seconds"]},
+        "methods": {
+            row.name: {
+                "metrics": _summary(row.result),
+                "params": row.result["params"],
+                "macs": {k: v for k, v in row.cost["macs"].items() if k != "conventions"},
+                "flops": row.cost["flops"],
+                "adapter_bytes": row.adapter_bytes,
+                "train_seconds": row.result["train_seconds"],
+            }
+            for row in rows
+        },
+        "merge": {**merged, "latency_ms": clora.cost["latency_ms"], "memory_mib": clora.cost["memory_mib"]},
+        "seconds": round(seconds, 1),
+    }
+
+
+def _summary(result: Mapping[str, Any]) -> dict[str, float]:
+    return {name: result["metrics"][name] for name in ("oa", "macc", "loss")}
+
+
+def _merge_lines(result: Mapping[str, Any]) -> list[str]:
+    merge_result = result["merge"]
+    latency = merge_result["latency_ms"]
+    turns = (
+        f"(batch of {latency['batch_size']}, {latency['threads']} thread(s), {latency['device']}, medians "
+        f"of {latency['repeats']} turns)"
+    )
+    return [
+        f"CLoRA merged: largest logit difference {merge_result['max_logit_difference']:.2e} over "
+        f"{merge_result['clouds']} test clouds (largest logit {merge_result['max_logit']:.2f}), "
+        f"{merge_result['changed_predictions']} predictions changed.",
+        f"Latency a cloud: {latency['unmerged']:.2f} ms before and {latency['merged']:.2f} ms after merging "
+        f"{turns}.",
+    ]
+
+
+def _title(result: Mapping[str, Any]) -> str:
+    warm = result["warmup"]
+    return (
+        f"Adapting to new classes (backbone warmed up on others in {units.duration(warm['train_seconds'])}, "
+        f"accuracy there {units.percent(warm['metrics']['oa'])} %)"
+    )
+
+
+def _report(result: Mapping[str, Any], rows: Sequence[MethodRow]) -> str:
+    table = units.markdown_table(MethodRow.HEADER, [row.cells() for row in rows])
+    merged = "\n".join(f"* {line}" for line in _merge_lines(result))
+    links = "\n".join(f"* [{name}]({name}/report.md)" for name in (WARMUP, *(row.name for row in rows)))
+    return (
+        f"# Demo\n\n{_title(result)}. {NOTE}\n\n{table}\n\nAccuracies in percent.\n\n"
+        f"## Merging\n\n{merged}\n\n## Pages of the runs\n\n{links}\n\n"
+        f"All of it took {units.duration(result['seconds'])}; settings {result['config_hash']} (config.yaml), code {result['git']}.\n"
+    )
+
+
+def _show(folder: Path, result: Mapping[str, Any], rows: Sequence[MethodRow]) -> None:
+    from rich.console import Console
+
+    from pcl_clora.report.show import plain_table
+
+    console = Console(file=sys.stdout, highlight=False)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, highlight=False, width=max(console.width, 120))
+    console.print(plain_table(_title(result), MethodRow.HEADER, [row.cells() for row in rows]))
+    for line in (NOTE, *_merge_lines(result)):
+        console.print(line, markup=False)
+    took = units.duration(result["seconds"])
+    console.print(f"All of it took {took}; {folder}/report.md has the rest.", markup=False)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

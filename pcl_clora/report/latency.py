@@ -1,0 +1,95 @@
+"""Time models against each other fairly: turn by turn in one process, the machine's load on all alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pcl_clora.report.macs import OWN_OPS, evaluation
+
+
+class _OwnOpsClock(TorchDispatchMode):
+    """Adds up the time spent in operators of our own: sampling and neighbour search."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func.namespace != OWN_OPS:
+            return func(*args, **(kwargs or {}))
+        began = time.perf_counter()
+        result = func(*args, **(kwargs or {}))
+        self.seconds += time.perf_counter() - began
+        return result
+
+
+def interleaved_seconds(
+    runs: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 1
+) -> dict[str, float]:
+    """Time several functions turn by turn and return the median of each.
+
+    Args:
+        runs: name -> what to time; must wait for its own result.
+        repeats: rounds that count.
+        warmup: rounds before that do not.
+
+    Returns:
+        Name -> seconds.
+    """
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(warmup + repeats):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            run()
+            if turn >= warmup:
+                times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def model_latency_ms(
+    models: Mapping[str, nn.Module], points: Tensor, *, repeats: int, warmup: int = 1
+) -> dict[str, float]:
+    """Time the forward pass of several models turn by turn, in evaluation mode and without gradients.
+
+    Args:
+        models: name -> model.
+        points: (B, N, 3), on the models' device.
+        repeats: rounds that count.
+        warmup: rounds before that do not.
+
+    Returns:
+        Name -> milliseconds per cloud: median time of a batch / B.
+    """
+
+    def forward(model: nn.Module) -> float:
+        with evaluation(model), torch.inference_mode():
+            return float(model(points).sum())  # reading the value waits for the device
+
+    runs = {name: (lambda model=model: forward(model)) for name, model in models.items()}
+    seconds = interleaved_seconds(runs, repeats, warmup)
+    return {name: 1000 * value / points.shape[0] for name, value in seconds.items()}
+
+
+def grouping_latency_ms(model: nn.Module, points: Tensor, *, repeats: int) -> float | None:
+    """Time the share of a forward pass that sampling and neighbour search take, which no MAC count shows.
+
+    Returns:
+        Milliseconds per cloud, median; None on a device that does not wait for its operators.
+    """
+    if points.device.type != "cpu":
+        return None
+    times = []
+    for _ in range(repeats):
+        with _OwnOpsClock() as clock, evaluation(model), torch.no_grad():
+            model(points)
+        times.append(clock.seconds)
+    return 1000 * statistics.median(times) / points.shape[0]

@@ -1,0 +1,97 @@
+"""Reports on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pcl_clora.report.tables import HEADER, RunTable
+from pcl_clora.report.units import count, giga
+
+
+def plain_table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1
+) -> RenderableType:
+    """Make a table under a title; its first `left` columns are words, the others numbers."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return Group(Text(title, style="bold"), table)
+
+
+def cost_view(report: Mapping[str, Any], *, title: str, with_modules: bool = False) -> RenderableType:
+    """Lay out a cost report; both counting conventions are named."""
+    params, macs, flops = report["params"], report["macs"], report["flops"]
+    conventions = macs["conventions"]
+    parts: list[RenderableType] = [
+        plain_table(
+            title, ["parameters", "number"], [[name, f"{value:,}"] for name, value in params.items()]
+        ),
+        plain_table(
+            f"Multiply-adds of one cloud of {report['num_points']:,} points",
+            ["GMACs", "convention", "10^9"],
+            [
+                ["published", conventions["published"], giga(macs["published"])],
+                ["layers", conventions["layers"], giga(macs["layers"])],
+                ["executed", conventions["executed"], giga(macs["executed"])],
+                ["executed, merged", conventions["executed_merged"], giga(macs["executed_merged"])],
+            ],
+            left=2,
+        ),
+        Text(
+            f"Executed GFLOPs = 2 x GMACs: {giga(flops['executed'])}, merged "
+            f"{giga(flops['executed_merged'])}. Sampling and neighbour search, in neither: "
+            f"{giga(flops['grouping'])} GFLOPs."
+        ),
+        *_measured(report),
+    ]
+    if with_modules:
+        rows = [
+            [name, count(row["params"]), giga(row["macs_published"]), giga(row["macs_executed"])]
+            for name, row in report["modules"].items()
+        ]
+        header = ["module", "parameters", "GMACs published", "GMACs executed"]
+        parts.append(
+            plain_table(
+                "Module by module, adapter merged; a product that a parent does counts there", header, rows
+            )
+        )
+    return Group(*parts)
+
+
+def run_table_view(table: RunTable) -> RenderableType:
+    """Lay out a table over runs."""
+    rows = [row.cells() for row in table.rows]
+    return Group(plain_table("", HEADER, rows), Text(table.title, style="dim"))
+
+
+def _measured(report: Mapping[str, Any]) -> list[RenderableType]:
+    """Tables of what was measured, if it was."""
+    parts: list[RenderableType] = []
+    memory, latency = report["memory_mib"], report["latency_ms"]
+    if memory:
+        names = ("weights", "inference", "training_step")
+        rows = [[name.replace("_", " "), _number(memory[name])] for name in names]
+        parts += [
+            plain_table(f"Memory, batch of {memory['batch_size']}", ["what", "MiB"], rows),
+            Text(memory["method"], style="dim"),
+        ]
+    if latency:
+        rows = [[name, _number(latency[name])] for name in ("unmerged", "merged", "grouping")]
+        title = (
+            f"Latency a cloud, batch of {latency['batch_size']}, {latency['device']}, "
+            f"{latency['threads']} thread(s), median of {latency['repeats']}"
+        )
+        parts += [plain_table(title, ["what", "ms"], rows), Text(latency["method"], style="dim")]
+    return parts
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.2f}"

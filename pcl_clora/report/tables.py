@@ -1,0 +1,222 @@
+"""One table over several runs, seeds together; it does not put side by side what cannot be compared."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pcl_clora.engine.checkpoint import write_text
+from pcl_clora.engine.config import differences, run_identity
+from pcl_clora.report import units
+from pcl_clora.report.records import ReportError, RunRecord, read_run, run_cost
+
+HEADER = (
+    "method",
+    "OA",
+    "mAcc",
+    "trained params",
+    "adapter file",
+    "GMACs",
+    "GMACs executed",
+    "train time",
+    "protocol",
+    "seeds",
+    "augmentation",
+)
+WITHOUT_MEANING = ("seed", "data.root")  # settings that differ between runs of one row
+COMPARED = {
+    "protocol": ("name", "select", "votes", "val_fraction"),
+    "data": ("name", "num_train", "num_test", "num_points"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs that differ only in their seed.
+
+    Attributes:
+        label: the method, and what tells it from other rows of the same method.
+        runs: in the order of their seeds.
+        cost: what `count_cost` says of their model.
+    """
+
+    label: str
+    runs: tuple[RunRecord, ...]
+    cost: Mapping[str, Any]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds, ascending."""
+        return tuple(run.result["seed"] for run in self.runs)
+
+    def metric(self, name: str) -> tuple[float, float | None]:
+        """Mean and standard deviation (n - 1) over the seeds, in [0, 1]; no deviation of a single seed."""
+        values = [run.result["metrics"][name] for run in self.runs]
+        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all numbers of the row, units in the names."""
+        first = self.runs[0].result
+        numbers: dict[str, Any] = {"method": first["method"], "label": self.label}
+        for name in ("oa", "macc"):
+            numbers[name], numbers[f"{name}_std"] = self.metric(name)
+        return numbers | {
+            "params": first["params"],
+            "adapter_bytes": self.runs[0].adapter_bytes,
+            "macs_published": self.cost["macs"]["published"],
+            "macs_executed": self.cost["macs"]["executed"],
+            "macs_executed_merged": self.cost["macs"]["executed_merged"],
+            "train_seconds": statistics.fmean(run.result["train_seconds"] for run in self.runs),
+            "epochs": first["epochs"],
+            "protocol": first["protocol"],
+            "seeds": list(self.seeds),
+            "augment": first["augment"],
+            "runs": [str(run.files.path) for run in self.runs],
+        }
+
+    def cells(self) -> list[str]:
+        """Return the cells of HEADER."""
+        numbers = self.as_json()
+        size = numbers["adapter_bytes"]
+        return [
+            self.label,
+            _mean_and_deviation(*self.metric("oa")),
+            _mean_and_deviation(*self.metric("macc")),
+            units.count(numbers["params"]["trainable"]),
+            "gone" if size is None else units.file_size(size),
+            units.giga(numbers["macs_published"]),
+            units.giga(numbers["macs_executed"]),
+            units.duration(numbers["train_seconds"]),
+            protocol_name(numbers["protocol"]),
+            " ".join(map(str, self.seeds)),
+            numbers["augment"],
+        ]
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """Rows that may stand side by side.
+
+    Attributes:
+        rows: in the order in which their first run was given.
+        data: the data set of all of them, as result.json describes it.
+    """
+
+    rows: tuple[Row, ...]
+    data: Mapping[str, Any]
+
+    @property
+    def title(self) -> str:
+        """Data set, splits and units."""
+        data = self.data
+        return (
+            f"{data['name']}, {data['num_train']:,} training and {data['num_test']:,} test clouds of "
+            f"{data['num_points']:,} points; accuracies in percent, mean +- standard deviation over seeds; "
+            "GMACs: linear and convolution layers, merged, one cloud (what papers call GFLOPs); executed: "
+            "attention and unmerged adapter included"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything in json types."""
+        return {"data": dict(self.data), "rows": [row.as_json() for row in self.rows]}
+
+    def write(self, path: str | Path) -> None:
+        """Write the table to a file: .md, .csv or .json says how.
+
+        Raises:
+            ReportError: for another ending.
+        """
+        path = Path(path)
+        cells = [row.cells() for row in self.rows]
+        if path.suffix == ".md":
+            text = f"{self.title}.\n\n{units.markdown_table(HEADER, cells)}\n"
+        elif path.suffix == ".csv":
+            text = units.csv_table(HEADER, cells)
+        elif path.suffix == ".json":
+            text = json.dumps(self.as_json(), indent=2) + "\n"
+        else:
+            raise ReportError(f"{path} ends in {path.suffix!r}; use .md, .csv or .json.")
+        write_text(path, text)
+
+
+def make_table(folders: Sequence[str | Path]) -> RunTable:
+    """Gather finished runs into one table; runs that differ only in the seed become one row.
+
+    Args:
+        folders: run folders.
+
+    Raises:
+        ReportError: if a run is not finished, protocols or data sets differ, a run is given twice, or a
+            number was chosen on the test set under the honest protocol.
+    """
+    if not folders:
+        raise ReportError("Give at least one run folder.")
+    runs = [read_run(folder) for folder in folders]
+    for section, keys in COMPARED.items():
+        _refuse_mixture(runs, section, keys)
+    groups: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        groups.setdefault(json.dumps(_settings(run), sort_keys=True), []).append(run)
+    rows = []
+    for members in groups.values():
+        _refuse_repeats(members)
+        ordered = tuple(sorted(members, key=lambda run: run.result["seed"]))
+        rows.append(Row(_label(members[0], runs), ordered, run_cost(members[0].cfg)))
+    return RunTable(tuple(rows), dict(runs[0].result["data"]))
+
+
+def protocol_name(protocol: Mapping[str, Any]) -> str:
+    """Say a protocol in a few words: "honest, last epoch", "paper, best on test, 10 votes"."""
+    select = protocol["select"]
+    chosen = "last epoch" if select == "last" else f"best on {select}"
+    votes = f", {protocol['votes']} votes" if protocol["votes"] > 1 else ""
+    return f"{protocol['name']}, {chosen}{votes}"
+
+
+def _mean_and_deviation(mean: float, deviation: float | None) -> str:
+    return units.percent(mean) + (f" +- {units.percent(deviation)}" if deviation is not None else "")
+
+
+def _settings(run: RunRecord) -> dict[str, Any]:
+    """Everything that makes a row of its own."""
+    return {key: value for key, value in run_identity(run.cfg).items() if key not in WITHOUT_MEANING}
+
+
+def _refuse_mixture(runs: Sequence[RunRecord], section: str, keys: Sequence[str]) -> None:
+    """Raise if a section of the results is not the same everywhere."""
+    first = runs[0]
+    for run in runs[1:]:
+        before = {key: first.result[section].get(key) for key in keys}
+        now = {key: run.result[section].get(key) for key in keys}
+        different = differences(before, now)
+        if different:
+            what = "protocols" if section == "protocol" else "data sets"
+            raise ReportError(
+                f"These runs cannot stand in one table, their {what} differ: {first.files.path} and "
+                f"{run.files.path}: {'; '.join(different)}. Make a table of each."
+            )
+
+
+def _refuse_repeats(members: Sequence[RunRecord]) -> None:
+    seen: dict[int, RunRecord] = {}
+    for run in members:
+        other = seen.setdefault(run.result["seed"], run)
+        if other is not run:
+            raise ReportError(
+                f"{other.files.path} and {run.files.path} have the same settings and seed "
+                f"{run.result['seed']}; counting both would make the deviation look small. Leave one out."
+            )
+
+
+def _label(run: RunRecord, runs: Sequence[RunRecord]) -> str:
+    """Name the method, and the settings that tell it from other rows of the same method."""
+    mine = _settings(run)
+    rivals = [_settings(other) for other in runs if other.result["method"] == run.result["method"]]
+    telling = [key for key in mine if any(rival.get(key) != mine[key] for rival in rivals)]
+    telling = [key for key in telling if key != "augment"]  # has a column
+    label = str(run.result["method"])
+    return f"{label} ({', '.join(f'{key}={mine[key]}' for key in telling)})" if telling else label
