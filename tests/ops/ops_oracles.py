@@ -5,7 +5,17 @@ import torch
 from torch import Tensor
 
 OFFSET = 1_000_000.0
-KINDS = ("random", "clustered", "duplicates", "lattice", "collinear", "all_equal", "near_origin", "far_away")
+KINDS = (
+    "random",
+    "clustered",
+    "duplicates",
+    "lattice",
+    "collinear",
+    "all_equal",
+    "near_origin",
+    "far_away",
+    "symmetric",
+)
 
 
 def make_cloud(kind: str, batch: int, num_points: int, seed: int = 0, dtype=torch.float32) -> Tensor:
@@ -26,6 +36,9 @@ def make_cloud(kind: str, batch: int, num_points: int, seed: int = 0, dtype=torc
         points = points * np.where(rng.uniform(size=(batch, num_points, 1)) < 0.5, 0.01, 1.0)
     elif kind == "far_away":
         points = points + OFFSET
+    elif kind == "symmetric":  # one triple in any order with any signs: only rounding tells distances apart
+        points = rng.permuted(np.broadcast_to(points[:, :1], points.shape), axis=2)
+        points = points * rng.choice([-1.0, 1.0], points.shape)
     return torch.from_numpy(np.array(points)).to(dtype)
 
 

@@ -43,6 +43,7 @@ class Everything(torch.nn.Module):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # opcheck's own
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("op", SCHEMAS)
 def test_every_op_passes_opcheck(op, batch):
@@ -151,11 +152,11 @@ def test_deterministic_algorithms_are_available_for_forward_and_backward():
 
 @pytest.mark.slow
 def test_two_threads_give_the_same_bits():
-    points = make_cloud("random", 4, 3000)
-    one = ops.group_points(points, 50, 16)
+    points = make_cloud("random", 2, 6000)  # above the size from which torch splits the work
+    one = ops.group_points(points, 10, 8)
     torch.set_num_threads(2)
     try:
-        two = ops.group_points(points, 50, 16)
+        two = ops.group_points(points, 10, 8)
     finally:
         torch.set_num_threads(1)
     assert all(map(torch.equal, one, two))

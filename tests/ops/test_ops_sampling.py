@@ -92,6 +92,12 @@ def test_skip_rule_compares_in_double_precision_as_the_published_kernel_does():
     assert ops.farthest_point_sample(points, 2, compat="pointnet2").tolist() == [[0, 1]]
 
 
+def test_pointnet2_rule_cannot_tell_distances_above_1e10_apart():
+    points = make_cloud("random", 1, 6) * 1e7  # squared distances of about 1e14
+    assert ops.farthest_point_sample(points, 6, compat="pointnet2").tolist() == [[0, 1, 2, 3, 4, 5]]
+    assert ops.farthest_point_sample(points, 6).tolist() != [[0, 1, 2, 3, 4, 5]]
+
+
 def test_huge_coordinates_whose_distances_overflow_still_give_indices_in_range():
     points = make_cloud("random", 1, 20) * 3e38
     assert ops.farthest_point_sample(points, 20).unique().max() < 20
