@@ -1,5 +1,6 @@
 """Clouds: readers of the official layouts, procedural shapes, transforms, batches in a resumable order."""
 
+from pcl_clora.data.checks import Finding, RootInfo, check_data, check_manifest, check_root, describe_root
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import (
     ArrayDataset,
@@ -33,11 +34,17 @@ __all__ = [
     "ArrayDataset",
     "Batch",
     "DataConfig",
+    "Finding",
     "PointDataset",
     "PointLoader",
     "ProceduralConfig",
+    "RootInfo",
     "Sample",
     "build_dataset",
+    "check_data",
+    "check_manifest",
+    "check_root",
+    "describe_root",
     "fps_resample",
     "generate_shape",
     "isotropic",

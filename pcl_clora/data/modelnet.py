@@ -10,3 +10,9 @@ MODELNET40_CLASSES: tuple[str, ...] = tuple(
     """.split()  # noqa: SIM905
 )
 """The 40 classes in official (alphabetical) order; a label is an index into this list."""
+
+OFFICIAL_SIZES: dict[str, dict[str, int]] = {
+    "modelnet40_hdf5": {"train": 9840, "test": 2468},
+    "modelnet40_txt": {"train": 9843, "test": 2468},
+}
+"""Number of shapes of the official releases; the hdf5 files lack three shapes of the training split."""

@@ -5,6 +5,7 @@ Any number of classes and of stored points works, so other data in this layout c
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from pcl_clora.data.dataset import ArrayDataset, check_split
 from pcl_clora.data.modelnet import MODELNET40_CLASSES
 from pcl_clora.data.transforms import normalize_unit_sphere
 from pcl_clora.io import DataError
+
+logger = logging.getLogger(__name__)
 
 GET_AGAIN = "get it again, see data/README.md"
 
@@ -148,8 +151,7 @@ class ModelNet40Hdf5(ArrayDataset):
         names = read_class_names(config.root)
         headers = [read_header(file, len(names) if names else None) for file in files]
         if names is None:
-            count = 1 + max(int(header.labels.max(initial=0)) for header in headers)
-            names = MODELNET40_CLASSES if count <= 40 else tuple(str(label) for label in range(count))
+            names = _official_names(config.root, headers)
         points = np.empty((sum(header.num_shapes for header in headers), config.read_points, 3), np.float32)
         start = 0
         for header in headers:
@@ -163,6 +165,16 @@ class ModelNet40Hdf5(ArrayDataset):
             names,
             [f"{header.path}#{row}" for header in headers for row in range(header.num_shapes)],
         )
+
+
+def _official_names(root: str, headers: list[Hdf5Header]) -> tuple[str, ...]:
+    file, largest = Path(root) / "shape_names.txt", max(int(one.labels.max(initial=0)) for one in headers)
+    if largest >= len(MODELNET40_CLASSES):
+        raise DataError(
+            file, f"is missing, and labels go up to {largest}", "write one class name a line in it"
+        )
+    logger.warning("%s is missing; the official names of ModelNet40 are taken. Write it to be sure.", file)
+    return MODELNET40_CLASSES
 
 
 def _read_points(header: Hdf5Header, out: np.ndarray) -> None:
