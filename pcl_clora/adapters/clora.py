@@ -189,7 +189,7 @@ class IdentityCore(nn.Module):
 
     def __init__(self, config: CLoRAConfig, like: Tensor) -> None:
         super().__init__()
-        self.num_spaces, self.rank, self.like = config.num_spaces, config.rank, (like.device, like.dtype)
+        self.num_spaces, self.rank = config.num_spaces, config.rank
 
     def times(self, up: Tensor) -> Tensor:
         """Return U."""
@@ -453,7 +453,7 @@ class CLoRA(AdapterMethod):
         sade, down, up = self.config.sade, spaces.down, spaces.stacked_up()
         split = (self.config.num_spaces, self.config.rank)
         distinct = lrms if self.core is None else lrms[:1]  # a shared Q gives every module the same value
-        cores = torch.stack([cast(BlockCore, lrm.used_core).blocks() for lrm in distinct])
+        cores = torch.stack([cast(BlockCore, lrm.used_core).blocks() for lrm in distinct]).to(down)
         with torch.autocast(down.device.type, enabled=False):
             values = pair_similarities(
                 down.view(-1, *split),

@@ -122,10 +122,10 @@ def write_adapter(path: str | Path, state: Mapping[str, Tensor], header: Adapter
         ConfigError: if the header cannot be written as json.
     """
     try:
-        text = json.dumps(header.model_dump(mode="json"), allow_nan=False, sort_keys=True)
-    except ValueError as error:
+        text = json.dumps(header.model_dump(), allow_nan=False, sort_keys=True)
+    except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"The metadata cannot be written as json: {error}; give numbers, text, lists."
+            f"The metadata cannot be written as json: {error}; give finite numbers, text, lists and mappings."
         ) from error
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     target = Path(path)

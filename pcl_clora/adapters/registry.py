@@ -48,7 +48,7 @@ def parse_adapter_config(values: Mapping[str, Any] | AdapterConfig) -> AdapterCo
         return values
     name = str(values.get("method", ""))
     if name not in _METHODS:
-        raise ConfigError(unknown_name(name, _METHODS, what="adapter method"))
+        raise ConfigError(unknown_name(name, _METHODS, what="fine-tuning method"))
     return build(_METHODS[name].config_type, values, source=f"adapter {name}")
 
 

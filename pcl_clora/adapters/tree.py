@@ -139,6 +139,10 @@ def find_linears(model: nn.Module, interface: ModelInterface, role: Role) -> lis
                 role, site.block, site.path, (start, layer.out_features if stop == -1 else stop), layer
             )
         )
+    if len({site.path for site in sites}) != len(sites):
+        raise ValueError(
+            f"The backbone's interface names a layer of role {role!r} twice; name each block once."
+        )
     if not sites:
         raise ValueError(f"No layer matches role {role!r}: the backbone publishes no blocks.")
     return sites

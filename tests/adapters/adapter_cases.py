@@ -144,7 +144,8 @@ SETTINGS: dict[str, dict[str, object]] = {
     },
     "lora": {"method": "lora", "rank": 4},
     "lora_everywhere": {
-        "method": "lora", "rank": 2, "alpha": 3.0, "targets": ["qkv", "proj", "fc1"], "dropout": 0.1, "train": [],
+        "method": "lora", "rank": 2, "alpha": 3.0, "targets": ["qkv", "proj", "fc1"], "dropout": 0.1,
+        "train": [],
     },
     "linear_probe": {"method": "linear_probe"},
     "full": {"method": "full"},
