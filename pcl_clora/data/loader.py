@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pcl_clora.data.dataset import Batch, PointDataset
+from pcl_clora.io import DataError
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -19,8 +20,8 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-class _BatchReader(Dataset[Batch]):
-    """Lets a worker process read whole batches."""
+class _BatchReader(Dataset[Batch | DataError]):
+    """Lets a worker process read whole batches; errors come back as values, torch would rewrap them."""
 
     def __init__(self, dataset: PointDataset, batches: list[Tensor]) -> None:
         self._dataset = dataset
@@ -29,8 +30,11 @@ class _BatchReader(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __getitem__(self, position: int) -> Batch:
-        return self._dataset.read_batch(self._batches[position])
+    def __getitem__(self, position: int) -> Batch | DataError:
+        try:
+            return self._dataset.read_batch(self._batches[position])
+        except DataError as error:
+            return error
 
 
 class PointLoader:
@@ -146,6 +150,7 @@ class PointLoader:
 
         Raises:
             ValueError: if start is not in 0..num_batches.
+            DataError: if a file cannot be read, from whichever process reads it.
         """
         if not 0 <= start <= self.num_batches:
             raise ValueError(f"start={start} is not in 0..{self.num_batches}, the batches of an epoch.")
@@ -159,9 +164,13 @@ class PointLoader:
                 yield self.dataset.read_batch(cut)
             return
         generator = torch.Generator().manual_seed(derive_seed("workers", self.seed, epoch, self.rank))
-        yield from DataLoader(
+        results = DataLoader(
             _BatchReader(self.dataset, cuts),
             batch_size=None,
             num_workers=min(self.num_workers, len(cuts)),
             generator=generator,  # seeds the workers; without it torch would draw from the global state
         )
+        for result in results:
+            if isinstance(result, DataError):
+                raise result
+            yield result

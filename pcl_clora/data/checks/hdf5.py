@@ -86,11 +86,11 @@ def _check_points(header: Hdf5Header, digests: list[tuple[str, bytes]]) -> Itera
             header.path, f"its points cannot be read, it may be truncated ({error})", GET_AGAIN
         ) from error
     digests += [(f"{header.path}#{row}", digest_of(one)) for row, one in enumerate(points)]
-    finite = np.isfinite(points).all(axis=(1, 2))
-    spread = np.ptp(points, axis=1).max(axis=-1)
+    low, high = points.min(axis=1), points.max(axis=1)  # nan and infinity show in one or the other
+    finite = (np.isfinite(low) & np.isfinite(high)).all(axis=-1)
     bad = np.flatnonzero(~finite)
-    flat = np.flatnonzero(finite & (spread == 0))
-    far = np.flatnonzero(finite & (np.abs(points).max(axis=(1, 2), initial=0.0) > 1.01))
+    flat = np.flatnonzero(finite & (low == high).all(axis=-1))
+    far = np.flatnonzero(finite & (np.maximum(-low, high).max(axis=-1) > 1.01))
     place = str(header.path)
     if bad.size:
         yield Finding(
