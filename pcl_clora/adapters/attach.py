@@ -13,6 +13,7 @@ from pcl_clora.adapters.files import AdapterFileError, check_base, read_adapter
 from pcl_clora.adapters.model import AdaptedModel
 from pcl_clora.adapters.registry import build_method, parse_adapter_config
 from pcl_clora.adapters.tree import tuner_layers
+from pcl_clora.config import ConfigError
 
 
 def attach_adapter(
@@ -74,7 +75,10 @@ def load_adapter(
     header, state = read_adapter(path)
     adapted = _as_adapted(model)
     before = adapted.active
-    method = build_method(parse_adapter_config(header.adapter))
+    try:
+        method = build_method(parse_adapter_config(header.adapter))
+    except ConfigError as error:
+        raise AdapterFileError(path, f"is an adapter not known here ({error})", "update pcl_clora") from error
     new_head = "head" in method.config.train and hasattr(adapted.base, "make_classifier")
     num_classes = header.num_classes if new_head else None
     adapted.add_adapter(name, method, num_classes=num_classes)

@@ -77,7 +77,12 @@ class TunerLayer(nn.Module):
     @torch.no_grad()
     def compute_merged(self) -> tuple[Tensor, Tensor | None]:
         """Fold the active delta into weight and bias: in float64, then cast to the layer's dtype."""
-        layer, delta = as_linear(self.base_layer, "merge"), cast(Delta, self.deltas[cast(str, self.active)])
+        layer, delta = self.base_layer, cast(Delta, self.deltas[cast(str, self.active)])
+        if not isinstance(layer, nn.Linear):
+            raise AdapterStateError(
+                f"{type(delta).__name__} changes a {type(layer).__name__}, which has no weight to fold it into, "
+                "so this adapter cannot be merged; run it unmerged."
+            )
         bias64 = None if layer.bias is None else layer.bias.to("cpu", torch.float64)
         weight, bias = delta.merged(layer.weight.to("cpu", torch.float64), bias64)
         return weight.to(layer.weight), None if bias is None else bias.to(layer.weight)
@@ -102,6 +107,11 @@ class TunerLayer(nn.Module):
             layer.register_parameter("bias", None)
         self.kept_weight = self.kept_bias = None
         self.is_merged = False
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        if self.is_merged:  # unmerging would undo what was loaded
+            raise AdapterStateError("The adapter is merged into the weights; call unmerge() before you load.")
+        super()._load_from_state_dict(*args, **kwargs)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         if self.is_merged:  # written like this, the delta would be applied twice after loading

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from pcl_clora.adapters.parts import inside
+from pcl_clora.adapters.parts import at_or_inside
 from pcl_clora.config import Config, ConfigError, build
 from pcl_clora.io.errors import DataError
+from pcl_clora.io.safe import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from pcl_clora.adapters.model import AdaptedModel
@@ -31,7 +29,7 @@ class AdapterFileError(DataError):
 
 
 class AdapterHeader(Config):
-    """What an adapter file says about itself, written as json into the safetensors metadata."""
+    """What an adapter file says about itself: json in the entry "header" of the safetensors metadata."""
 
     format_version: int = FORMAT_VERSION  # raised when a reader of the old format would be wrong
     adapter: Mapping[str, Any]  # the method and its settings
@@ -79,17 +77,16 @@ def make_header(model: AdaptedModel, head_dtype: str, metadata: Mapping[str, Any
     return build(AdapterHeader, values, source="metadata of the adapter file")
 
 
-def hash_tensors(tensors: Mapping[str, Tensor], without: Iterable[str]) -> str:
+def hash_tensors(tensors: Mapping[str, Tensor], without: Collection[str]) -> str:
     """Return the SHA-256 over name, dtype, shape and bytes of tensors, in the order of their names.
 
     Args:
         tensors: the tensors by name.
         without: dotted paths; tensors at or below them are left out.
     """
-    without = tuple(without)
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        if name in without or inside(name, without):
+        if at_or_inside(name, without):
             continue
         value = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
@@ -115,28 +112,20 @@ def to_half(name: str, value: Tensor) -> Tensor:
 
 
 def write_adapter(path: str | Path, state: Mapping[str, Tensor], header: AdapterHeader) -> None:
-    """Write an adapter file under a temporary name, then rename it.
+    """Write an adapter file, whole or not at all; missing folders are made.
 
     Raises:
-        AdapterFileError: if the folder does not exist.
         ConfigError: if the header cannot be written as json.
     """
+    content = {"format": FORMAT, **header.model_dump()}
     try:
-        text = json.dumps(header.model_dump(), allow_nan=False, sort_keys=True)
+        json.dumps(content, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"The metadata cannot be written as json: {error}; give finite numbers, text, lists and mappings."
         ) from error
-    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise AdapterFileError(path, f"the folder {target.parent} does not exist", "create it first")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(save(tensors, metadata={"format": FORMAT, "header": text}))
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # Cloned, because the format refuses tensors that share memory, as tied weights do.
+    save_tensors(path, {key: value.clone() for key, value in state.items()}, content)
 
 
 def read_adapter(path: str | Path) -> tuple[AdapterHeader, dict[str, Tensor]]:
@@ -145,44 +134,28 @@ def read_adapter(path: str | Path) -> tuple[AdapterHeader, dict[str, Tensor]]:
     Raises:
         AdapterFileError: if the file is missing, torn, no adapter, or of a newer format.
     """
-    if not Path(path).is_file():
-        raise AdapterFileError(path, "there is no such file", "check the path")
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    except SafetensorError as error:
-        raise AdapterFileError(
-            path, f"is torn or no safetensors file ({error})", "copy it again from where it came from"
-        ) from error
-    return _read_header(path, metadata), state
-
-
-def _read_header(path: str | Path, metadata: Mapping[str, str]) -> AdapterHeader:
-    if metadata.get("format") != FORMAT or "header" not in metadata:
+        state, values = load_tensors(path)
+    except DataError as error:
+        raise AdapterFileError(path, error.problem, error.remedy) from error
+    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
         raise AdapterFileError(
             path,
-            f"is a safetensors file but no adapter of pcl_clora (its metadata says {dict(metadata)})",
+            "is a safetensors file but no adapter of pcl_clora",
             "give a file that save_adapter() wrote; weights of a whole model load with load_weights()",
         )
-    try:
-        values = json.loads(metadata["header"])
-        version = values["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise AdapterFileError(
-            path, "has a header that cannot be read", "write it again with save_adapter()"
-        ) from error
+    version = values.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise AdapterFileError(
             path,
-            f"has format version {version}, newer than {FORMAT_VERSION}, the newest known here",
+            f"has format version {version}; the newest known here is {FORMAT_VERSION}",
             "update pcl_clora",
         )
     try:
-        return build(AdapterHeader, values, source=f"header of {path}")
+        return build(AdapterHeader, values, source=f"header of {path}"), state
     except ConfigError as error:
         raise AdapterFileError(
-            path, f"has a wrong header ({error})", "write it again with save_adapter()"
+            path, f"has a wrong header ({error})", "write it with save_adapter()"
         ) from error
 
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from pcl_clora.adapters import files
 from pcl_clora.adapters.base import AdapterMethod, AdapterStateError, TunerLayer
 from pcl_clora.adapters.config import AdapterConfig
-from pcl_clora.adapters.parts import Shelf, check_targets, copy_items, inside, outermost, put_in_order
+from pcl_clora.adapters.parts import Shelf, at_or_inside, check_targets, copy_items, outermost
 from pcl_clora.adapters.plan import apply_gradients, freeze_statistics, statistics_paths, trainable_plan
+from pcl_clora.adapters.routing import group_samples, put_in_order
 from pcl_clora.adapters.tree import base_tensors, live_path, locate, tuner_layers, walk
 from pcl_clora.models.interface import ModelInterface, get_interface
 
@@ -127,7 +128,7 @@ class AdaptedModel(nn.Module):
 
     def _in_part(self, name: str, part: Literal["head", "tokens"]) -> bool:
         live = [f"base.{live_path(self.base, path)}" for path in self.interface.parts.get(part, ())]
-        return any(name == prefix or name.startswith(f"{prefix}.") for prefix in live)
+        return at_or_inside(name, live)
 
     def no_weight_decay(self) -> set[str]:
         """Name the parameters that weight decay spares, as this model names them; asks the backbone."""
@@ -136,11 +137,12 @@ class AdaptedModel(nn.Module):
 
     # Running it
 
-    def forward(self, points: Tensor, adapters: Sequence[str | None] | None = None) -> Tensor:
+    def forward(self, points: Tensor, *more: Tensor, adapters: Sequence[str | None] | None = None) -> Tensor:
         """Run the backbone with the active adapter, or every sample with an adapter of its own.
 
         Args:
-            points: (B, N, 3), whatever the backbone takes.
+            points: (B, N, 3), or whatever the backbone takes.
+            more: further inputs of the backbone, each with B as first dimension.
             adapters: B names, None for the bare backbone; samples of one adapter run together. Only in
                 evaluation mode, because BatchNorm would see the groups, and only unmerged.
 
@@ -153,38 +155,23 @@ class AdaptedModel(nn.Module):
             AdapterStateError: if it is given while training or merged.
         """
         if adapters is None:
-            return cast(Tensor, self.base(points))
-        self._check_routing(points, adapters)
-        groups: dict[str | None, list[int]] = {}
-        for index, name in enumerate(adapters):
-            groups.setdefault(name, []).append(index)
+            return cast(Tensor, self.base(points, *more))
+        groups = group_samples(adapters, points.shape[0], self.adapter_names)
+        self._require_unmerged("route samples")
+        if self.training:
+            raise AdapterStateError(
+                "Routing by sample is for evaluation; call eval(), or train one adapter at a time."
+            )
         before, results = self._active, []
         try:
             for name, indices in groups.items():
                 self._install(name)
                 rows = torch.tensor(indices, device=points.device)
-                results.append((rows, self.base(points if len(groups) == 1 else points[rows])))
+                inputs = (points, *more) if len(groups) == 1 else tuple(x[rows] for x in (points, *more))
+                results.append((rows, self.base(*inputs)))
         finally:
             self._install(before)
-        return results[0][1] if len(results) == 1 else put_in_order(results, len(adapters))
-
-    def _check_routing(self, points: Tensor, adapters: Sequence[str | None]) -> None:
-        if isinstance(adapters, str) or len(adapters) != points.shape[0] or not adapters:
-            raise ValueError(
-                f"adapters={adapters!r} must be a list with one name (or None) for each of the "
-                f"{points.shape[0]} samples."
-            )
-        for name in adapters:
-            if name is not None:
-                self._check_known(name)
-        if self._merged:
-            raise AdapterStateError(
-                "Samples cannot be routed while an adapter is merged; call unmerge() first."
-            )
-        if self.training:
-            raise AdapterStateError(
-                "Routing by sample is for evaluation; call eval(), or train one adapter at a time."
-            )
+        return put_in_order(results, points.shape[0])
 
     def train(self, mode: bool = True) -> AdaptedModel:
         """Set training mode as the plan says: frozen BatchNorms stay in evaluation mode.
@@ -356,7 +343,9 @@ class AdaptedModel(nn.Module):
     # Merging
 
     def merge(self) -> None:
-        """Fold the active adapter into the weights, in float64 and then cast; the original weights are kept.
+        """Fold the active adapter into the weights, and put the model into evaluation mode.
+
+        Merged weights are computed in float64 and then cast; the original ones are kept.
 
         Raises:
             AdapterStateError: if no adapter is active, one is merged already, or the method cannot be merged.
@@ -417,7 +406,7 @@ class AdaptedModel(nn.Module):
             self._unwrap(path, tuner)
         new = self._owned[self._active] if self._active is not None else {}
         for name, parameter in self.base.named_parameters(remove_duplicate=False):
-            parameter.requires_grad_(name in self._required_grad or name in new or inside(name, new))
+            parameter.requires_grad_(name in self._required_grad or at_or_inside(name, new))
         self._unloaded = True
         return self.base.train(training)
 
@@ -476,10 +465,10 @@ class AdaptedModel(nn.Module):
         head_dtype: Literal["float32", "float16"] = "float32",
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the active adapter to a safetensors file, to a temporary name first.
+        """Write the active adapter to a safetensors file, whole or not at all.
 
         Args:
-            path: the file; its folder must exist.
+            path: the file; missing folders are made.
             head_dtype: "float16" halves the size of the head; "float32" writes it as it is.
             metadata: what the header should say besides: base_id, classes, normalisation, protocol, metrics,
                 licence, git, see `AdapterHeader`; other keys go to its `extra`.
@@ -491,8 +480,10 @@ class AdaptedModel(nn.Module):
         self._require_unmerged("save it")
         state = self.adapter_state()
         if head_dtype == "float16":
-            heads = tuple(f"model.{path}" for path in self.interface.parts.get("head", ()))
-            state = {key: files.to_half(key, t) if key.startswith(heads) else t for key, t in state.items()}
+            heads = [f"model.{path}" for path in self.interface.parts.get("head", ())]
+            state = {
+                key: files.to_half(key, t) if at_or_inside(key, heads) else t for key, t in state.items()
+            }
         header = files.make_header(self, head_dtype, metadata or {})
         files.write_adapter(path, state, header)
 
@@ -501,7 +492,8 @@ class AdaptedModel(nn.Module):
     def _require_active(self, purpose: str) -> str:
         if self._active is None:
             raise AdapterStateError(
-                f"No adapter is active, so I cannot {purpose}; {self._call_set_active()}."
+                f"No adapter is active, so I cannot {purpose}; call set_active() with one of: "
+                f"{', '.join(self.adapter_names) or 'none attached'}."
             )
         return self._active
 
@@ -531,6 +523,3 @@ class AdaptedModel(nn.Module):
             raise ValueError(
                 f"{name!r} cannot name an adapter; use letters, digits, '_' and '-', and no method of a dict."
             )
-
-    def _call_set_active(self) -> str:
-        return f"call set_active() with one of: {', '.join(self.adapter_names) or 'none attached'}"

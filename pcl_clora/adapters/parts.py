@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -47,6 +47,11 @@ def inside(path: str, others: Iterable[str]) -> bool:
     return any(path.startswith(f"{other}.") for other in others)
 
 
+def at_or_inside(path: str, others: Collection[str]) -> bool:
+    """Tell whether a dotted path is one of the others or lies below one."""
+    return path in others or inside(path, others)
+
+
 def copy_items(model: nn.Module, paths: Iterable[str]) -> dict[str, Any]:
     """Copy the modules, parameters and buffers at the paths; what they share stays shared among the copies.
 
@@ -76,7 +81,7 @@ def check_targets(model: nn.Module, targets: Iterable[str], owned: Mapping[str, 
     for path in targets:
         owner, leaf = locate(model, path)
         layer = getattr(owner, leaf)
-        if path in owned or inside(path, owned):
+        if at_or_inside(path, owned):
             raise ValueError(
                 f"{path} is in a part that is trained as a whole, so it needs no adapter; drop one."
             )
@@ -84,21 +89,3 @@ def check_targets(model: nn.Module, targets: Iterable[str], owned: Mapping[str, 
         if identity in seen:
             raise ValueError(f"{path} and {seen[identity]} share one weight, which cannot carry two changes.")
         seen[identity] = path
-
-
-def put_in_order(results: list[tuple[Tensor, Tensor]], count: int) -> Tensor:
-    """Join the outputs of sub-batches in the order of their samples; narrower ones are filled up with -inf.
-
-    Args:
-        results: pairs of (rows (b,), outputs (b, ..., C)); the rows of all pairs together are 0 ... count -
-            1.
-        count: number of samples B.
-
-    Returns:
-        (B, ..., C of the widest).
-    """
-    widest = max((output for _, output in results), key=lambda output: output.shape[-1])
-    joined = widest.new_full((count, *widest.shape[1:]), float("-inf"))
-    for rows, output in results:
-        joined[rows, ..., : output.shape[-1]] = output
-    return joined

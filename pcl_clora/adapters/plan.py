@@ -115,4 +115,8 @@ def format_plan(plan: Mapping[str, str], model: nn.Module | None = None) -> str:
         )
     if not rows:
         return "nothing is trained"
+    if model is not None:
+        frozen = [name for name in sizes if name not in plan]
+        values = f"{sum(sizes[name] for name in frozen):>12,} values"
+        rows.append(f"{'everything else: frozen':<44}{len(frozen):>6} tensors{values}")
     return "\n".join(rows)

@@ -79,8 +79,9 @@ def test_what_a_file_says_of_itself_can_be_read_without_this_package(file: Path)
     with safe_open(str(file), framework="np") as opened:
         metadata = opened.metadata()
 
-    assert metadata["format"] == "pcl_clora.adapter"
-    assert json.loads(metadata["header"])["adapter"]["method"] == "clora"
+    header = json.loads(metadata["header"])
+    assert header["format"] == "pcl_clora.adapter"
+    assert header["adapter"]["method"] == "clora"
 
 
 @pytest.mark.slow
@@ -192,7 +193,7 @@ def test_metadata_that_json_cannot_hold_is_refused(
 def test_a_torn_file_is_refused(file: Path, length: int) -> None:
     file.write_bytes(file.read_bytes()[:length])
 
-    with pytest.raises(AdapterFileError, match="torn or no safetensors file"):
+    with pytest.raises(AdapterFileError, match="not a complete safetensors file"):
         load_adapter(file, cases.make_backbone("point_mae"))
 
 
@@ -201,7 +202,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         load_adapter(tmp_path / "absent.safetensors", cases.make_backbone("point_mae"))
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "pt"}], ids=str)
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"header": "[]"}, {"header": "{}"}], ids=str)
 def test_a_foreign_file_is_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     file = tmp_path / "weights.safetensors"
     save_file({"weight": torch.zeros(2)}, str(file), metadata=metadata)
@@ -213,8 +214,8 @@ def test_a_foreign_file_is_refused(tmp_path: Path, metadata: dict[str, str] | No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "format version 2, newer than 1.*update pcl_clora"),
-        ({"format_version": None}, "header that cannot be read"),
+        ({"format_version": 2}, "format version 2; the newest known here is 1; update pcl_clora"),
+        ({"format_version": None}, "format version None"),
         ({"base_sha256": None}, "base_sha256"),
         ({"unheard_of": 1}, "unheard_of"),
     ],
@@ -232,7 +233,7 @@ def test_a_header_that_is_not_understood_is_refused(
 def test_a_method_that_is_not_known_is_named(file: Path) -> None:
     rewrite(file, adapter={"method": "cloray"})
 
-    with pytest.raises(ConfigError, match="'cloray' is not a fine-tuning method; did you mean 'clora'"):
+    with pytest.raises(AdapterFileError, match="'cloray' is not a fine-tuning method; did you mean 'clora'"):
         load_adapter(file, cases.make_backbone("point_mae"))
 
 
@@ -257,11 +258,6 @@ def test_tensors_that_do_not_fit_are_listed(file: Path, change, message: str) ->
 
     with pytest.raises(AdapterFileError, match=message):
         load_adapter(file, cases.make_backbone("point_mae"))
-
-
-def test_a_folder_that_does_not_exist_is_named(model: AdaptedModel, tmp_path: Path) -> None:
-    with pytest.raises(AdapterFileError, match=r"folder .*absent does not exist"):
-        model.save_adapter(tmp_path / "absent" / "a.safetensors")
 
 
 def test_writing_replaces_the_file_whole_and_leaves_nothing_else(model: AdaptedModel, file: Path) -> None:

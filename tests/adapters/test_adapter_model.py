@@ -268,9 +268,9 @@ def test_full_fine_tuning_beside_clora_leaves_its_layers_alone() -> None:
 @pytest.mark.parametrize(
     ("adapters", "message"),
     [
-        (["default"], "each of the 4 samples"),
+        (["default"], "each of 4 samples"),
         ("name", "must be a list"),
-        (["a"] * 4, "no adapter 'a'.*default"),
+        (["a"] * 4, "Sample 0 asks for adapter 'a'; attached are: default"),
     ],
     ids=str,
 )
@@ -368,8 +368,12 @@ def test_evaluation_mode_is_allowed_while_merged() -> None:
 
 def test_a_state_dict_of_merged_weights_is_refused() -> None:
     model = make()
-    with model.merged(), pytest.raises(AdapterStateError, match="unmerge"):
-        model.base.state_dict()
+    state = model.state_dict()
+    with model.merged():
+        with pytest.raises(AdapterStateError, match="unmerge"):
+            model.base.state_dict()
+        with pytest.raises(AdapterStateError, match="unmerge"):
+            model.load_state_dict(state)
 
 
 def test_a_deep_copy_of_a_merged_model_unmerges_by_itself() -> None:
@@ -446,7 +450,8 @@ def test_the_plan_is_printed_by_reason_with_counts() -> None:
 
     lines = format_plan(model.plan, model).splitlines()
 
-    assert len(lines) == 5
+    assert len(lines) == 6
+    assert lines[-1].startswith("everything else: frozen")
     assert lines[0].split()[:8] == [
         "clora,",
         "shared",
@@ -527,7 +532,7 @@ def test_layers_inside_a_wrapped_block_can_be_adapted_later(shifted: AdaptedMode
 def test_a_change_that_is_no_weight_cannot_be_merged_and_changes_nothing(shifted: AdaptedModel) -> None:
     before = cases.snapshot(shifted)
 
-    with pytest.raises((AdapterStateError, TypeError)):
+    with pytest.raises(AdapterStateError, match=r"ShiftDelta changes a Block.*cannot be merged"):
         shifted.merge()
 
     assert not shifted.is_merged
