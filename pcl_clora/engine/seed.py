@@ -65,7 +65,7 @@ def capture_rng_state() -> dict[str, Any]:
     numpy = np.random.get_state(legacy=False)
     version, internal, gauss = random.getstate()
     return {
-        "python": {"version": version, "internal": list(internal), "gauss": gauss},
+        "python": {"version": version, "internal": torch.tensor(internal), "gauss": gauss},
         "numpy": {
             "kind": numpy["bit_generator"],
             "keys": torch.from_numpy(numpy["state"]["key"].astype(np.int64)),
@@ -81,7 +81,7 @@ def capture_rng_state() -> dict[str, Any]:
 def restore_rng_state(state: Mapping[str, Any]) -> None:
     """Set the global generators to a state of `capture_rng_state`; states of absent GPUs are left out."""
     python, numpy = state["python"], state["numpy"]
-    random.setstate((python["version"], tuple(python["internal"]), python["gauss"]))
+    random.setstate((python["version"], tuple(python["internal"].tolist()), python["gauss"]))
     keys = numpy["keys"].numpy().astype(np.uint32)
     np.random.set_state((numpy["kind"], keys, numpy["position"], numpy["has_gauss"], numpy["cached"]))
     torch.set_rng_state(state["torch"])
