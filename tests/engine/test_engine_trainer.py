@@ -1,4 +1,3 @@
-@pytest.mark.slow
 """A whole run: what it writes, what it trains, how it chooses, and how it stops."""
 
 from __future__ import annotations
@@ -34,6 +33,9 @@ RESULT_KEYS = {
     "config_hash", "protocol", "seed", "augment", "git", "versions", "data", "method", "metrics", "params",
     "epochs", "train_seconds", "best",
 }  # fmt: skip
+
+
+@pytest.mark.slow
 def test_a_run_learns_and_writes_its_folder(tmp_path: Path) -> None:
     cfg = tiny_config({"optim": {"epochs": 10}, "output": str(tmp_path)})
     result = Trainer(cfg).fit()
@@ -111,6 +113,8 @@ def test_two_runs_are_equal_bit_for_bit(tmp_path: Path, change: dict[str, Any]) 
     assert lines_without_times(folders[0]) == lines_without_times(folders[1])
     one, two = (final_weights(folder) for folder in folders)
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
 def test_another_seed_gives_another_run(tmp_path: Path) -> None:
     for seed in (0, 1):
         Trainer(tiny_config({"seed": seed, "optim": {"epochs": 2}}), run_dir=tmp_path / str(seed)).fit()
@@ -152,6 +156,8 @@ def test_under_honest_the_test_set_changes_neither_weights_nor_choice(tmp_path: 
     assert results[0]["best"] == results[1]["best"]
     one, two = (final_weights(tmp_path / str(size)) for size in (12, 24))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
 def test_the_result_is_of_the_best_epoch_and_not_of_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +193,8 @@ def test_a_finished_run_can_be_rebuilt_and_gives_the_same_result(tmp_path: Path)
     cfg, model = load_run(tmp_path)
     again = evaluate(model, make_data(cfg).test, num_classes=3, num_points=64)
     assert again.summary() == result.metrics.summary()
+
+
 def test_a_finished_run_can_be_the_start_of_another_one(tmp_path: Path) -> None:
     warm = Trainer(tiny_config({"optim": {"epochs": 2}}), run_dir=tmp_path / "warm").fit()
     start = {"weights": {"path": str(tmp_path / "warm")}, "adapter": {"method": "linear_probe"}}
