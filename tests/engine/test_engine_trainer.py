@@ -115,6 +115,7 @@ def test_two_runs_are_equal_bit_for_bit(tmp_path: Path, change: dict[str, Any]) 
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run(tmp_path: Path) -> None:
     for seed in (0, 1):
         Trainer(tiny_config({"seed": seed, "optim": {"epochs": 2}}), run_dir=tmp_path / str(seed)).fit()
@@ -158,6 +159,7 @@ def test_under_honest_the_test_set_changes_neither_weights_nor_choice(tmp_path: 
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_the_result_is_of_the_best_epoch_and_not_of_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +197,7 @@ def test_a_finished_run_can_be_rebuilt_and_gives_the_same_result(tmp_path: Path)
     assert again.summary() == result.metrics.summary()
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_the_start_of_another_one(tmp_path: Path) -> None:
     warm = Trainer(tiny_config({"optim": {"epochs": 2}}), run_dir=tmp_path / "warm").fit()
     start = {"weights": {"path": str(tmp_path / "warm")}, "adapter": {"method": "linear_probe"}}
