@@ -80,8 +80,8 @@ class TunerLayer(nn.Module):
         layer, delta = self.base_layer, cast(Delta, self.deltas[cast(str, self.active)])
         if not isinstance(layer, nn.Linear):
             raise AdapterStateError(
-                f"{type(delta).__name__} changes a {type(layer).__name__}, which has no weight to fold it into, "
-                "so this adapter cannot be merged; run it unmerged."
+                f"{type(delta).__name__} changes a {type(layer).__name__}, which has no weight to fold it "
+                "into, so this adapter cannot be merged; run it unmerged."
             )
         bias64 = None if layer.bias is None else layer.bias.to("cpu", torch.float64)
         weight, bias = delta.merged(layer.weight.to("cpu", torch.float64), bias64)

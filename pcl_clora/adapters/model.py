@@ -14,8 +14,15 @@ from torch import Tensor, nn
 from pcl_clora.adapters import files
 from pcl_clora.adapters.base import AdapterMethod, AdapterStateError, TunerLayer
 from pcl_clora.adapters.config import AdapterConfig
+from pcl_clora.adapters.keys import file_keys
 from pcl_clora.adapters.parts import Shelf, at_or_inside, check_targets, copy_items, outermost
-from pcl_clora.adapters.plan import apply_gradients, freeze_statistics, statistics_paths, trainable_plan
+from pcl_clora.adapters.plan import (
+    apply_gradients,
+    count_parameters,
+    freeze_statistics,
+    statistics_paths,
+    trainable_plan,
+)
 from pcl_clora.adapters.routing import group_samples, put_in_order
 from pcl_clora.adapters.tree import base_tensors, live_path, locate, tuner_layers, walk
 from pcl_clora.models.interface import ModelInterface, get_interface
@@ -108,27 +115,8 @@ class AdaptedModel(nn.Module):
         return {node.live: node.module for node in walk(self.base) if isinstance(node.module, TunerLayer)}
 
     def parameter_counts(self) -> dict[str, int]:
-        """Count parameters of the network that runs.
-
-        Returns:
-            "total": backbone with the active head and adapter; "trainable": of these, the planned ones;
-            "adapter": what the method added; "head" and "tokens": the trained parameters of these parts, 0 if
-                they are frozen.
-        """
-        plan, sizes = self.plan, {k: p.numel() for k, p in self.named_parameters()}
-        trained = {name: size for name, size in sizes.items() if name in plan}
-        method = f"methods.{self._active}."
-        own = f".deltas.{self._active}."
-        adapter = sum(size for name, size in trained.items() if name.startswith(method) or own in name)
-        backbone = sum(p.numel() for k, p in self.base.named_parameters() if ".deltas." not in f".{k}")
-        counts = {"total": backbone + adapter, "trainable": sum(trained.values()), "adapter": adapter}
-        for part in ("head", "tokens"):
-            counts[part] = sum(size for name, size in trained.items() if self._in_part(name, part))
-        return counts
-
-    def _in_part(self, name: str, part: Literal["head", "tokens"]) -> bool:
-        live = [f"base.{live_path(self.base, path)}" for path in self.interface.parts.get(part, ())]
-        return at_or_inside(name, live)
+        """Count total, trainable, adapter, head and tokens parameters; see `plan.count_parameters`."""
+        return count_parameters(self)
 
     def no_weight_decay(self) -> set[str]:
         """Name the parameters that weight decay spares, as this model names them; asks the backbone."""
@@ -434,24 +422,8 @@ class AdaptedModel(nn.Module):
             value.copy_(state[key])
 
     def key_map(self) -> dict[str, str]:
-        """Map names of the state_dict to names in the file, for what the active adapter saves; one to one.
-
-        Names in the file carry neither the adapter's name nor `base_layer`: "method.*" is shared by layers,
-        "layers.<path>.*" is one layer's own, "model.<path>" is the backbone's name of a trained part.
-        """
-        name = self._require_active("map its names")
-        prefixes = {f"methods.{name}.": "method."}
-        for node in walk(self.base):
-            if isinstance(node.module, TunerLayer):
-                prefixes[f"base.{node.live}.deltas.{name}."] = f"layers.{node.path}."
-        for path in self._owned[name]:
-            prefixes[f"base.{live_path(self.base, path)}"] = f"model.{path}"
-        keys: dict[str, str] = {}
-        for live in self.plan:
-            prefix = max((p for p in prefixes if live.startswith(p)), key=len)
-            keys[live] = prefixes[prefix] + live.removeprefix(prefix)
-        assert len(set(keys.values())) == len(keys), "two tensors of an adapter have one name in its file"
-        return keys
+        """Map names of the state_dict to names in the adapter's file; see `keys.file_keys`."""
+        return file_keys(self, self._require_active("map its names"))
 
     def base_hash(self) -> str:
         """Return the SHA-256 over the tensors of the backbone that the active adapter does not carry."""

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from pcl_clora.adapters.config import AdapterConfig
+from pcl_clora.adapters.parts import at_or_inside
 from pcl_clora.adapters.tree import join, live_path, locate, walk
+from pcl_clora.models.interface import Part
 
 if TYPE_CHECKING:
     from pcl_clora.adapters.model import AdaptedModel
@@ -94,6 +96,26 @@ def freeze_statistics(model: nn.Module, plan: Mapping[str, str]) -> None:
     for name, module in model.named_modules(remove_duplicate=False):
         if tracks_statistics(module) and join(name, "running_mean") not in plan:
             module.eval()
+
+
+def count_parameters(model: AdaptedModel) -> dict[str, int]:
+    """Count the parameters of the network that runs; a shared tensor counts once.
+
+    Returns:
+        "total": backbone with the active head and adapter; "trainable": of these, the planned ones;
+        "adapter": what the method added; "head" and "tokens": the trained ones of these parts, 0 if frozen.
+    """
+    plan, name = trainable_plan(model), model.active
+    trained = {key: p.numel() for key, p in model.named_parameters() if key in plan}
+    own = (f"methods.{name}.", f".deltas.{name}.")
+    adapter = sum(size for key, size in trained.items() if key.startswith(own[0]) or own[1] in key)
+    backbone = sum(p.numel() for key, p in model.base.named_parameters() if ".deltas." not in f".{key}")
+    counts = {"total": backbone + adapter, "trainable": sum(trained.values()), "adapter": adapter}
+    parts: tuple[Part, ...] = ("head", "tokens")
+    for part in parts:
+        places = [f"base.{live_path(model.base, path)}" for path in model.interface.parts.get(part, ())]
+        counts[part] = sum(size for key, size in trained.items() if at_or_inside(key, places))
+    return counts
 
 
 def format_plan(plan: Mapping[str, str], model: nn.Module | None = None) -> str:

@@ -176,14 +176,15 @@ def changed_names(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
 
 
 def train_steps(model: AdaptedModel, steps: int = 3, lr: float = 1e-2) -> None:
-    """Three real optimiser steps; weight decay so that a parameter without gradient moves too."""
+    """Real optimiser steps; weight decay so that a parameter without gradient moves too."""
     torch.manual_seed(0)
+    like = next(model.parameters())
     was_training = model.training
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=0.1)
     for step in range(steps):
-        points = make_points(8, seed=step)
-        labels = torch.arange(8) % (model.num_classes or CLASSES)
+        points = make_points(8, seed=step).to(like)
+        labels = torch.arange(8, device=like.device) % (model.num_classes or CLASSES)
         loss = F.cross_entropy(model(points), labels) + sum(model.extra_losses().values())
         optimizer.zero_grad()
         loss.backward()
@@ -198,5 +199,5 @@ def shake(model: AdaptedModel, size: float = 0.1, seed: int = 3) -> AdaptedModel
     for name, parameter in model.named_parameters():
         if name in model.plan:
             noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-            parameter += size * noise
+            parameter += size * noise.to(parameter.device)
     return model

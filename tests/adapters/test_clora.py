@@ -5,6 +5,8 @@ from __future__ import annotations
 import adapter_cases as cases
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -339,6 +341,47 @@ def test_layers_hold_shared_spaces_without_registering_them() -> None:
     assert isinstance(delta, CLoRADelta)
     assert names == ["methods.default.spaces.global.down", "methods.default.spaces.global.up"]
     assert delta.at("input").used_spaces is model.method.spaces["global"]
+
+
+VALUES = {
+    "rank": [1, 3],
+    "num_spaces": [1, 2, 3],
+    "placement": ["input", "parallel", "both"],
+    "targets": [["qkv", "fc1"], ["proj"], ["fc1", "qkv", "proj"]],
+    "parallel_targets": [["q", "v"], ["k", "proj"], ["q", "k", "v"]],
+    "sharing": ["global", "per_role", "none", "all"],
+    "core": ["block", "diagonal", "full", "identity"],
+    "tied": [False, True],
+    "init": ["core_zero", "up_zero"],
+    "scale": [1.0, -0.5],
+    "bias": [False, True],
+    "sade": [{"weight": 0}, {"weight": 0.1, "form": "inner"}],
+}
+COMBINATIONS = st.fixed_dictionaries({name: st.sampled_from(values) for name, values in VALUES.items()})
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(values=COMBINATIONS)
+def test_every_combination_of_settings_keeps_the_promises_or_is_refused(values: dict[str, object]) -> None:
+    base, points = cases.make_backbone("bare").double(), cases.make_points(2).double()
+    expected = base(points)
+    try:
+        model = attach_adapter(base, {"method": "clora", **values})
+    except ConfigError:
+        return
+    start = model(points)
+    cases.shake(model, size=0.3)
+    (model(points).sum() + sum(model.extra_losses().values())).backward()
+
+    adapted = model(points)
+    with model.merged():
+        merged = model(points)
+
+    assert torch.equal(start, expected)
+    assert not torch.allclose(adapted, expected)
+    torch.testing.assert_close(merged, adapted, rtol=1e-10, atol=1e-10)
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
 WRONG = [
