@@ -32,12 +32,15 @@ NOTE = (
 
 
 class StageConfig(Config):
-    """One training of the demo: which classes, how many clouds, how long."""
+    """One training of the demo: on which shapes, how long."""
 
-    classes: tuple[str, ...]  # classes of the procedural generator
-    train_size: PositiveInt  # training clouds over all classes
-    test_size: PositiveInt  # test clouds over all classes
+    data: dict[str, Any]  # section `data` of a run: classes, pose, noise, sizes of the splits
     optim: OptimConfig  # the same for all methods but for their lr
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes."""
+        return list(self.data.get("classes", ()))
 
 
 class MethodConfig(Config):
@@ -51,8 +54,8 @@ class DemoConfig(Config):
     """Everything that decides the demo; pcl_clora/config/demo.yaml fills it."""
 
     seed: NonNegativeInt = 0  # of everything: shapes, weights, order, dropout
-    num_points: PositiveInt = 512  # points a cloud
-    augment: str = "rotate_y"  # training augmentation of all stages
+    num_points: PositiveInt = 384  # points a cloud
+    augment: str = "scale_shift"  # training augmentation of all stages
     model: dict[str, Any]  # section `model` of a run; num_classes follows from the classes
     warmup: StageConfig  # the backbone learns here, all of it
     target: StageConfig  # the methods adapt it to these classes
@@ -107,14 +110,7 @@ def _run_config(
         "seed": demo.seed,
         "augment": demo.augment,
         "model": {**demo.model, "num_classes": len(stage.classes)},
-        "data": {
-            "name": "procedural",
-            "classes": list(stage.classes),
-            "train_size": stage.train_size,
-            "test_size": stage.test_size,
-            "num_points": demo.num_points,
-            "seed": demo.seed,
-        },
+        "data": {"name": "procedural", "num_points": demo.num_points, "seed": demo.seed, **stage.data},
         "optim": stage.optim.model_dump(mode="json"),
         "train": {"checkpoint_every_steps": 0},
     }
@@ -203,7 +199,7 @@ def run_demo(overrides: Sequence[str] = (), out: str | Path = "runs/demo") -> di
 def _describe(demo: DemoConfig, name: str, cfg: RunConfig) -> str:
     stage = demo.warmup if name == WARMUP else demo.target
     what = "warm-up: all of the tiny backbone" if name == WARMUP else f"{name} on the warmed-up backbone"
-    return f"{what}, {len(stage.classes)} classes, {stage.train_size} clouds, {cfg.optim.epochs} epochs"
+    return f"{what}, {len(stage.classes)} classes, {cfg.data.train_size} clouds, {cfg.optim.epochs} epochs"
 
 
 def _join_metrics(folder: Path, names: Sequence[str]) -> None:
@@ -318,7 +314,8 @@ def _report(result: Mapping[str, Any], rows: Sequence[MethodRow]) -> str:
     return (
         f"# Demo\n\n{_title(result)}. {NOTE}\n\n{table}\n\nAccuracies in percent.\n\n"
         f"## Merging\n\n{merged}\n\n## Pages of the runs\n\n{links}\n\n"
-        f"All of it took {units.duration(result['seconds'])}; settings {result['config_hash']} (config.yaml), code {result['git']}.\n"
+        f"All of it took {units.duration(result['seconds'])}; settings {result['config_hash']} "
+        f"(config.yaml), code {result['git']}.\n"
     )
 
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 METHOD = (
     "peak of the bytes in live tensors that are made while it runs (a dispatch mode follows every storage "
-    "from its creation to its release); weights and input are not in it, nor is scratch memory inside a kernel"
+    "from its creation to its release); weights and input are not in it, nor is scratch memory in a kernel"
 )
 
 
