@@ -160,13 +160,21 @@ def foreign_class(root):
             r"has 20 rows, but 48 points.*data\.num_points",
         ),
         (spoil(lambda lines: []), "airplane_0001.txt", "holds no points"),
-        (spoil(lambda lines: ["nan" + lines[0][8:], *lines[1:]]), "airplane_0001.txt", "point 0"),
+        (
+            spoil(lambda lines: ["nan," + lines[0].split(",", 1)[1], *lines[1:]]),
+            "airplane_0001.txt",
+            "point 0",
+        ),
         (
             spoil(lambda lines: [*lines[:9], "0.1,0.2", *lines[9:]]),
             "airplane_0001.txt",
             "does not have the 6 numbers",
         ),
-        (spoil(lambda lines: [line[:8] for line in lines]), "airplane_0001.txt", r"at least x, y, z"),
+        (
+            spoil(lambda lines: [line.split(",")[0] for line in lines]),
+            "airplane_0001.txt",
+            r"at least x, y, z",
+        ),
         (
             lambda root: (root / "airplane" / "airplane_0004.txt").unlink(),
             "airplane_0004.txt",
