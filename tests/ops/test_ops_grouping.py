@@ -46,11 +46,11 @@ def test_patches_do_not_move_with_the_cloud():
     assert torch.equal(near.neighborhood, far.neighborhood)
 
 
-@pytest.mark.parametrize("num_groups", [3, 8])
+@pytest.mark.parametrize("num_groups", [3, 6])
 def test_patches_have_the_right_gradients_of_first_and_second_order(num_groups):
-    points = make_cloud("random", 2, 8, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda p: ops.group_points(p, num_groups, 4)[:2], (points,))
-    assert torch.autograd.gradgradcheck(lambda p: ops.group_points(p, num_groups, 4)[:2], (points,))
+    points = make_cloud("random", 2, 6, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda p: ops.group_points(p, num_groups, 3)[:2], (points,))
+    assert torch.autograd.gradgradcheck(lambda p: ops.group_points(p, num_groups, 3)[:2], (points,))
 
 
 @pytest.mark.parametrize("used", ["center", "neighborhood"])

@@ -33,6 +33,17 @@ def test_knn_agrees_with_a_stable_sort_bit_for_bit(kind, num_points, dtype):
     assert torch.equal(found.dist2, dist2)
 
 
+@pytest.mark.parametrize(("num_points", "k"), [(40, 1), (100, 3), (101, 3), (1000, 7), (1023, 32)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_few_neighbours_among_many_points_agree_with_a_stable_sort_bit_for_bit(kind, num_points, k):
+    points = make_cloud(kind, 2, num_points)
+    queries = points[:, ::9]
+    found = ops.knn(points, queries, k)
+    dist2, idx = batched(slow_knn, points, queries, k=k)
+    assert torch.equal(found.idx, idx)
+    assert torch.equal(found.dist2, dist2)
+
+
 @pytest.mark.parametrize("k", [1, 3, 16, 32, 200])
 def test_knn_agrees_with_a_kd_tree(k):
     points, queries = make_cloud("random", 2, 200, 0), make_cloud("random", 2, 40, 1)

@@ -44,6 +44,16 @@ def test_sampling_agrees_with_a_slow_loop_bit_for_bit(kind, num_points, compat):
     assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("compat", COMPAT)
+@pytest.mark.parametrize("num_points", [1023, 1024, 1025, 1500])
+@pytest.mark.parametrize("kind", KINDS)
+def test_sampling_of_large_clouds_agrees_with_a_slow_loop_bit_for_bit(kind, num_points, compat):
+    points = make_cloud(kind, 2, num_points)
+    found = ops.farthest_point_sample(points, 100, start_index=37, compat=compat)
+    expected = batched(slow_fps, points, num_samples=100, start=37, skip_origin=COMPAT[compat])
+    assert torch.equal(found, expected)
+
+
 @settings(max_examples=60, deadline=None, database=None)
 @given(data=st.data())
 def test_sampling_of_any_shape_agrees_with_a_slow_loop(data):
