@@ -96,6 +96,11 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """Give b"", which old protocols write as a call of the type bytes."""
+    return b""
+
+
 def _text(value: Any) -> str:
     if isinstance(value, bytes):
         value = value.decode("latin1")
@@ -109,6 +114,7 @@ def _admitted() -> dict[tuple[str, str], Callable[..., Any] | type]:
         ("numpy", "ndarray"): _NdarrayType,
         ("numpy", "dtype"): _DType,
         ("_codecs", "encode"): _encode,
+        ("__builtin__", "bytes"): _no_bytes,
     }
     for core in ("numpy.core", "numpy._core"):
         names[f"{core}.multiarray", "_reconstruct"] = _new_array

@@ -102,7 +102,7 @@ def read_hdf5(path: Path, max_points: int | None, row: int | None) -> Read:
 def read_text(path: Path, max_points: int | None, row: int | None) -> Read:
     """Read columns split by comma, semicolon or space, with comments, and with or without a header line."""
     try:
-        with path.open(encoding="utf-8", errors="strict") as file:
+        with path.open(encoding="utf-8-sig") as file:
             skip, line = _first_line(file)
     except UnicodeDecodeError as error:
         raise DataError(path, f"is not text ({error})", "convert it") from error
@@ -121,7 +121,7 @@ def read_text(path: Path, max_points: int | None, row: int | None) -> Read:
                 max_rows=max_points,
                 ndmin=2,
                 skiprows=skip if header else skip - 1,
-                encoding="utf-8",
+                encoding="utf-8-sig",
             )
     except (ValueError, UnicodeDecodeError) as error:
         problem = f"a line does not have the {len(names)} numbers that the first one has ({error})"
@@ -136,7 +136,7 @@ def read_text(path: Path, max_points: int | None, row: int | None) -> Read:
 def _first_line(file: Any) -> tuple[int, str | None]:
     """Find the first line that is not empty or a comment: its number from 1, and its text."""
     for number, line in enumerate(file, start=1):
-        text = line.partition("#")[0].strip().lstrip("\ufeff")
+        text = line.partition("#")[0].strip()
         if text:
             return number, text
     return 0, None

@@ -1,0 +1,228 @@
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from pcl_clora.io import POINT_SUFFIXES, DataError, read_points, write_points
+
+CLOUD = np.array([[0.125, -1.5, 3e-7], [1.0, 2.0, 3.0], [-0.1, 0.2, 12345.678]], np.float32)
+NORMALS = np.array([[0, 0, 1], [0, 1, 0], [1, 0, 0]], np.float32)
+COLORS = np.array([[0, 128, 255], [1, 2, 3], [9, 9, 9]], np.uint8)
+LABELS = np.array([3, 1, 70_000], np.int64)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".txt", ".xyz", ".csv", ".ply"])
+def test_points_come_back_as_they_were_written(tmp_path, suffix):
+    write_points(tmp_path / f"a{suffix}", CLOUD)
+    content = read_points(tmp_path / f"a{suffix}")
+    assert content.points.dtype == np.float32
+    assert np.array_equal(content.points, CLOUD)
+    assert dict(content.fields) == {}
+    assert content.faces is None
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".csv", ".ply"])
+def test_fields_come_back_by_name(tmp_path, suffix):
+    fields = {"normals": NORMALS, "colors": COLORS, "labels": LABELS, "weight": CLOUD[:, 0]}
+    write_points(tmp_path / f"a{suffix}", CLOUD, fields)
+    content = read_points(tmp_path / f"a{suffix}")
+    assert content.fields.keys() == fields.keys()
+    for name, values in fields.items():
+        assert np.array_equal(content.fields[name].astype(values.dtype), values), name
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    points=arrays.arrays(np.float32, st.tuples(st.integers(1, 20), st.just(3)),
+                         elements=st.floats(-1e6, 1e6, width=32)),
+    suffix=st.sampled_from([".npy", ".npz", ".txt", ".csv", ".ply"]),
+)  # fmt: skip
+def test_any_float32_survives_a_round_trip(tmp_path_factory, points, suffix):
+    file = tmp_path_factory.mktemp("round") / f"a{suffix}"
+    write_points(file, points)
+    assert np.array_equal(read_points(file).points, points)
+
+
+def test_large_coordinates_keep_their_digits_where_asked(tmp_path):
+    points = np.array([[5_400_000.123456, 0, 0]])
+    write_points(tmp_path / "a.txt", points)
+    assert np.array_equal(read_points(tmp_path / "a.txt", dtype="float64").points, points)
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("0.5 1 2\n3 4 5\n", {}),
+        ("0.5,1,2\n3,4,5", {}),
+        ("0.5; 1; 2\n3; 4; 5\n", {}),
+        ("\n# a comment\n0.5\t1\t2  # here too\n\n3 4 5\n\n", {}),
+        ("\ufeff0.5 1 2\n3 4 5\n", {}),
+        ("0.5 1 2 7 8\n3 4 5 9 10\n", {"extra": [[7, 8], [9, 10]]}),
+        ("x,y,z\n0.5,1,2\n3,4,5\n", {}),
+        ('"X";"Y";"Z"\n0.5;1;2\n3;4;5\n', {}),
+        ("z,x,y,label,w\n2,0.5,1,1,7\n5,3,4,0,8\n", {"labels": [1, 0], "w": [7, 8]}),
+        ("# exported\nx y z nx ny nz\n0.5 1 2 0 0 1\n3 4 5 0 1 0\n", {"normals": [[0, 0, 1], [0, 1, 0]]}),
+    ],
+)
+def test_text_of_many_kinds_is_read(tmp_path, text, fields):
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    content = read_points(tmp_path / "a.txt")
+    assert content.points.tolist() == [[0.5, 1, 2], [3, 4, 5]]
+    assert {name: values.tolist() for name, values in content.fields.items()} == fields
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".txt", ".csv", ".ply", ".h5"])
+def test_only_the_first_points_are_read_where_asked(tmp_path, suffix):
+    if suffix == ".h5":
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["xyz"] = CLOUD
+    else:
+        write_points(tmp_path / f"a{suffix}", CLOUD)
+    assert np.array_equal(read_points(tmp_path / f"a{suffix}", max_points=2).points, CLOUD[:2])
+
+
+@pytest.mark.parametrize("name", ["points", "xyz", "pos", "data", "only_one"])
+def test_arrays_are_found_by_their_usual_names(tmp_path, name):
+    np.savez(tmp_path / "a.npz", **{name: CLOUD})
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file[name] = CLOUD
+    assert np.array_equal(read_points(tmp_path / "a.npz").points, CLOUD)
+    assert np.array_equal(read_points(tmp_path / "a.h5").points, CLOUD)
+
+
+def test_an_archive_keeps_only_arrays_that_belong_to_the_points(tmp_path):
+    np.savez(tmp_path / "a.npz", points=CLOUD, labels=LABELS, name=np.array("chair"), other=np.zeros(9))
+    assert set(read_points(tmp_path / "a.npz").fields) == {"labels"}
+
+
+def test_a_row_of_an_hdf5_file_is_named_by_its_number(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = np.stack([CLOUD, CLOUD + 1])
+    assert np.array_equal(read_points(f"{tmp_path}/a.h5#1").points, CLOUD + 1)
+    assert np.array_equal(read_points(tmp_path / "a.h5", row=0, max_points=2).points, CLOUD[:2])
+    with pytest.raises(DataError, match=r"holds 2 clouds, and row None.*a\.h5#0 to a\.h5#1"):
+        read_points(tmp_path / "a.h5")
+
+
+OFF = "OFF\n# a square and a triangle\n5 2 0\n0 0 0\n1 0 0\n1 1 0\n0 1 0\n0 0 1\n4 0 1 2 3\n3 0 1 4\n"
+
+
+@pytest.mark.parametrize("text", [OFF, OFF.replace("OFF\n# a square and a triangle\n", "OFF")])
+def test_off_files_give_vertices_and_triangles(tmp_path, text):
+    (tmp_path / "a.off").write_text(text)
+    content = read_points(tmp_path / "a.off")
+    assert content.points.shape == (5, 3)
+    assert content.faces.tolist() == [[0, 1, 2], [0, 2, 3], [0, 1, 4]]
+
+
+def test_ply_meshes_give_triangles(tmp_path):
+    (tmp_path / "a.ply").write_text(
+        "ply\nformat ascii 1.0\nelement vertex 4\nproperty double x\nproperty double y\nproperty double z\n"
+        "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
+        "0 0 0\n1 0 0\n1 1 0\n0 1 0\n4 0 1 2 3\n"
+    )
+    content = read_points(tmp_path / "a.ply")
+    assert content.faces.tolist() == [[0, 1, 2], [0, 2, 3]]
+    assert content.points.dtype == np.float32
+
+
+def test_ply_files_we_write_are_those_that_plyfile_writes(tmp_path):
+    plyfile = pytest.importorskip("plyfile")
+    write_points(tmp_path / "ours.ply", CLOUD, {"colors": COLORS})
+    vertex = plyfile.PlyData.read(tmp_path / "ours.ply")["vertex"]
+    plyfile.PlyData([vertex], byte_order="<").write(tmp_path / "theirs.ply")
+    assert (tmp_path / "ours.ply").read_bytes() == (tmp_path / "theirs.ply").read_bytes()
+
+
+def test_without_plyfile_the_remedy_is_named(tmp_path, monkeypatch):
+    write_points(tmp_path / "a.ply", CLOUD)
+    monkeypatch.setitem(sys.modules, "plyfile", None)
+    with pytest.raises(DataError, match=r'pip install "pcl-clora\[files\]"'):
+        read_points(tmp_path / "a.ply")
+
+
+def broken_npz(path):
+    np.savez(path, points=CLOUD)
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+BROKEN = {
+    "empty.txt": (lambda p: p.write_text(""), "holds no points"),
+    "comment.txt": (lambda p: p.write_text("# nothing\n\n"), "holds no points"),
+    "header.csv": (lambda p: p.write_text("x,y,z\n"), "holds no points"),
+    "two.txt": (lambda p: p.write_text("1 2\n3 4\n"), r"\(2, 2\), expected .* x, y, z"),
+    "ragged.txt": (lambda p: p.write_text("1 2 3\n1 2\n"), "the 3 numbers that the first one has.*mend"),
+    "word.txt": (lambda p: p.write_text("1 2 3\n1 two 3\n"), "the 3 numbers"),
+    "header2.csv": (
+        lambda p: p.write_text("x,y,w\n1,2,3\n"),
+        "names x, y, w for 3 columns, expected x, y, z",
+    ),
+    "nan.csv": (
+        lambda p: p.write_text("1,2,3\n1,nan,3\n"),
+        r"1 of 2 points are not finite, .* point 1: \[1\.0, nan",
+    ),
+    "binary.xyz": (lambda p: p.write_bytes(bytes(range(200, 256))), "is not text"),
+    "inf.npy": (lambda p: np.save(p, CLOUD * np.float32(np.inf)), "not finite"),
+    "flat.npy": (lambda p: np.save(p, np.zeros(3)), r"float64 \(3,\), expected"),
+    "none.npy": (lambda p: np.save(p, np.zeros((0, 3))), "holds no points"),
+    "text.npy": (lambda p: np.save(p, np.array([["a", "b", "c"]])), "expected numbers"),
+    "objects.npy": (
+        lambda p: np.save(p, np.array([[{}, 1, 2]]), allow_pickle=True),
+        "not a complete npy file",
+    ),
+    "short.npy": (lambda p: p.write_bytes(b"\x93NUMPY"), "not a complete npy file"),
+    "short.npz": (broken_npz, "not a complete npz file"),
+    "names.npz": (
+        lambda p: np.savez(p, a=CLOUD, b=CLOUD),
+        "holds a, b, expected an array named points or xyz",
+    ),
+    "torn.h5": (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(50)), "may be truncated"),
+    "torn.off": (lambda p: p.write_text(OFF[:60]), "not a complete off file"),
+    "other.off": (lambda p: p.write_text("PLY"), "expected OFF"),
+    "face.off": (lambda p: p.write_text(OFF.replace("3 0 1 4", "3 0 1 5")), "vertex 5 of 5"),
+    "torn.ply": (
+        lambda p: p.write_text("ply\nformat ascii 1.0\nelement vertex 2\n"),
+        "not a complete ply file",
+    ),
+    "odd.ply": (
+        lambda p: p.write_text("ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n1\n"),
+        "have x, expected x, y, z",
+    ),
+    "mesh.stl": (lambda p: p.write_text("solid"), r"'\.stl' are not known; known: \.npy"),
+    "missing.npy": (lambda p: None, "no such file"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_names_file_expectation_and_remedy(tmp_path, name):
+    make, message = BROKEN[name]
+    make(tmp_path / name)
+    with pytest.raises(DataError, match=message) as caught:
+        read_points(tmp_path / name)
+    assert caught.value.file == str(tmp_path / name)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "points", "fields", "message"),
+    [
+        ("a.npy", CLOUD[0], None, r"\(N, 3\)"),
+        ("a.npy", CLOUD, {"labels": LABELS}, r"use \.npz"),
+        ("a.off", CLOUD, None, r"'\.off'"),
+        ("a.npz", CLOUD, {"labels": LABELS[:2]}, "'labels'.*3 rows"),
+        ("a.ply", CLOUD, {"labels": LABELS + 2**40}, "32 bits"),
+        ("a.ply", CLOUD, {"labels": np.array(["a", "b", "c"])}, "numbers"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_and_leaves_no_file(tmp_path, name, points, fields, message):
+    with pytest.raises(ValueError, match=message):
+        write_points(tmp_path / name, points, fields)
+    assert not list(tmp_path.iterdir())
+
+
+def test_known_endings_are_listed():
+    assert {".npy", ".npz", ".txt", ".xyz", ".csv", ".ply", ".off", ".h5"} <= set(POINT_SUFFIXES)
