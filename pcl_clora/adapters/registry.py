@@ -11,9 +11,11 @@ from pcl_clora.adapters.config import AdapterConfig
 from pcl_clora.adapters.full import Full
 from pcl_clora.adapters.linear_probe import LinearProbe
 from pcl_clora.adapters.lora import LoRA
-from pcl_clora.config import ConfigError, build, unknown_name
+from pcl_clora.config import Registry
 
-_METHODS: dict[str, type[AdapterMethod]] = {}
+_methods: Registry[AdapterConfig, type[AdapterMethod]] = Registry(
+    "fine-tuning method", "method", AdapterConfig
+)
 
 
 def register_adapter(method: type[AdapterMethod]) -> None:
@@ -23,9 +25,7 @@ def register_adapter(method: type[AdapterMethod]) -> None:
         ValueError: if the name is taken.
     """
     name = str(method.config_type.model_fields["method"].default)
-    if name in _METHODS:
-        raise ValueError(f"An adapter method named {name!r} is registered already; choose another name.")
-    _METHODS[name] = method
+    _methods.register(name, method.config_type, method)
 
 
 for _method in (CLoRA, LoRA, LinearProbe, Full):
@@ -34,7 +34,7 @@ for _method in (CLoRA, LoRA, LinearProbe, Full):
 
 def list_adapters() -> list[str]:
     """List the names of all adapter methods, sorted."""
-    return sorted(_METHODS)
+    return _methods.names()
 
 
 def parse_adapter_config(values: Mapping[str, Any] | AdapterConfig) -> AdapterConfig:
@@ -44,14 +44,9 @@ def parse_adapter_config(values: Mapping[str, Any] | AdapterConfig) -> AdapterCo
         ConfigError: if the method is not known or a setting is wrong; the message names the nearest valid
             one.
     """
-    if isinstance(values, AdapterConfig):
-        return values
-    name = str(values.get("method", ""))
-    if name not in _METHODS:
-        raise ConfigError(unknown_name(name, _METHODS, what="fine-tuning method"))
-    return build(_METHODS[name].config_type, values, source=f"adapter {name}")
+    return _methods.parse(values)
 
 
 def build_method(config: AdapterConfig) -> AdapterMethod:
     """Make the method that a config describes; its tensors appear when it is attached."""
-    return _METHODS[config.method](config)
+    return _methods.maker(config)(config)

@@ -12,10 +12,12 @@ from pcl_clora.config.core import (
     read_yaml,
     unknown_name,
 )
+from pcl_clora.config.registry import Registry
 
 __all__ = [
     "Config",
     "ConfigError",
+    "Registry",
     "build",
     "config_hash",
     "dump_yaml",

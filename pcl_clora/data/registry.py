@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pcl_clora.config import build, unknown_name
+from pcl_clora.config import Registry
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import PointDataset, check_split
 from pcl_clora.data.folder import FolderConfig, PointFolder
@@ -13,10 +13,11 @@ from pcl_clora.data.modelnet_hdf5 import ModelNet40Hdf5, ModelNet40Hdf5Config
 from pcl_clora.data.modelnet_txt import ModelNet40Txt, ModelNet40TxtConfig
 from pcl_clora.data.procedural import ProceduralConfig, ProceduralShapes
 
-_DATASETS: dict[str, tuple[type[DataConfig], Callable[[Any, str], PointDataset]]] = {}
+Maker = Callable[[Any, str], PointDataset]
+_datasets: Registry[DataConfig, Maker] = Registry("data set", "name", DataConfig)
 
 
-def register_dataset(name: str, config: type[DataConfig], make: Callable[[Any, str], PointDataset]) -> None:
+def register_dataset(name: str, config: type[DataConfig], make: Maker) -> None:
     """Make a data set known by name.
 
     Args:
@@ -27,9 +28,7 @@ def register_dataset(name: str, config: type[DataConfig], make: Callable[[Any, s
     Raises:
         ValueError: if the name is taken.
     """
-    if name in _DATASETS:
-        raise ValueError(f"A data set named {name!r} is registered already; choose another name.")
-    _DATASETS[name] = (config, make)
+    _datasets.register(name, config, make)
 
 
 register_dataset("modelnet40_hdf5", ModelNet40Hdf5Config, ModelNet40Hdf5)
@@ -40,7 +39,7 @@ register_dataset("procedural", ProceduralConfig, ProceduralShapes)
 
 def list_datasets() -> list[str]:
     """List the names of all data sets, sorted."""
-    return sorted(_DATASETS)
+    return _datasets.names()
 
 
 def parse_data_config(values: Mapping[str, Any] | DataConfig) -> DataConfig:
@@ -49,12 +48,7 @@ def parse_data_config(values: Mapping[str, Any] | DataConfig) -> DataConfig:
     Raises:
         ValueError: if the name is not known or a setting is wrong; the message names the nearest valid one.
     """
-    if isinstance(values, DataConfig):
-        return values
-    name = values.get("name", "")
-    if name not in _DATASETS:
-        raise ValueError(unknown_name(str(name), _DATASETS, what="data set"))
-    return build(_DATASETS[name][0], values, source=f"data {name}")
+    return _datasets.parse(values)
 
 
 def build_dataset(config: DataConfig | Mapping[str, Any], split: str) -> PointDataset:
@@ -76,4 +70,4 @@ def build_dataset(config: DataConfig | Mapping[str, Any], split: str) -> PointDa
         >>> train = build_dataset(config, "train")
     """
     parsed = parse_data_config(config)
-    return _DATASETS[parsed.name][1](parsed, check_split(split))
+    return _datasets.maker(parsed)(parsed, check_split(split))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from pcl_clora.config import build, unknown_name
+from pcl_clora.config import Registry
 from pcl_clora.models.config import ModelConfig
 from pcl_clora.models.point_mae import PointMAE, PointMAEConfig
 from pcl_clora.models.weights import load_weights
 
-_MODELS: dict[str, tuple[type[ModelConfig], type[nn.Module]]] = {}
+_models: Registry[ModelConfig, type[nn.Module]] = Registry("model", "name", ModelConfig)
 
 
 def register_model(name: str, config: type[ModelConfig], model: type[nn.Module]) -> None:
@@ -23,9 +22,7 @@ def register_model(name: str, config: type[ModelConfig], model: type[nn.Module])
     Raises:
         ValueError: if the name is taken.
     """
-    if name in _MODELS:
-        raise ValueError(f"A model named {name!r} is registered already; choose another name.")
-    _MODELS[name] = (config, model)
+    _models.register(name, config, model)
 
 
 register_model("point_mae", PointMAEConfig, PointMAE)
@@ -33,7 +30,7 @@ register_model("point_mae", PointMAEConfig, PointMAE)
 
 def list_models(pattern: str = "*") -> list[str]:
     """List the names of all backbones that match a shell-style pattern, sorted."""
-    return sorted(fnmatch.filter(_MODELS, pattern))
+    return _models.names(pattern)
 
 
 def parse_model_config(values: Mapping[str, Any] | ModelConfig) -> ModelConfig:
@@ -42,17 +39,12 @@ def parse_model_config(values: Mapping[str, Any] | ModelConfig) -> ModelConfig:
     Raises:
         ValueError: if the name is not known or a setting is wrong; the message names the nearest valid one.
     """
-    if isinstance(values, ModelConfig):
-        return values
-    name = values.get("name", "")
-    if name not in _MODELS:
-        raise ValueError(unknown_name(str(name), _MODELS, what="model"))
-    return build(_MODELS[name][0], values, source=f"model {name}")
+    return _models.parse(values)
 
 
 def build_model(config: ModelConfig) -> nn.Module:
     """Make the network that a config describes, with random weights."""
-    return _MODELS[config.name][1](config)
+    return _models.maker(config)(config)
 
 
 def create_model(
