@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -63,10 +64,21 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write json atomically, indented, rows of numbers on one line each."""
-    text = json.dumps(content, indent=2)
+    """Write json atomically, indented, rows of numbers on one line each; nan and infinity become null."""
+    text = json.dumps(finite(content), indent=2, allow_nan=False)
     text = re.sub(r"\[[-+.\deE,\s]*\]", lambda row: re.sub(r"\s+", " ", row[0]), text)
     write_text(path, text + "\n")
+
+
+def finite(value: Any) -> Any:
+    """Replace nan and infinity by None, which every json reader takes."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
 
 
 def write_text(path: Path, text: str) -> None:

@@ -29,7 +29,7 @@ from pcl_clora.models import ModelConfig, parse_model_config
 
 SectionT = TypeVar("SectionT", bound=Config)
 
-# Settings that change neither the numbers of a run nor what it means: a run may be resumed with other values.
+# A run may go on with other values of these; at most (device) they change the last bits of its numbers.
 FREE_ON_RESUME = (
     "name",
     "output",

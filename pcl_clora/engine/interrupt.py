@@ -35,7 +35,7 @@ class PoliteStop:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for which, handler in self._before.items():
-            signal.signal(which, handler)
+            signal.signal(which, signal.SIG_DFL if handler is None else handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested:

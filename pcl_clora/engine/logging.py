@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TextIO
+
+from pcl_clora.engine.checkpoint import finite
 
 logger = logging.getLogger("pcl_clora")
 
@@ -44,7 +45,7 @@ class MetricsLog:
 
     def write(self, event: Mapping[str, Any]) -> None:
         """Append one line; nan and infinity are written as null, so that every json reader takes the file."""
-        self._file.write((json.dumps(_finite(event)) + "\n").encode())
+        self._file.write((json.dumps(finite(event)) + "\n").encode())
         self._file.flush()
 
     def size(self) -> int:
@@ -54,16 +55,6 @@ class MetricsLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+
+from pcl_clora.engine.checkpoint import finite
 
 
 class ConfusionMatrix:
@@ -78,9 +80,10 @@ class ClassificationMetrics:
         return {"oa": self.oa, "macc": self.macc, "loss": self.loss}
 
     def as_json(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """Return everything but the logits in json types; a recall that is not defined becomes None."""
-        recall = {name: None if r != r else r for name, r in zip(class_names, self.per_class, strict=True)}
-        return {**self.summary(), "per_class": recall, "confusion": self.confusion.tolist()}
+        """Return everything but the logits in json types; what is not defined becomes None."""
+        recall = dict(zip(class_names, self.per_class, strict=True))
+        content = {**self.summary(), "per_class": recall, "confusion": self.confusion.tolist()}
+        return cast(dict[str, Any], finite(content))
 
 
 def metrics_from_counts(counts: Tensor) -> ClassificationMetrics:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import pcl_clora
+from pcl_clora import ops
 from pcl_clora.config import dump_yaml
 from pcl_clora.engine.checkpoint import write_json, write_text
 from pcl_clora.engine.config import RunConfig
@@ -92,8 +93,6 @@ class RunFolder:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Describe what a run ran on: versions, git commit, threads, device and the backend of every op."""
-    from pcl_clora import ops
-
     return {
         "pcl_clora": pcl_clora.__version__,
         "git": git_commit(),

@@ -14,6 +14,7 @@ from pcl_clora.adapters import AdaptedModel
 from pcl_clora.data import Batch
 from pcl_clora.engine.checkpoint import CheckpointError, fingerprint, save_checkpoint
 from pcl_clora.engine.ema import WeightAverage
+from pcl_clora.engine.logging import logger
 from pcl_clora.engine.optim import trained_parameters
 from pcl_clora.engine.seed import capture_rng_state, restore_rng_state
 from pcl_clora.engine.state import RunState
@@ -58,6 +59,7 @@ class Snapshot:
             "optimizer": self._optimizer.state_dict(),
             "parameters": self._parameters,
             "rng": capture_rng_state(),
+            "threads": torch.get_num_threads(),
             "base": self._base,
             "metrics_bytes": metrics_bytes,
         }
@@ -78,6 +80,14 @@ class Snapshot:
                     f"The checkpoint belongs to another run: its {name} was {saved[name]}, now it is {now}. "
                     "Was the weights file or the code changed? Start over with --resume never."
                 )
+        if saved["threads"] != torch.get_num_threads():
+            logger.warning(
+                "The run began with %d threads and goes on with %d: sums are added in another order, so the "
+                "last bits of its numbers can differ. Remedy: OMP_NUM_THREADS=%d.",
+                saved["threads"],
+                torch.get_num_threads(),
+                saved["threads"],
+            )
         self._model.load_adapter_state(saved["model"])
         self._optimizer.load_state_dict(saved["optimizer"])
         self._average.load(saved["average"])

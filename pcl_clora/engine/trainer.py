@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pcl_clora.data import Batch, make_augment, resample
-from pcl_clora.engine.checkpoint import load_checkpoint, write_atomically, write_json
+from pcl_clora.engine.checkpoint import finite, load_checkpoint, write_atomically, write_json
 from pcl_clora.engine.config import RunConfig, run_identity
 from pcl_clora.engine.ema import WeightAverage
 from pcl_clora.engine.evaluate import autocast, evaluate
@@ -238,7 +238,7 @@ class Trainer:
         return RunResult(self.folder.path, metrics, result, self.model)
 
     def _save_best(self, metadata: Mapping[str, Any]) -> None:
-        content = {"classes": list(self.data.class_names), **metadata}
+        content = finite({"classes": list(self.data.class_names), **metadata})
         write_atomically(self.folder.best, lambda aside: self.model.save_adapter(aside, metadata=content))
 
     def _save(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import signal
 import subprocess
@@ -56,9 +58,9 @@ def assert_same_run(one: Path, two: Path) -> None:
     weights = final_weights(one), final_weights(two)
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    results = [RunFolder(folder).result.read_text(encoding="utf-8").splitlines() for folder in (one, two)]
-    results = [[line for line in lines if "train_seconds" not in line] for lines in results]
-    assert results[0] == results[1]
+    results = [json.loads(RunFolder(folder).result.read_text(encoding="utf-8")) for folder in (one, two)]
+    assert results[0].keys() == results[1].keys()
+    assert {key for key in results[0] if results[0][key] != results[1][key]} <= {"train_seconds", "git"}
 
 
 @pytest.fixture(scope="module")
@@ -270,3 +272,14 @@ def test_resume_never_starts_over(tmp_path: Path, uninterrupted: Callable[[str],
 def test_an_unknown_way_to_resume_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="use 'auto' or 'never'"):
         Trainer(tiny_config(), run_dir=tmp_path, resume="always")  # type: ignore[arg-type]
+
+
+def test_another_number_of_threads_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_killed(tiny_config(), tmp_path, "train", 4)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with caplog.at_level(logging.WARNING, logger="pcl_clora"), pytest.raises(KilledError):
+        Trainer(tiny_config(), run_dir=tmp_path, on_event=kill_at("train", 0)).fit()
+    assert "began with 1 threads and goes on with 2" in caplog.text
+    assert "OMP_NUM_THREADS=1" in caplog.text

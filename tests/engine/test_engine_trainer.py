@@ -338,3 +338,11 @@ def test_the_result_says_what_the_yaml_says(tmp_path: Path) -> None:
         == (config["augment"], config["seed"])
         == ("rotate_y+isotropic", 4)
     )
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("change", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_a_run_on_a_gpu_is_deterministic_in_bfloat16(tmp_path: Path, change: dict[str, Any]) -> None:
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        Trainer(tiny_config(change, {"train": {"device": "cuda", "amp": True}}), run_dir=folder).fit()
+    assert lines_without_times(tmp_path / "one") == lines_without_times(tmp_path / "two")
