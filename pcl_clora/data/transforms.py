@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from pcl_clora.config import unknown_name
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
+Compat = Literal["none", "pointnet2"]
 
 POOL_SIZES = {1024: 1200, 2048: 2400, 4096: 4800, 8192: 8192}
 """Points kept by FPS before the random choice, by the number of points wanted (published table)."""
@@ -190,7 +192,7 @@ def pool_size(num_points: int, available: int) -> int:
     return min(POOL_SIZES.get(num_points, round(num_points * 7 / 6)), available)
 
 
-def take_pool(points: Tensor, num_pool: int, choice: Tensor, *, compat: str = "none") -> Tensor:
+def take_pool(points: Tensor, num_pool: int, choice: Tensor, *, compat: Compat = "none") -> Tensor:
     """Keep num_pool points by FPS, then those at the positions in choice, the same for the whole batch.
 
     Args:
@@ -217,7 +219,7 @@ def resample(
     generator: torch.Generator,
     *,
     num_pool: int | None = None,
-    compat: str = "none",
+    compat: Compat = "none",
 ) -> Tensor:
     """Draw the points of a training step: FPS to a few more than wanted, then a random choice of those.
 
@@ -250,7 +252,7 @@ def resample(
     return take_pool(points, num_pool, choice, compat=compat)
 
 
-def fps_resample(points: Tensor, num_points: int, *, compat: str = "none") -> Tensor:
+def fps_resample(points: Tensor, num_points: int, *, compat: Compat = "none") -> Tensor:
     """Take the points of a test step: FPS from the first point, no randomness.
 
     With N == num_points the clouds come back as they are: FPS would only change the order, and a grouping

@@ -62,7 +62,7 @@ def write_ply(path: Path, points: np.ndarray, fields: Mapping[str, np.ndarray]) 
     columns: dict[str, np.ndarray] = dict(zip("xyz", np.asarray(points, dtype=np.float32).T, strict=True))
     for name, values in fields.items():
         flat = np.asarray(values).reshape(len(points), -1)
-        parts = _NAMES.get(name, (name,) if flat.shape[1] == 1 else ())
+        parts: tuple[str, ...] = _NAMES.get(name, (name,) if flat.shape[1] == 1 else ())
         if len(parts) != flat.shape[1]:
             parts = tuple(f"{name}_{number}" for number in range(flat.shape[1]))
         for part, column in zip(parts, flat.T, strict=True):

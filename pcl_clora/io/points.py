@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -137,12 +138,16 @@ def write_points(
     suffix = path.suffix.lower()
     if suffix == ".npy" and not fields:
         atomic_write(path, lambda aside: np.save(aside, points, allow_pickle=False))
-    elif suffix == ".npz":
-        atomic_write(path, lambda aside: np.savez(aside, points=points, **fields))
+    elif suffix == ".npz" and not fields.keys() & {"points", "file", "allow_pickle"}:
+        named: dict[str, Any] = {"points": points, **fields}
+        atomic_write(path, lambda aside: np.savez(aside, **named))
     elif suffix in (".txt", ".xyz", ".csv"):
         atomic_write(path, lambda aside: tables.write_text(aside, points, fields))
     elif suffix == ".ply":
         atomic_write(path, lambda aside: ply.write_ply(aside, points, fields))
     else:
         held = f" with fields {sorted(fields)}" if fields else ""
-        raise ValueError(f"{path}: cannot write points{held} to {suffix!r}; use .npz, .csv or .ply.")
+        raise ValueError(
+            f"{path}: cannot write points{held} to {suffix!r}; use .npz, .csv or .ply, and "
+            "names such as normals, colors and labels."
+        )

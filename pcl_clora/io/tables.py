@@ -209,7 +209,8 @@ def _fans(numbers: np.ndarray, num_faces: int, num_vertices: int) -> np.ndarray:
     if len(plain) == 4 * num_faces and (plain[::4] == 3).all() and len(numbers) == 4 * num_faces:
         triangles = plain.reshape(-1, 4)[:, 1:]
     else:
-        rows, at = [], 0
+        rows: list[tuple[int, int, int]] = []
+        at = 0
         for _ in range(num_faces):
             corners = int(numbers[at])
             face = numbers[at + 1 : at + 1 + corners]

@@ -86,7 +86,7 @@ def test_files_of_old_and_new_numpy_are_read(tmp_path, core):
 
 
 def test_a_file_of_python_2_is_read(tmp_path):
-    # What Python 2.7 with numpy wrote for array([1.0, 2.5], float32), protocol 2: the bytes are a short string.
+    # What Python 2.7 wrote for array([1.0, 2.5], float32) by protocol 2: the bytes are a short string.
     data = np.array([1.0, 2.5], np.float32).tobytes()
     content = (
         b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02"

@@ -212,6 +212,7 @@ def test_a_broken_file_names_file_expectation_and_remedy(tmp_path, name):
     [
         ("a.npy", CLOUD[0], None, r"\(N, 3\)"),
         ("a.npy", CLOUD, {"labels": LABELS}, r"use \.npz"),
+        ("a.npz", CLOUD, {"points": LABELS}, "names such as"),
         ("a.off", CLOUD, None, r"'\.off'"),
         ("a.npz", CLOUD, {"labels": LABELS[:2]}, "'labels'.*3 rows"),
         ("a.ply", CLOUD, {"labels": LABELS + 2**40}, "32 bits"),

@@ -51,7 +51,8 @@ def check_hdf5(root: Path) -> Iterator[Finding]:
             "the class names are missing or unusable, expected one name a line in label order; "
             "without them labels cannot be checked, write the file.",
         )
-    labels, digests = {}, {}
+    labels: dict[str, np.ndarray] = {}
+    digests: dict[str, list[tuple[str, bytes]]] = {}
     for split in SPLITS:
         try:
             files = list_hdf5_files(root, split)

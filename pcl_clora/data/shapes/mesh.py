@@ -15,7 +15,7 @@ import numpy as np
 
 from pcl_clora.data.shapes.draw import Draw
 
-Vector = Sequence[float]
+Vector = Sequence[float] | np.ndarray
 
 
 @dataclass(frozen=True)

@@ -141,11 +141,11 @@ def boat(b: ShapeBuilder, d: Draw) -> None:
             sheet[..., 0] = bulge * np.sin(np.pi * rows) * np.array([0.2, 1.0, 0.4, 0.95])
             b.loft("sail", sheet, caps=False)
     else:
-        wide, tall = beam * d.uniform(0.5, 0.75), d.uniform(0.12, 0.25)
+        house, tall = beam * d.uniform(0.5, 0.75), d.uniform(0.12, 0.25)
         at = d.uniform(-0.2, 0.1) * length
         for level in range(d.integer(1, 3)):
             size = 1.0 - 0.25 * level
-            b.box("cabin", (wide * size, tall, length * 0.32 * size), (0, deep + tall * (level + 0.5), at))
+            b.box("cabin", (house * size, tall, length * 0.32 * size), (0, deep + tall * (level + 0.5), at))
         b.rod("mast", (0, deep, at - 0.1), (0, deep + tall * d.uniform(2.2, 3.5), at - 0.1), 0.05, 0.045)
 
 
