@@ -94,7 +94,7 @@ def _knn(points: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         piece = _pairwise_dist2(points[:, clouds], queries[:, clouds, rows])
         smallest = _smallest(piece, k, height) if piece.dtype == torch.float32 else _sorted(piece, k)
         dist2[clouds, rows], idx[clouds, rows] = smallest
-    return dist2, idx
+    return dist2, idx.clamp_(max=num_points - 1)  # behind NaN there is only the filling of the last block
 
 
 def _sorted(dist2: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ from ops_oracles import make_cloud
 from torch.utils.flop_counter import FlopCounterMode
 
 from pcl_clora import ops
+from pcl_clora.ops import reference
 from pcl_clora.ops._library import SCHEMAS
 
 
@@ -100,6 +101,22 @@ def test_grouping_without_sampling_counts_no_sampling():
     with FlopCounterMode(display=False) as counter:
         ops.group_points(make_cloud("random", 2, 20), 20, 5)
     assert counter.get_total_flops() == 2 * 20 * 20 * 8 + 2 * 20 * 5 * 3
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("share", [1 / 3, 1])
+@pytest.mark.parametrize("num_points", [9, 21, 1025])
+def test_without_the_check_non_finite_points_still_give_indices_in_range(num_points, share, value):
+    # what an accelerator does, where nothing may wait for a look at the data
+    planes = make_cloud("random", 2, num_points).permute(2, 0, 1).contiguous()
+    queries = planes[:, :, :5].clone()
+    planes[:, :, : int(num_points * share)] = value
+    found = (
+        reference._farthest_point_sample(planes, 8, 0, False),
+        reference._farthest_point_sample(planes, 8, 0, True),
+        reference._knn(planes, queries, 2)[1],
+    )
+    assert all(idx.min() >= 0 and idx.max() < num_points for idx in found)
 
 
 def test_report_names_the_backend_of_every_op():
