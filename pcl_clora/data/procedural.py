@@ -178,7 +178,8 @@ def generate_shape(
 
 def _unit_sphere(points: np.ndarray) -> np.ndarray:
     centered = points - points.mean(axis=0)
-    return centered / max(math.sqrt((centered**2).sum(axis=1).max()), 1e-12)
+    x, y, z = centered.T
+    return centered / max(math.sqrt((x * x + y * y + z * z).max()), 1e-12)
 
 
 class ProceduralShapes:
