@@ -165,6 +165,8 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _parse_value(text: str, item: str) -> Any:
+    if not text.strip():
+        return ""  # weights.path= clears a path; yaml would read nothing as null, which no setting takes
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:

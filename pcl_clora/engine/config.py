@@ -19,6 +19,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     SerializeAsAny,
+    field_validator,
     model_validator,
 )
 
@@ -134,6 +135,11 @@ class TrainConfig(Config):
     num_workers: NonNegativeInt = 0  # processes that read clouds
     progress: Literal["auto", "rich", "plain", "off"] = "auto"  # "auto": a bar on a terminal
     tensorboard: bool = False  # also write tensorboard files; metrics.jsonl is always written
+
+    @field_validator("progress", mode="before")
+    @classmethod
+    def _read_yaml_off(cls, value: Any) -> Any:
+        return "off" if value is False else value  # yaml reads a bare off as false
 
 
 class RunConfig(Config):

@@ -115,7 +115,7 @@ def test_merging_changes_neither_input() -> None:
         ("a.b=[1, 2]", [1, 2]),
         ("a.b={c: 1}", {"c": 1}),
         ("a.b=/data/x=y", "/data/x=y"),
-        ("a.b=", None),
+        ("a.b=", ""),
         ("a.b='1e-3'", "1e-3"),
     ],
 )

@@ -92,6 +92,22 @@ def test_a_scalar_in_scientific_notation_is_a_number_in_a_file(tmp_path: Path) -
     assert load_run_config(path).optim.lr == 2e-3
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.progress=off", ("off", "w")),
+        ("weights.path=", ("auto", "")),
+        ("train.progress=plain", ("plain", "w")),
+    ],
+)
+def test_a_bare_off_and_an_empty_path_mean_what_they_say(
+    tmp_path: Path, override: str, expected: tuple[str, str]
+) -> None:
+    values = {**VALUES, "weights": {"path": "w"}, "train": {}}
+    cfg = load_run_config(written(tmp_path, values), [override])
+    assert (cfg.train.progress, cfg.weights.path) == expected
+
+
 def test_the_identity_of_a_run_leaves_out_exactly_the_settings_that_change_no_number() -> None:
     cfg = tiny_config()
     left_out = flatten(cfg).keys() - run_identity(cfg).keys()
