@@ -31,21 +31,13 @@ class CLoRAConfig(AdapterConfig):
     method: Literal["clora"] = "clora"
     rank: PositiveInt = 8  # R, width of one space (K: 8 for images)
     num_spaces: PositiveInt = 8  # E, spaces shared by all modules (C)
-    placement: Literal["input", "parallel", "both"] = (
-        "input"  # in front of a layer, beside it, or both (D, C)
-    )
+    placement: Literal["input", "parallel", "both"] = "input"  # before a layer, beside it, or both (D, C)
     targets: tuple[Role, ...] = _DEFAULT_TARGETS  # for "input": layers whose input is adapted (D)
-    parallel_targets: tuple[Role, ...] = (
-        _DEFAULT_PARALLEL  # for "parallel": square places with an update beside (C)
-    )
-    sharing: Literal["global", "per_role", "none", "all"] = (
-        "global"  # who shares D, U; "all": Q too, CLoRA# (K)
-    )
+    parallel_targets: tuple[Role, ...] = _DEFAULT_PARALLEL  # for "parallel": square places (C)
+    sharing: Literal["global", "per_role", "none", "all"] = "global"  # of D, U; "all": Q too, CLoRA# (K)
     core: Literal["block", "diagonal", "full", "identity"] = "block"  # shape of Q; "block": E dense R x R (K)
     tied: bool = False  # U = D^T, as in ARC (C)
-    init: Literal["core_zero", "up_zero"] = (
-        "core_zero"  # what is zero at the start; "up_zero": U, with Q = 1 (C)
-    )
+    init: Literal["core_zero", "up_zero"] = "core_zero"  # zero at first: Q, or U with Q = 1 (C)
     scale: float = 1.0  # s, factor of every update (C)
     bias: bool = False  # add a learned vector of size d, as in ARC (C)
     dropout: float = Field(0.0, ge=0, lt=1)  # between D and Q (C)
@@ -360,10 +352,10 @@ class CLoRADelta(Delta):
 class CLoRA(AdapterMethod):
     """Collaborative low-rank adaptation: Delta W_j = sum over h of D_h Q_h^j U_h, with D and U shared (K).
 
-    Trainable parameters with one set of spaces: E (2 d r + m r^2) for m adapted places (K), 61,440 for Point-
-    MAE with r = E = 8 and m = 24, against 147,456 for LoRA there. rank(Delta W_j) <= E r. All updates fold
-    into the frozen weights, so merged inference costs what the backbone costs (K); an input update with a
-    bias gives a layer without bias one.
+    Trainable parameters with one set of spaces: E (2 d r + m r^2) for m adapted places (K); 61,440 for
+    Point-MAE with r = E = 8 and m = 24, against 147,456 for LoRA there. rank(Delta W_j) <= E r. All updates
+    fold into the frozen weights, so merged inference costs what the backbone costs (K); an input update with
+    a bias gives a layer without bias one.
 
     Placement on the LayerNorm outputs in front of `qkv` and `fc1` is derived from ARC, the closest
     predecessor (D); all other settings marked C in `CLoRAConfig` are our choice where the paper is silent.
@@ -391,8 +383,13 @@ class CLoRA(AdapterMethod):
         sites = self._find_sites(model, interface)
         places: dict[str, dict[str, tuple[LowRankModule, tuple[int, int]]]] = {}
         for place, site in sites:
+            there = places.setdefault(site.path, {})
+            if place in there:
+                raise ValueError(
+                    f"Two roles name {site.path}; the backbone's interface must tell them apart."
+                )
             lrm = self._make_module(site, interface.embed_dim)
-            places.setdefault(site.path, {})[place] = (lrm, site.rows)
+            there[place] = (lrm, site.rows)
             self._lrms += (lrm,)
         layers = {site.path: site.layer for _, site in sites}
         return {path: CLoRADelta(layers[path], found, self.config.dropout) for path, found in places.items()}
@@ -444,9 +441,8 @@ class CLoRA(AdapterMethod):
     def extra_losses(self) -> dict[str, Tensor]:
         """Compute SADE times its weight; nothing if the weight is zero."""
         weight = self.config.sade.weight
-        return (
-            {} if weight == 0 else {name: weight * value for name, value in self.extra_loss_values().items()}
-        )
+        values = {} if weight == 0 else self.extra_loss_values()
+        return {name: weight * value for name, value in values.items()}
 
     def _total_similarity(self, spaces: Spaces, lrms: list[LowRankModule]) -> Tensor:
         """Sum over the modules that use these spaces of the mean or sum over their pairs."""

@@ -35,17 +35,13 @@ class AdapterHeader(Config):
     adapter: Mapping[str, Any]  # the method and its settings
     base_id: str  # what the base calls itself, for people
     base_sha256: str  # over all base tensors that the file does not carry
-    base_model: Mapping[str, Any] = Field(
-        default_factory=dict
-    )  # settings the backbone was built with, if it has any
+    base_model: Mapping[str, Any] = Field(default_factory=dict)  # settings of the backbone, if it has any
     num_classes: int | None = None  # logits of the head
     head_dtype: str = "float32"  # precision the head is stored in
     classes: tuple[str, ...] = ()  # names of the classes, in the order of the logits
     normalisation: Any = ""  # what is done to the points before the model sees them
     protocol: Any = ""  # how checkpoint and test points were chosen
-    metrics: Mapping[str, Any] = Field(
-        default_factory=dict
-    )  # results under that protocol, accuracies in [0, 1]
+    metrics: Mapping[str, Any] = Field(default_factory=dict)  # under that protocol, accuracies in [0, 1]
     licence: str = ""  # of these weights
     git: Any = ""  # commit of the code that made them
     extra: Mapping[str, Any] = Field(default_factory=dict)  # anything else

@@ -148,6 +148,7 @@ def break_interface(base: nn.Module, **changes: object) -> None:
             TypeError,
             "expected an nn.Linear, found LayerNorm",
         ),
+        ({"linears": {"qkv": "ffn.0", "fc1": "ffn.0"}}, CLORA, ValueError, "Two roles name layers.0.ffn.0"),
         ({"embed_dim": 8}, CLORA, ValueError, "maps 16 to 48 features.*8 x 8"),
         ({"embed_dim": 8}, {"method": "lora"}, ValueError, "48 output rows, not 3 x 8"),
         ({"parts": {"head": ("layers",), "tokens": ()}}, CLORA, ValueError, "trained as a whole"),
@@ -263,6 +264,24 @@ def test_full_fine_tuning_beside_clora_leaves_its_layers_alone() -> None:
     model.set_active("default")
 
     assert torch.equal(model(points), expected)
+
+
+class Scaled(cases.BareTransformer):
+    """A backbone with a second input a sample."""
+
+    def forward(self, points: Tensor, factor: Tensor) -> Tensor:
+        return super().forward(points) * factor[:, None]
+
+
+def test_routing_takes_every_input_of_the_backbone_apart() -> None:
+    model = cases.shake(attach_adapter(Scaled().eval(), CLORA))
+    points, factor = cases.make_points(), torch.tensor([1.0, 2.0, 3.0, 4.0])
+    expected = model(points, factor)
+
+    mixed = model(points, factor, adapters=["default", None, "default", None])
+
+    torch.testing.assert_close(mixed[::2], expected[::2], rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(mixed[1::2], expected[1::2])
 
 
 @pytest.mark.parametrize(
