@@ -11,7 +11,9 @@ HEAVY = ("open3d", "timm", "torchvision", "tensorboard", "matplotlib", "scipy", 
 
 
 def run_python(code):
-    return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120
+    )
 
 
 def test_import_prints_and_warns_nothing_and_loads_no_torch():
