@@ -13,9 +13,7 @@ from pcl_clora.cli.common import AsJson, print_json, show
 OPTIONAL = {  # package -> what it makes possible
     "matplotlib": "learning curves as pictures (report run)",
     "tensorboard": "train.tensorboard=true",
-    "plyfile": "ply files",
-    "timm": "image backbones",
-    "open3d": "windows and pictures of clouds",
+    "plyfile": "ply files in data sets of name folder",
 }
 
 
@@ -68,14 +66,15 @@ def _folders(data: Path) -> list[Path]:
 
 
 def _state_of(folder: Path) -> str:
-    """Check one data folder: "complete", or its first problem and how many there are."""
-    from pcl_clora.data import check_data
+    """Say what a data folder holds, from names and headers only, or what is wrong with it."""
+    from pcl_clora.data import describe_root
+    from pcl_clora.io import DataError
 
-    problems = [finding for finding in check_data(folder) if finding.level == "error"]
-    if not problems:
-        return "complete"
-    more = f" ({len(problems) - 1} more: pcl-clora data check {folder})" if len(problems) > 1 else ""
-    return f"{problems[0]}{more}"
+    try:
+        found = describe_root(folder)
+    except DataError as error:
+        return f"{error.problem}; {error.remedy}"
+    return str(found).removeprefix(f"{found.root}: ")
 
 
 def _version(package: str) -> str | None:

@@ -56,7 +56,7 @@ def run_values(method: str = "clora", **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> Callable[..., Path]:
-    """Write the folder of a finished run whose numbers are given: write_run("a", method=..., seed=..., oa=...)."""
+    """Write the folder of a finished run with given numbers: write_run("a", method=..., seed=..., oa=...)."""
 
     def write(
         folder: str,
@@ -75,7 +75,12 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
         result = {
             "name": folder,
             "config_hash": "0123456789ab",
-            "protocol": {"name": cfg.protocol.name, "select": cfg.protocol.select, "votes": 1, "val_fraction": 0.0},
+            "protocol": {
+                "name": cfg.protocol.name,
+                "select": cfg.protocol.select,
+                "votes": 1,
+                "val_fraction": 0.0,
+            },
             "seed": seed,
             "augment": cfg.augment,
             "git": "abc",

@@ -1,0 +1,75 @@
+"""Every yaml file of cfgs loads, and says what its name says."""
+
+import pytest
+
+from pcl_clora.config import ConfigError, read_yaml
+from pcl_clora.data import list_datasets
+from pcl_clora.engine import load_run_config
+from pcl_clora.report import count_cost
+from pcl_clora.report.records import build_for_cost
+from tests.cli.conftest import ROOT
+
+CFGS = ROOT / "cfgs"
+RUNS = sorted(path for path in CFGS.rglob("*.yaml") if "_base_" not in path.parts)
+PARTS = sorted((CFGS / "_base_").rglob("*.yaml"))
+
+
+def name_of(path):
+    return str(path.relative_to(CFGS))
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name_of)
+def test_every_config_loads(path):
+    if read_yaml(path)["data"]["name"] not in list_datasets():
+        pytest.skip("its data reader does not exist yet; its model is tested by the cost report")
+    cfg = load_run_config(path)
+    assert cfg.protocol.name == "honest"
+
+
+@pytest.mark.parametrize("path", PARTS, ids=name_of)
+def test_every_part_is_one_section_that_some_config_uses(path):
+    assert list(read_yaml(path)) == [path.parent.name]
+    place = f"_base_/{path.parent.name}/{path.name}"
+    assert any(place in other.read_text() for other in RUNS)
+
+
+@pytest.mark.parametrize("path", sorted((CFGS / "modelnet40").glob("*_*.yaml")), ids=name_of)
+def test_modelnet40_configs_are_named_after_their_content(path):
+    cfg = load_run_config(path)
+    if path.stem.startswith("warmup"):
+        assert (cfg.adapter.method, cfg.data.name) == ("full", "procedural")
+        return
+    _, _, method = path.stem.partition("_")
+    assert cfg.adapter.method == method
+    assert cfg.name == f"modelnet40_{path.stem}"
+    assert (cfg.model.num_classes, cfg.data.num_points, cfg.augment) == (40, 1024, "scale_shift")
+
+
+@pytest.mark.parametrize("method", ["linear_probe", "clora", "lora", "full"])
+def test_the_full_size_recipe_is_the_published_one(method):
+    cfg = load_run_config(CFGS / "modelnet40" / f"base_{method}.yaml")
+    optim = cfg.optim
+    assert (optim.lr, optim.weight_decay, optim.epochs, optim.warmup_epochs) == (5e-4, 0.05, 300, 10)
+    assert (optim.batch_size, optim.clip_norm, optim.lr_min, optim.lr_warmup) == (32, 10, 1e-6, 1e-6)
+    assert (cfg.model.num_groups, cfg.model.group_size, cfg.model.depth) == (64, 32, 12)
+
+
+def test_a_misspelt_key_is_refused_with_the_nearest_name():
+    with pytest.raises(ConfigError, match="did you mean 'embed_dim'"):
+        load_run_config(CFGS / "modelnet40" / "tiny_full.yaml", ["model.embed_dmi=3"])
+
+
+@pytest.mark.slow
+def test_hardest_clora_has_the_published_cost():
+    model, num_points = build_for_cost(CFGS / "scanobjectnn" / "hardest_clora.yaml")
+    report = count_cost(model, num_points)
+    assert report["params"]["trainable"] == 329_743
+    assert round(report["macs"]["published"] / 1e9, 3) == 4.761
+
+
+@pytest.mark.parametrize(
+    ("size", "low", "high"), [("tiny", 1e6, 3e6), ("small", 5e6, 9e6), ("base", 22.0e6, 22.2e6)]
+)
+def test_sizes_are_what_they_are_called(size, low, high):
+    model, _ = build_for_cost(CFGS / "modelnet40" / f"{size}_full.yaml")
+    assert low < model.parameter_counts()["total"] < high

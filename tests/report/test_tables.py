@@ -1,0 +1,148 @@
+import csv
+import json
+import statistics
+
+import pytest
+
+from pcl_clora.report import ReportError, make_table
+from pcl_clora.report.tables import HEADER, protocol_name
+
+
+def cells(table):
+    return [dict(zip(HEADER, row.cells(), strict=True)) for row in table.rows]
+
+
+def test_seeds_of_one_method_become_one_row_with_mean_and_deviation(write_run):
+    accuracies = [0.5, 0.6, 0.64]
+    folders = [write_run(f"r{seed}", seed=seed, oa=oa) for seed, oa in enumerate(accuracies)]
+    (row,) = make_table(folders[::-1]).rows
+    mean, deviation = row.metric("oa")
+    assert row.seeds == (0, 1, 2)
+    assert mean == pytest.approx(statistics.mean(accuracies))
+    assert deviation == pytest.approx(statistics.stdev(accuracies))
+    assert cells(make_table(folders))[0]["OA"] == "58.00 +- 7.21"
+
+
+def test_a_single_seed_has_no_deviation(write_run):
+    (row,) = cells(make_table([write_run("a", oa=0.875)]))
+    assert row["OA"] == "87.50"
+    assert row["seeds"] == "0"
+
+
+def test_methods_stand_side_by_side_with_all_they_cost(write_run):
+    folders = [write_run(method, method=method) for method in ("linear_probe", "clora", "full")]
+    rows = cells(make_table(folders))
+    assert [row["method"] for row in rows] == ["linear_probe", "clora", "full"]
+    clora = rows[1]
+    assert clora["trained params"] == "500"
+    assert clora["adapter file"] == "2.0 KiB"
+    assert clora["train time"] == "12.5 s"
+    assert clora["protocol"] == "honest, last epoch"
+    assert clora["augmentation"] == "scale_shift"
+    assert float(clora["GMACs executed"]) > float(clora["GMACs"]) > 0
+
+
+def test_rows_of_one_method_are_told_apart_by_the_settings_that_differ(write_run):
+    first = write_run("a", changes={"adapter": {"method": "clora", "rank": 2}})
+    second = write_run("b", changes={"adapter": {"method": "clora", "rank": 4}})
+    other = write_run("c", method="full")
+    labels = [row.label for row in make_table([first, second, other]).rows]
+    assert labels == ["clora (adapter.rank=2)", "clora (adapter.rank=4)", "full"]
+
+
+def test_the_place_of_the_data_makes_no_row_of_its_own(write_run):
+    data = {"name": "procedural", "classes": ["bed", "chair", "desk", "sofa", "table"], "num_points": 64}
+    here = write_run("a", seed=0, changes={"data": {**data, "root": "/here"}})
+    there = write_run("b", seed=1, changes={"data": {**data, "root": "/there"}})
+    assert len(make_table([here, there]).rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"protocol": {"name": "paper", "select": "test", "votes": 1, "val_fraction": 0.0}},
+            "protocols differ",
+        ),
+        (
+            {"protocol": {"name": "honest", "select": "last", "votes": 10, "val_fraction": 0.0}},
+            "votes: 1 -> 10",
+        ),
+        ({"data": {"name": "other", "num_train": 20, "num_test": 10, "num_points": 64}}, "data sets differ"),
+        (
+            {"data": {"name": "procedural", "num_train": 20, "num_test": 11, "num_points": 64}},
+            "num_test: 10 -> 11",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(write_run, changes, message):
+    with pytest.raises(ReportError, match=message):
+        make_table([write_run("a"), write_run("b", seed=1, result_changes=changes)])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"protocol": {"name": "honest", "select": "test", "votes": 1, "val_fraction": 0.0}},
+        {"best": {"epoch": 3, "selected_on": "test"}},
+    ],
+)
+def test_a_number_chosen_on_test_is_not_printed_as_honest(write_run, changes):
+    with pytest.raises(ReportError, match="chosen on the test set"):
+        make_table([write_run("a", result_changes=changes)])
+
+
+def test_a_number_chosen_on_test_is_printed_as_paper(write_run):
+    paper = {
+        "protocol": {"name": "paper", "select": "test", "votes": 1, "val_fraction": 0.0},
+        "best": {"epoch": 3, "selected_on": "test"},
+    }
+    assert cells(make_table([write_run("a", result_changes=paper)]))[0]["protocol"] == "paper, best on test"
+
+
+def test_one_run_twice_is_refused(write_run):
+    with pytest.raises(ReportError, match="same settings and seed"):
+        make_table([write_run("a"), write_run("b")])
+
+
+def test_an_unfinished_run_and_a_wrong_folder_are_named(write_run, tmp_path):
+    (write_run("a") / "result.json").unlink()
+    with pytest.raises(ReportError, match="not finished"):
+        make_table([tmp_path / "a"])
+    with pytest.raises(ReportError, match="not the folder of a run"):
+        make_table([tmp_path / "nowhere"])
+    with pytest.raises(ReportError, match="at least one"):
+        make_table([])
+
+
+def test_a_torn_result_is_refused(write_run):
+    folder = write_run("a")
+    (folder / "result.json").write_text('{"seed": ')
+    with pytest.raises(ReportError, match="not complete json"):
+        make_table([folder])
+
+
+def test_a_table_is_written_as_markdown_csv_and_json(write_run, tmp_path):
+    table = make_table([write_run("a"), write_run("b", method="full")])
+    for ending in ("md", "csv", "json"):
+        table.write(tmp_path / f"t.{ending}")
+    lines = (tmp_path / "t.md").read_text().splitlines()
+    assert lines[2].startswith("| method | OA |")
+    with (tmp_path / "t.csv").open() as file:
+        assert [row["protocol"] for row in csv.DictReader(file)] == ["honest, last epoch"] * 2
+    read = json.loads((tmp_path / "t.json").read_text())
+    assert [row["oa"] for row in read["rows"]] == [0.5, 0.5]
+    assert read["rows"][0]["macs_published"] > 0
+
+
+def test_another_ending_is_refused(write_run, tmp_path):
+    with pytest.raises(ReportError, match=r"use \.md, \.csv or \.json"):
+        make_table([write_run("a")]).write(tmp_path / "t.xlsx")
+
+
+@pytest.mark.parametrize(
+    ("select", "votes", "text"),
+    [("last", 1, "honest, last epoch"), ("validation", 10, "honest, best on validation, 10 votes")],
+)
+def test_protocols_are_named(select, votes, text):
+    assert protocol_name({"name": "honest", "select": select, "votes": votes}) == text
