@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from pcl_clora.config import Config, ConfigError, build, config_hash, dump_yaml, merge, parse_overrides
 from pcl_clora.data import PointLoader, build_dataset
 from pcl_clora.engine import OptimConfig, RunConfig, RunResult, Trainer
-from pcl_clora.engine.checkpoint import write_json, write_text
+from pcl_clora.io import write_json, write_text
 from pcl_clora.report import cost_report, units, write_report
 
 WARMUP = "warmup"
+SHOWN = "clora"  # the method whose adapter is merged, timed and handed out
 NOTE = (
     "A demonstration, not a benchmark: made shapes, one seed, honest protocol (last epoch, test set used "
     "once). GFLOPs = 2 x multiply-adds of one cloud, attention included; GMACs in the papers' convention."
@@ -66,8 +67,8 @@ class DemoConfig(Config):
     @field_validator("methods")
     @classmethod
     def _has_clora(cls, methods: dict[str, MethodConfig]) -> dict[str, MethodConfig]:
-        if "clora" not in methods:
-            raise ValueError("the demo merges the adapter of method 'clora'; keep it in methods.")
+        if SHOWN not in methods:
+            raise ValueError(f"the demo merges the adapter of {SHOWN!r}; keep it in methods.")
         return methods
 
 
@@ -185,10 +186,10 @@ def run_demo(overrides: Sequence[str] = (), out: str | Path = "runs/demo") -> di
         finished[name] = Trainer(cfg, resume="never").fit()
         write_report(finished[name].run_dir)
     _join_metrics(folder, list(runs))
-    shutil.copyfile(folder / "clora" / "best" / "adapter.safetensors", folder / "adapter.safetensors")
+    shutil.copyfile(folder / SHOWN / "best" / "adapter.safetensors", folder / "adapter.safetensors")
     _say("merging the CLoRA adapter, comparing logits and latency")
     rows = [_row(demo, name, finished[name]) for name in demo.methods]
-    merged = _compare_merged(demo, runs["clora"], finished["clora"].model)
+    merged = _compare_merged(demo, runs[SHOWN], finished[SHOWN].model)
     result = _result(demo, finished, rows, merged, time.monotonic() - began)
     write_json(folder / "result.json", result)
     write_text(folder / "report.md", _report(result, rows))
@@ -212,7 +213,7 @@ def _join_metrics(folder: Path, names: Sequence[str]) -> None:
 
 
 def _row(demo: DemoConfig, name: str, finished: RunResult) -> MethodRow:
-    measure = name == "clora"
+    measure = name == SHOWN
     cost = cost_report(
         finished.model,
         demo.num_points,
@@ -252,7 +253,7 @@ def _result(
     merged: Mapping[str, float],
     seconds: float,
 ) -> dict[str, Any]:
-    clora = next(row for row in rows if row.name == "clora")
+    clora = next(row for row in rows if row.name == SHOWN)
     first = finished[WARMUP].result
     return {
         "config_hash": config_hash(demo),

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pcl_clora.engine.config import differences
+from pcl_clora.io import atomic_write
 
 FORMAT = "pcl_clora.checkpoint"
 FORMAT_VERSION = 1
@@ -31,63 +29,6 @@ MAPPING = "$mapping"  # json stand-in for a dict whose keys are not all strings
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be used; the message says why and what to do."""
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file aside, push it to the disk, rename it: readers see the old file or the new one.
-
-    Args:
-        path: the final place; its folder is made.
-        write: called with a temporary path in the same folder, with the same suffix.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.stem}.partial{path.suffix}")
-    aside.touch()
-    rights = aside.stat().st_mode & 0o777  # as the user's files have them; safetensors gives its files fewer
-    write(aside)
-    aside.chmod(rights)
-    with aside.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where folders can be opened."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write json atomically, indented, rows of numbers on one line each; nan and infinity become null."""
-    text = json.dumps(finite(content), indent=2, allow_nan=False)
-    text = re.sub(r"\[[-+.\deE,\s]*\]", lambda row: re.sub(r"\s+", " ", row[0]), text)
-    write_text(path, text + "\n")
-
-
-def finite(value: Any) -> Any:
-    """Replace nan and infinity by None, which every json reader takes."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return value
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    write_atomically(path, lambda aside: _write_text(aside, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def save_checkpoint(path: Path, tree: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
@@ -109,7 +50,7 @@ def save_checkpoint(path: Path, tree: Mapping[str, Any], identity: Mapping[str, 
         "content": text,
         "sha256": _digest(text, tensors),
     }
-    write_atomically(path, lambda aside: save_file(tensors, aside, metadata=metadata))
+    atomic_write(path, lambda aside: save_file(tensors, aside, metadata=metadata), only_writer=True)
 
 
 def load_checkpoint(path: Path, identity: Mapping[str, Any] | None = None) -> dict[str, Any]:

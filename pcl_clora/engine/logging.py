@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from pcl_clora.engine.checkpoint import finite
+from pcl_clora.io import finite
 
 logger = logging.getLogger("pcl_clora")
 

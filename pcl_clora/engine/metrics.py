@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from pcl_clora.engine.checkpoint import finite
+from pcl_clora.io import finite
 
 
 class ConfusionMatrix:

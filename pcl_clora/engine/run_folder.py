@@ -14,8 +14,8 @@ import torch
 import pcl_clora
 from pcl_clora import ops
 from pcl_clora.config import dump_yaml
-from pcl_clora.engine.checkpoint import write_json, write_text
 from pcl_clora.engine.config import RunConfig
+from pcl_clora.io import write_json, write_text
 
 PACKAGES = ("torch", "numpy", "h5py", "pydantic", "pyyaml", "safetensors", "rich", "timm", "tensorboard")
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pcl_clora.data import Batch, make_augment, resample
-from pcl_clora.engine.checkpoint import finite, load_checkpoint, write_atomically, write_json
+from pcl_clora.engine.checkpoint import load_checkpoint
 from pcl_clora.engine.config import RunConfig, run_identity
 from pcl_clora.engine.ema import WeightAverage
 from pcl_clora.engine.evaluate import autocast, evaluate
@@ -26,6 +26,7 @@ from pcl_clora.engine.seed import capture_rng_state, deterministic_mode, make_ge
 from pcl_clora.engine.setup import adapt, choose_device, describe_plan, make_data
 from pcl_clora.engine.snapshot import Snapshot
 from pcl_clora.engine.state import RunResult, RunState, describe_result
+from pcl_clora.io import finite, write_json
 
 
 class Trainer:
@@ -239,7 +240,7 @@ class Trainer:
 
     def _save_best(self, metadata: Mapping[str, Any]) -> None:
         content = finite({"classes": list(self.data.class_names), **metadata})
-        write_atomically(self.folder.best, lambda aside: self.model.save_adapter(aside, metadata=content))
+        self.model.save_adapter(self.folder.best, metadata=content)
 
     def _save(self) -> None:
         self.state.take_time(training=self.state.batch > 0)

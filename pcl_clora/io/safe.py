@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,24 +19,31 @@ from pcl_clora.io.errors import DataError
 _HEADER_KEY = "header"
 
 
-def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
+def atomic_write(path: str | Path, write: Callable[[Path], None], *, only_writer: bool = False) -> None:
     """Write a file so that it is there whole or not at all.
 
     The content goes to a temporary name in the same folder, is forced to the disk and then renamed.
 
     Args:
         path: where to; missing folders are made.
-        write: called with the temporary path; must leave a file there.
+        write: called with the temporary path, which has the same suffix; must leave a file there.
+        only_writer: promises that no other process writes this file. The temporary name is then a fixed one,
+            so that what a killed writer left behind is replaced; otherwise it is a new one every time.
 
     Raises:
         OSError: if the folder cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.tmp{path.suffix}")
+    aside = path.with_name(f".{path.stem}.{'partial' if only_writer else secrets.token_hex(6)}{path.suffix}")
     try:
+        aside.touch()
+        rights = (
+            aside.stat().st_mode & 0o777
+        )  # those of the user's files; safetensors gives fewer
         write(aside)
-        with aside.open("rb") as file:
+        aside.chmod(rights)
+        with aside.open("rb+") as file:
             os.fsync(file.fileno())
         aside.replace(path)
     except BaseException:
@@ -52,6 +61,33 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a utf-8 text file, whole or not at all."""
+
+    def write(aside: Path) -> None:
+        aside.write_text(text, encoding="utf-8")
+
+    atomic_write(path, write, only_writer=True)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write indented json, whole or not at all; rows of numbers on one line, nan and infinity as null."""
+    text = json.dumps(finite(content), indent=2, allow_nan=False)
+    text = re.sub(r"\[[-+.\deE,\s]*\]", lambda row: re.sub(r"\s+", " ", row[0]), text)
+    write_text(path, text + "\n")
+
+
+def finite(value: Any) -> Any:
+    """Replace nan and infinity by None, which every json reader takes."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
 
 
 def sha256_file(path: str | Path) -> str:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from pcl_clora.models.interface import get_interface
 
 CONTAINERS = ("base_model", "model_state_dict", "model", "state_dict")
-# What files put before the names of the backbone, after "module.": official pre-training, published wrappers, and
-# our own adapter files, which a `full` run fills with a whole network.
+# What files put before the names of the backbone, after "module.": official pre-training, published
+# wrappers, and our own adapter files, which a `full` run fills with a whole network.
 WRAPPERS = ("MAE_encoder.", "base_model.", "model.")
 PRETRAINING_ONLY = r"^(MAE_decoder|decoder_pos_embed|increase_dim|mask_token|lm_head|cls_head)\b"
 NUMPY_SCALARS = [

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pcl_clora.engine.checkpoint import write_text
+from pcl_clora.io import write_text
 from pcl_clora.report import units
 from pcl_clora.report.curve import curve_csv, plot_curve, read_curve
 from pcl_clora.report.records import RunRecord, read_run, run_cost

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pcl_clora.engine.checkpoint import write_text
 from pcl_clora.engine.config import differences, run_identity
+from pcl_clora.io import write_text
 from pcl_clora.report import units
 from pcl_clora.report.records import ReportError, RunRecord, read_run, run_cost
 
