@@ -1,12 +1,16 @@
 """Importing is free, and every public name exists."""
 
+import shutil
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 
 import pcl_clora
 
+ROOT = Path(__file__).parents[1]
 HEAVY = ("open3d", "timm", "torchvision", "tensorboard", "matplotlib", "scipy", "sklearn", "plyfile")
 
 
@@ -42,3 +46,31 @@ def test_the_version_is_the_packages_own():
     from importlib.metadata import version
 
     assert version("pcl-clora") == pcl_clora.__version__
+
+
+@pytest.mark.slow
+def test_the_wheel_is_pure_and_holds_the_package_only(tmp_path):
+    source = tmp_path / "source"
+    ignore = shutil.ignore_patterns("__pycache__", "golden")
+    for folder in ("pcl_clora", "tools", "cfgs", "data", "tests"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=ignore)
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, source)
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path),
+        str(source),
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as content:
+        names = content.namelist()
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert {"pcl_clora/py.typed", "pcl_clora/config/demo.yaml", "pcl_clora/models/point_mae.py"} <= set(names)
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"pcl_clora"}
