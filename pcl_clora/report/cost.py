@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -201,8 +202,15 @@ def _training_peak(model: nn.Module, points: Tensor) -> int | None:
         loss.backward()
         optimizer.step()
 
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with _generators_kept(points.device), torch.enable_grad():
         return peak_bytes(step, [*scratch.parameters(), *scratch.buffers(), points, label])
+
+
+def _generators_kept(device: torch.device) -> AbstractContextManager[None]:
+    """Give the global generators their state back afterwards: dropout draws from them."""
+    if device.type == "cpu":
+        return torch.random.fork_rng(devices=[])
+    return torch.random.fork_rng(devices=[device], device_type=device.type)
 
 
 def _latency(model: nn.Module, merged: nn.Module, points: Tensor, repeats: int) -> dict[str, Any]:
