@@ -233,6 +233,7 @@ class Trainer:
         result = describe_result(self.cfg, self.data, self.model, metrics, self.state, self._env)
         told = ("config_hash", "protocol", "seed", "augment", "git", "metrics", "best")
         self._save_best({key: result[key] for key in told})
+        result["adapter_bytes"] = self.folder.best.stat().st_size
         write_json(self.folder.result, result)
         self._log.tell({"kind": "result", "step": self.state.step, "epoch": self.state.epoch, **result})
         self.model.eval()

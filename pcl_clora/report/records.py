@@ -39,8 +39,9 @@ class RunRecord:
 
     @property
     def adapter_bytes(self) -> int | None:
-        """Size of the adapter file; None if it was taken away."""
-        return self.files.best.stat().st_size if self.files.best.is_file() else None
+        """Size of the adapter file, which need not be there any more; None if the result does not say."""
+        size = self.result.get("adapter_bytes")
+        return None if size is None else int(size)
 
 
 def read_run(folder: str | Path) -> RunRecord:

@@ -86,7 +86,7 @@ def _cost(run: RunRecord) -> str:
     size = run.adapter_bytes
     rows = [(f"parameters, {name}", f"{value:,}") for name, value in params.items()]
     rows += [
-        ("adapter file", "gone" if size is None else units.file_size(size)),
+        ("adapter file", "?" if size is None else units.file_size(size)),
         ("GMACs, papers' convention", units.giga(macs["published"])),
         ("GMACs executed, attention included", units.giga(macs["executed"])),
         ("the same, adapter merged", units.giga(macs["executed_merged"])),

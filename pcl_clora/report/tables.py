@@ -87,7 +87,7 @@ class Row:
             _mean_and_deviation(*self.metric("oa")),
             _mean_and_deviation(*self.metric("macc")),
             units.count(numbers["params"]["trainable"]),
-            "gone" if size is None else units.file_size(size),
+            "?" if size is None else units.file_size(size),
             units.giga(numbers["macs_published"]),
             units.giga(numbers["macs_executed"]),
             units.duration(numbers["train_seconds"]),

@@ -106,6 +106,7 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
             "steps": 4,
             "train_seconds": 12.5,
             "best": {"epoch": 1, "selected_on": "last"},
+            "adapter_bytes": 2048,
             **(result_changes or {}),
         }
         (path / "result.json").write_text(json.dumps(result))
