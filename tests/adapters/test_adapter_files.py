@@ -19,6 +19,7 @@ from pcl_clora.adapters import (
     load_adapter,
     read_adapter,
 )
+from pcl_clora.adapters.files import hash_tensors
 from pcl_clora.config import ConfigError
 from pcl_clora.models import create_model
 
@@ -153,6 +154,28 @@ def test_one_changed_bit_of_the_base_is_another_base(file: Path) -> None:
 
     with pytest.raises(AdapterFileError, match="SHA-256"):
         load_adapter(file, other)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"b": torch.zeros(2, 3)},
+        {"a": torch.zeros(3, 2)},
+        {"a": torch.zeros(2, 3, dtype=torch.int32)},
+        {"a": torch.ones(2, 3)},
+        {"a": torch.zeros(2, 3), "b": torch.zeros(0)},
+    ],
+    ids=["name", "shape", "dtype", "bytes", "more"],
+)
+def test_the_hash_of_a_base_sees_every_difference(other: dict[str, torch.Tensor]) -> None:
+    assert hash_tensors({"a": torch.zeros(2, 3)}, without=()) != hash_tensors(other, without=())
+
+
+def test_the_hash_of_a_base_sees_neither_order_nor_layout_nor_what_is_left_out() -> None:
+    one = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(1), "head.x": torch.ones(2)}
+    other = {"b": torch.ones(1), "a": torch.arange(6.0).view(2, 3).t().contiguous().t()}
+
+    assert hash_tensors(one, without=["head"]) == hash_tensors(other, without=["head"])
 
 
 def test_what_the_adapter_carries_is_no_part_of_the_base(file: Path, model: AdaptedModel) -> None:
