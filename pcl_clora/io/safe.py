@@ -38,9 +38,7 @@ def atomic_write(path: str | Path, write: Callable[[Path], None], *, only_writer
     aside = path.with_name(f".{path.stem}.{'partial' if only_writer else secrets.token_hex(6)}{path.suffix}")
     try:
         aside.touch()
-        rights = (
-            aside.stat().st_mode & 0o777
-        )  # those of the user's files; safetensors gives fewer
+        rights = aside.stat().st_mode & 0o777  # those of the user's files; safetensors gives fewer
         write(aside)
         aside.chmod(rights)
         with aside.open("rb+") as file:
