@@ -45,12 +45,17 @@ class Registry(Generic[SettingsT, MakerT]):
         """Turn a mapping that carries a name into the settings of the thing it names.
 
         Raises:
-            ConfigError: if the name is not known or a setting is wrong; the message names the nearest one.
+            ConfigError: if the name is missing or not known, or a setting is wrong; the message names the
+                nearest one.
         """
         if isinstance(values, self._base):
             return values
         assert isinstance(values, Mapping)
         name = str(values.get(self._key, ""))
+        if not name:
+            raise ConfigError(
+                f"no {self._what} is named; set {self._key} to one of: {', '.join(self.names())}."
+            )
         if name not in self._entries:
             raise ConfigError(unknown_name(name, self._entries, what=self._what))
         return build(self._entries[name][0], values, source=f"{self._what} {name}")

@@ -71,6 +71,7 @@ def test_a_cycle_of_bases_is_refused_and_named_in_order(tmp_path: Path) -> None:
         ("a: [1", "not valid yaml"),
         ("- 1\n- 2", "holds a list; expected a mapping"),
         ("inner:\n  rank: 1\n  rank: 2", "'rank' is given twice"),
+        ("? [1, 2]\n: 3", "unhashable key"),
         ("_base_: 3", "_base_ is 3; expected a file name"),
         ("_base_: gone.yaml", r"gone\.yaml does not exist \(named by .*top\.yaml\)"),
         ("!!python/object/apply:os.getcwd []", "not valid yaml"),
