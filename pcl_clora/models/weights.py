@@ -105,16 +105,19 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str]:
         with torch.serialization.safe_globals(NUMPY_SCALARS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if asked is None:
+            raise WeightsError(f"{path} is not a torch file; get it again.") from error
         raise WeightsError(
-            f"{path} asks to run code while loading, which a weights file never needs; it was refused. "
-            f"Convert it to safetensors where you trust it. Reason: {str(error).splitlines()[0]}"
+            f"{path} asks to run code while loading ({asked[1]}), which a weights file never needs; it was "
+            "refused. Save its state dict as safetensors where you trust it."
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
         raise WeightsError(f"{path} is not a complete torch file ({error}); get it again.") from error
     return _unpack(content, path)
 
 
-def _unpack(content: object, path: Path) -> tuple[dict[str, Tensor], str]:
+def _unpack(content: object, path: str | Path) -> tuple[dict[str, Tensor], str]:
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}; expected a mapping with a state dict.")
     for container in CONTAINERS:
@@ -123,7 +126,7 @@ def _unpack(content: object, path: Path) -> tuple[dict[str, Tensor], str]:
     return _tensors(content, path), ""
 
 
-def _tensors(mapping: Mapping[object, object], path: Path) -> dict[str, Tensor]:
+def _tensors(mapping: Mapping[object, object], path: str | Path) -> dict[str, Tensor]:
     tensors = {str(key): value for key, value in mapping.items() if isinstance(value, Tensor)}
     if not tensors:
         raise WeightsError(
@@ -154,7 +157,7 @@ def load_weights(
 
     Args:
         model: a model of `create_model`.
-        source: path of a weights file, or a state dict.
+        source: path of a weights file, or a state dict, also inside one of the known containers.
         allow_partial: accept a file that leaves tensors of the backbone unfilled.
 
     Returns:
@@ -165,7 +168,7 @@ def load_weights(
             differs, or the file is refused (see `read_state_dict`). The model is then unchanged.
     """
     if isinstance(source, Mapping):
-        state, container, label = dict(source), "", "state dict"
+        (state, container), label = _unpack(source, "state dict"), "state dict"
     else:
         (state, container), label = read_state_dict(source), str(source)
     own = model.state_dict()
