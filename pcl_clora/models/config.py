@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from pcl_clora.config import Config
 
@@ -27,10 +27,10 @@ class TransformerConfig(ModelConfig):
     group_size: PositiveInt = 32  # K, points a patch
     encoder_dim: NonNegativeInt = 0  # width of the patch encoder's result; 0 = embed_dim
     encoder_widths: tuple[PositiveInt, PositiveInt, PositiveInt] = (128, 256, 512)  # its hidden widths
-    mlp_ratio: float = 4.0  # hidden width of a block's MLP / embed_dim
-    drop_path: float = 0.1  # stochastic depth of the last block; grows linearly from 0
+    mlp_ratio: PositiveFloat = 4.0  # hidden width of a block's MLP / embed_dim
+    drop_path: float = Field(default=0.1, ge=0.0, lt=1.0)  # of the last block; grows linearly from 0
     head_width: PositiveInt = 256  # hidden width of the classification head
-    head_dropout: float = 0.5  # dropout of the head
+    head_dropout: float = Field(default=0.5, ge=0.0, lt=1.0)  # dropout of the head
     fps_compat: Literal["none", "pointnet2"] = (
         "none"  # "pointnet2" never picks points within 0.0316 of the origin
     )

@@ -37,6 +37,12 @@ def test_a_wrong_setting_names_the_nearest():
         create_model("point_mae", num_group=64)
 
 
+@pytest.mark.parametrize("setting", [{"drop_path": 1.0}, {"head_dropout": 1.5}, {"mlp_ratio": 0}])
+def test_a_number_out_of_range_is_named(setting):
+    with pytest.raises(ValueError, match=rf"{next(iter(setting))}: Input should be (less|greater) than"):
+        parse_model_config({"name": "point_mae", **setting})
+
+
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="embed_dim=48 is not a multiple of num_heads=5"):
         create_model("point_mae", embed_dim=48, num_heads=5)
