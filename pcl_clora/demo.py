@@ -126,13 +126,11 @@ class MethodRow:
         name: of the method.
         result: result.json of its run.
         cost: cost report of its model, without latency and memory except for CLoRA.
-        adapter_bytes: size of its adapter file.
     """
 
     name: str
     result: Mapping[str, Any]
     cost: Mapping[str, Any]
-    adapter_bytes: int
 
     HEADER = (
         "method",
@@ -151,7 +149,7 @@ class MethodRow:
             self.name,
             units.percent(self.result["metrics"]["oa"]),
             units.count(self.result["params"]["trainable"]),
-            units.file_size(self.adapter_bytes),
+            units.file_size(self.result["adapter_bytes"]),
             units.giga(flops["executed"]),
             units.giga(flops["executed_merged"]),
             units.duration(self.result["train_seconds"]),
@@ -219,8 +217,7 @@ def _row(demo: DemoConfig, name: str, finished: RunResult) -> MethodRow:
         with_memory=measure,
         with_latency=measure,
     )
-    size = (finished.run_dir / "best" / "adapter.safetensors").stat().st_size
-    return MethodRow(name, finished.result, cost, size)
+    return MethodRow(name, finished.result, cost)
 
 
 def _compare_merged(demo: DemoConfig, cfg: RunConfig, model: nn.Module) -> dict[str, float]:
@@ -267,7 +264,7 @@ def _result(
                 "params": row.result["params"],
                 "macs": {k: v for k, v in row.cost["macs"].items() if k != "conventions"},
                 "flops": row.cost["flops"],
-                "adapter_bytes": row.adapter_bytes,
+                "adapter_bytes": row.result["adapter_bytes"],
                 "train_seconds": row.result["train_seconds"],
             }
             for row in rows
