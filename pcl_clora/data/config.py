@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from pcl_clora.config import Config
@@ -9,6 +11,8 @@ from pcl_clora.config import Config
 
 class DataConfig(Config):
     """Settings of a data set; a data set's own settings are in a subclass next to its reader."""
+
+    reads_files: ClassVar[bool] = True  # whether `root` must be given
 
     name: str  # which data set, see list_datasets()
     root: str = ""  # folder of the files; empty where nothing is read from disk

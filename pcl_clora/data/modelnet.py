@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from pcl_clora.io import DataError
+
+GET_AGAIN = "get it again, see data/README.md"
+
 MODELNET40_CLASSES: tuple[str, ...] = tuple(
     """
     airplane bathtub bed bench bookshelf bottle bowl car chair cone cup curtain desk door dresser flower_pot
@@ -16,3 +22,16 @@ OFFICIAL_SIZES: dict[str, dict[str, int]] = {
     "modelnet40_txt": {"train": 9843, "test": 2468},
 }
 """Number of shapes of the official releases; the hdf5 files lack three shapes of the training split."""
+
+
+def read_list(file: Path) -> list[str]:
+    """Read a list file, one entry a line, without empty lines.
+
+    Raises:
+        DataError: if it is not text in utf-8.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(file, f"is not text in utf-8 ({error})", GET_AGAIN) from error
+    return [line.strip() for line in text.splitlines() if line.strip()]

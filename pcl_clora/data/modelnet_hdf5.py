@@ -16,13 +16,11 @@ import torch
 
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import ArrayDataset, check_split
-from pcl_clora.data.modelnet import MODELNET40_CLASSES
+from pcl_clora.data.modelnet import GET_AGAIN, MODELNET40_CLASSES, read_list
 from pcl_clora.data.transforms import normalize_unit_sphere
 from pcl_clora.io import DataError
 
 logger = logging.getLogger(__name__)
-
-GET_AGAIN = "get it again, see data/README.md"
 
 
 class ModelNet40Hdf5Config(DataConfig):
@@ -70,7 +68,7 @@ def list_hdf5_files(root: str | Path, split: str) -> list[Path]:
         )
     listing = root / f"{split}_files.txt"
     if listing.is_file():
-        names = [line.strip().replace("\\", "/").rsplit("/", 1)[-1] for line in _lines(listing)]
+        names = [line.strip().replace("\\", "/").rsplit("/", 1)[-1] for line in read_list(listing)]
         files = [root / name for name in names]
         for file in files:
             if not file.is_file():
@@ -87,7 +85,7 @@ def read_class_names(root: str | Path) -> tuple[str, ...] | None:
     file = Path(root) / "shape_names.txt"
     if not file.is_file():
         return None
-    names = tuple(_lines(file))
+    names = tuple(read_list(file))
     if not names or len(set(names)) != len(names):
         raise DataError(file, f"{len(names)} names, some empty or twice", "write one distinct name a line")
     return names
@@ -112,20 +110,19 @@ def read_header(file: Path, num_classes: int | None = None) -> Hdf5Header:
                 if not isinstance(handle.get(key), h5py.Dataset):
                     found = ", ".join(sorted(handle)) or "nothing"
                     raise DataError(file, f"has {found}, expected datasets 'data' and 'label'", GET_AGAIN)
-            shape = handle["data"].shape
-            raw = handle["label"][()]
+            shape, kind = handle["data"].shape, handle["data"].dtype.kind
+            raw = np.asarray(handle["label"][()])
     except OSError as error:
         raise DataError(file, f"cannot be read as hdf5, it may be truncated ({error})", GET_AGAIN) from error
-    if len(shape) != 3 or shape[-1] != 3:
-        raise DataError(file, f"'data' has shape {shape}, expected (shapes, points, 3)", GET_AGAIN)
-    labels = np.asarray(raw).reshape(len(raw), -1)
-    if labels.shape != (shape[0], 1) or labels.dtype.kind not in "iu":
+    if len(shape) != 3 or shape[-1] != 3 or kind not in "iuf":
+        raise DataError(file, f"'data' has shape {shape}, expected (shapes, points, 3), numbers", GET_AGAIN)
+    if raw.shape not in ((shape[0],), (shape[0], 1)) or raw.dtype.kind not in "iu":
         raise DataError(
             file,
             f"'label' is {raw.dtype} {raw.shape}, expected integers ({shape[0]}, 1) as 'data' has",
             GET_AGAIN,
         )
-    labels = labels[:, 0].astype(np.int64)
+    labels = raw.reshape(-1).astype(np.int64)
     bad = np.flatnonzero((labels < 0) | (labels >= (num_classes or np.inf)))
     if bad.size:
         row = int(bad[0])
@@ -202,10 +199,6 @@ def _read_points(header: Hdf5Header, out: np.ndarray) -> None:
             f"the first in row {bad[0]}",
             GET_AGAIN,
         )
-
-
-def _lines(file: Path) -> list[str]:
-    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _natural(path: Path) -> list[int | str]:

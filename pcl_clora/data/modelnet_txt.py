@@ -20,14 +20,13 @@ from pydantic import model_validator
 from pcl_clora.data.cache import cached_array, fingerprint, user_cache_folder
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import ArrayDataset, check_split
-from pcl_clora.data.modelnet import MODELNET40_CLASSES
+from pcl_clora.data.modelnet import GET_AGAIN, MODELNET40_CLASSES, read_list
 from pcl_clora.data.transforms import normalize_unit_sphere
 from pcl_clora.io import DataError, load_pickled_arrays, read_points
 
 logger = logging.getLogger(__name__)
 
 MAX_ROWS = 8192  # the published code uses no more, though the text files have 10,000
-GET_AGAIN = "get it again, see data/README.md"
 
 _REPORT_EVERY = 1000  # files between two progress messages
 
@@ -76,7 +75,7 @@ def read_lines(file: Path) -> list[str]:
     """Read a list file, one entry a line, without empty lines.
 
     Raises:
-        DataError: if it is missing or empty.
+        DataError: if it is missing, empty or not text.
     """
     if not file.is_file():
         raise DataError(
@@ -84,7 +83,7 @@ def read_lines(file: Path) -> list[str]:
             "the list is missing",
             "set data.root to the folder modelnet40_normal_resampled, with its lists, see data/README.md",
         )
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = read_list(file)
     if not lines:
         raise DataError(file, "the list is empty", GET_AGAIN)
     return lines

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ Pose = Literal["small", "y", "so3"]
 
 class ProceduralConfig(DataConfig):
     """Procedural shapes, made when they are first asked for."""
+
+    reads_files: ClassVar[bool] = False
 
     name: Literal["procedural"] = "procedural"
     classes: tuple[str, ...] = PROCEDURAL_CLASSES  # classes to use, in label order

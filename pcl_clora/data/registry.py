@@ -12,6 +12,7 @@ from pcl_clora.data.folder import FolderConfig, PointFolder
 from pcl_clora.data.modelnet_hdf5 import ModelNet40Hdf5, ModelNet40Hdf5Config
 from pcl_clora.data.modelnet_txt import ModelNet40Txt, ModelNet40TxtConfig
 from pcl_clora.data.procedural import ProceduralConfig, ProceduralShapes
+from pcl_clora.io import DataError
 
 Maker = Callable[[Any, str], PointDataset]
 _datasets: Registry[DataConfig, Maker] = Registry("data set", "name", DataConfig)
@@ -63,11 +64,16 @@ def build_dataset(config: DataConfig | Mapping[str, Any], split: str) -> PointDa
 
     Raises:
         ValueError: if the split or the name is not known.
-        DataError: if files are missing or not what they should be; names file, expectation and remedy.
+        DataError: if no folder is named, or files are missing or not what they should be; names file,
+            expectation and remedy.
 
     Example:
         >>> config = {"name": "modelnet40_hdf5", "root": "data/modelnet40_ply_hdf5_2048"}
         >>> train = build_dataset(config, "train")
     """
     parsed = parse_data_config(config)
+    if parsed.reads_files and not parsed.root:
+        raise DataError(
+            "data.root", f"is empty, but the data set {parsed.name} reads files", "set it to their folder"
+        )
     return _datasets.maker(parsed)(parsed, check_split(split))

@@ -92,6 +92,18 @@ def damage_count(root):
         file["label"] = np.zeros((4, 1), np.uint8)
 
 
+def label_of_no_axis(root):
+    with h5py.File(root / "ply_data_train0.h5", "a") as file:
+        del file["label"]
+        file["label"] = 3
+
+
+def points_as_text(root):
+    with h5py.File(root / "ply_data_train0.h5", "a") as file:
+        del file["data"]
+        file["data"] = np.full((5, 64, 3), b"x")
+
+
 def truncate(root):
     file = root / "ply_data_train0.h5"
     file.write_bytes(file.read_bytes()[:1500])
@@ -111,6 +123,13 @@ def many_classes(root):
         (damage_shape, "ply_data_train0.h5", r"\(5, 64, 2\), expected \(shapes, points, 3\)"),
         (damage_keys, "ply_data_train0.h5", r"has data, expected datasets 'data' and 'label'"),
         (damage_count, "ply_data_train0.h5", r"'label' is uint8 \(4, 1\), expected integers \(5, 1\)"),
+        (label_of_no_axis, "ply_data_train0.h5", r"'label' is int64 \(\), expected integers"),
+        (points_as_text, "ply_data_train0.h5", r"expected \(shapes, points, 3\), numbers"),
+        (
+            lambda root: (root / "shape_names.txt").write_bytes(b"\xe9"),
+            "shape_names.txt",
+            "is not text in utf-8",
+        ),
         (truncate, "ply_data_train0.h5", r"may be truncated.*get it again"),
         (
             lambda root: (root / "ply_data_train1.h5").unlink(),

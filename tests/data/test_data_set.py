@@ -159,6 +159,15 @@ def test_a_pool_smaller_than_the_cloud_is_refused():
         parse_data_config({"name": "procedural", "num_points": 128, "pool_points": 100})
 
 
+@pytest.mark.parametrize("name", sorted(set(list_datasets()) - {"procedural"}))
+def test_a_data_set_of_files_never_reads_the_present_folder_unasked(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match=rf"data\.root: is empty, but the data set {name} reads files; set it"
+    ):
+        build_dataset({"name": name}, "train")
+
+
 @pytest.mark.parametrize("name", list_datasets())
 def test_settings_of_every_data_set_survive_a_round_trip(name):
     config = parse_data_config({"name": name})
