@@ -38,7 +38,7 @@ def evaluate(
         model: points (B, N, 3) -> logits (B, C); put into evaluation mode, and back as it was.
         loader: which clouds; not shuffled, nothing dropped.
         num_classes: C.
-        num_points: N that the model gets; clouds with fewer points are given as they are.
+        num_points: N that the model gets; no cloud may have fewer.
         votes: resamplings per cloud.
         vote_augment: augmentation preset of the resamplings.
         seed: decides the resamplings.
@@ -49,8 +49,7 @@ def evaluate(
         Metrics with the mean cross entropy of the (averaged) logits.
 
     Source: averaging logits over resamplings follows the released evaluation of Point-MAE and its relatives,
-        with a
-    fixed number of votes instead of the best of many.
+        with a fixed number of votes instead of the best of many.
     """
     device = next(model.parameters()).device
     confusion = ConfusionMatrix(num_classes, device)

@@ -3,7 +3,7 @@
 A pickle is a program; the ones that data sets come as are from strangers. The reader here knows plain
 containers, numbers and text, and the few names that numpy writes for an array. Even those are not numpy's
 own: they lead to stand-ins that only note what they are given, so that no code of numpy sees unchecked input
-    either.
+either.
 """
 
 from __future__ import annotations

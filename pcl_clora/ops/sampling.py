@@ -36,8 +36,8 @@ def farthest_point_sample(
     Raises:
         TypeError: if points is not a tensor.
         ValueError: if points is not (B, N, 3) in float32 or float64, holds NaN or infinity (checked on the
-        CPU
-            only, since on an accelerator the check would wait for the device), or a number is out of range.
+            CPU only, since on an accelerator the check would wait for the device), or a number is out of
+            range.
 
     Source: Qi et al., PointNet++, NeurIPS 2017, section 3.2. The tie rule is our choice.
     """
