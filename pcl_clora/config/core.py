@@ -4,8 +4,8 @@ A component owns a frozen `Config` next to its code; a yaml file only fills it. 
 composable:
 
 * `_base_` names one file or a list of files, relative to the file that names them; later ones win.
-* Mappings merge key by key. A section that names another kind of thing than the one below it (another `name`
-  or `method`) starts afresh, because the keys of one method mean nothing to another.
+* Mappings merge key by key. A section `model`, `data` or `adapter` that names another thing than the one below
+  it (another `name` or `method`) starts afresh, because the keys of one method mean nothing to another.
 * An override `a.b=value` is read as yaml and comes last.
 """
 
@@ -22,7 +22,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 BASE_KEY = "_base_"
-KIND_KEYS = ("name", "method")
+KIND_KEYS = {"model": "name", "data": "name", "adapter": "method"}  # section -> what says its kind
 
 
 class ConfigError(ValueError):
@@ -128,21 +128,22 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one mapping over another, key by key; a section of another kind replaces the one below it.
+    """Lay one mapping over another, key by key; a section of another kind (`KIND_KEYS`) replaces the other.
 
-    Only sections have a kind: `name` at the top names the whole, and changing it changes nothing else.
+    Any other `name`, such as that of the run or of the protocol, is a setting like all others.
     """
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping) and not _another_kind(old, value):
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and not _another_kind(key, old, value):
             value = merge(old, value)
         result[key] = value
     return result
 
 
-def _another_kind(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
-    return any(key in above and key in below and above[key] != below[key] for key in KIND_KEYS)
+def _another_kind(section: str, below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
+    key = KIND_KEYS.get(section, "")
+    return key in below and key in above and below[key] != above[key]
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def fingerprint(files: Iterable[Path], *settings: object) -> str:
     digest = hashlib.sha256(repr((_FORMAT, settings)).encode())
     for file in files:
         state = file.stat()
-        digest.update(f"{file}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+        digest.update(f"{file.resolve()}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 

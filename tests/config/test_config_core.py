@@ -89,12 +89,17 @@ def test_a_yaml_merge_key_still_works(tmp_path: Path) -> None:
     assert read_yaml(path)["y"] == {"a": 1, "b": 2}
 
 
-@pytest.mark.parametrize("key", ["name", "method"])
-def test_a_section_of_another_kind_starts_afresh(key: str) -> None:
-    below = {"part": {key: "lora", "rank": 4}}
-    assert merge(below, {"part": {key: "clora", "spaces": 2}}) == {"part": {key: "clora", "spaces": 2}}
-    assert merge(below, {"part": {key: "lora", "spaces": 2}})["part"]["rank"] == 4
-    assert merge(below, {"part": {"rank": 5}}) == {"part": {key: "lora", "rank": 5}}
+@pytest.mark.parametrize(("part", "key"), [("model", "name"), ("data", "name"), ("adapter", "method")])
+def test_a_section_of_another_kind_starts_afresh(part: str, key: str) -> None:
+    below = {part: {key: "lora", "rank": 4}}
+    assert merge(below, {part: {key: "clora", "spaces": 2}}) == {part: {key: "clora", "spaces": 2}}
+    assert merge(below, {part: {key: "lora", "spaces": 2}})[part]["rank"] == 4
+    assert merge(below, {part: {"rank": 5}}) == {part: {key: "lora", "rank": 5}}
+
+
+def test_another_protocol_keeps_the_settings_beside_its_name() -> None:
+    below = {"protocol": {"name": "honest", "votes": 3}}
+    assert merge(below, {"protocol": {"name": "paper"}}) == {"protocol": {"name": "paper", "votes": 3}}
 
 
 def test_another_name_at_the_top_keeps_all_settings() -> None:

@@ -61,7 +61,7 @@ def test_fingerprints_follow_files_and_settings(tmp_path):
     file.write_text("1")
     other.write_text("1")
     first = fingerprint([file], 1)
-    assert fingerprint([file], 1) == first
+    assert fingerprint([file], 1) == first == fingerprint([tmp_path / "." / ".." / tmp_path.name / "f"], 1)
     assert len({first, fingerprint([file], 2), fingerprint([other], 1), fingerprint([file, other], 1)}) == 4
     file.write_text("12")
     assert fingerprint([file], 1) != first
