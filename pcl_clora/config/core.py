@@ -4,8 +4,8 @@ A component owns a frozen `Config` next to its code; a yaml file only fills it. 
 composable:
 
 * `_base_` names one file or a list of files, relative to the file that names them; later ones win.
-* Mappings merge key by key. A section `model`, `data` or `adapter` that names another thing than the one below
-  it (another `name` or `method`) starts afresh, because the keys of one method mean nothing to another.
+* Mappings merge key by key. A section `model`, `data` or `adapter` that names another thing than the one
+  below it (another `name` or `method`) starts afresh, because the keys of one mean nothing to another.
 * An override `a.b=value` is read as yaml and comes last.
 """
 
