@@ -61,7 +61,9 @@ def read_npz(path: Path, max_points: int | None, row: int | None) -> Read:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(path, f"not a complete npz file of numbers ({error})", AGAIN) from error
+        # numpy advises to allow pickles, which would run what a stranger put into the file
+        why = "no archive, or objects in it" if "pickle" in str(error) else error
+        raise DataError(path, f"not a complete npz file of numbers ({why})", AGAIN) from error
     key = _point_key(path, list(arrays))
     points, fields, _ = _split_columns(path, arrays.pop(key))
     fields.update({name: array for name, array in arrays.items() if array.shape[:1] == points.shape[:1]})
