@@ -43,10 +43,10 @@ def show(*renderables: Any) -> None:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Turn Ctrl-C into its message and exit code 130."""
+def interruptible(message: str = "") -> Iterator[None]:
+    """Turn Ctrl-C into a message, by default its own, and exit code 130."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        print(str(stop) or "Interrupted.", file=sys.stderr)
+        print(message or str(stop) or "Interrupted.", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None

@@ -24,7 +24,7 @@ def demo(
     """
     from pcl_clora.demo import run_demo
 
-    with interruptible():
+    with interruptible("Stopped. The demo begins anew when it is run again."):
         result = run_demo(overrides or [], out)
     if as_json:
         print_json(result)
