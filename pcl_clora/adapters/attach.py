@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from pcl_clora.adapters.config import AdapterConfig
-from pcl_clora.adapters.files import AdapterFileError, check_base, read_adapter
+from pcl_clora.adapters.files import AdapterFileError, base_id, check_base, read_adapter
 from pcl_clora.adapters.model import AdaptedModel
 from pcl_clora.adapters.registry import build_method, parse_adapter_config
 from pcl_clora.adapters.tree import tuner_layers
@@ -84,7 +84,7 @@ def load_adapter(
     adapted.add_adapter(name, method, num_classes=num_classes)
     try:
         if not allow_other_base:
-            check_base(path, header, type(adapted.base).__name__, adapted.base_hash())
+            check_base(path, header, base_id(adapted.base), adapted.base_hash())
         try:
             adapted.load_adapter_state(state)
         except ValueError as error:

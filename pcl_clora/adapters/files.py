@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from pcl_clora.adapters.parts import at_or_inside
 from pcl_clora.config import Config, ConfigError, build
@@ -50,6 +50,12 @@ class AdapterHeader(Config):
 _FREE_FIELDS = ("base_id", "classes", "normalisation", "protocol", "metrics", "licence", "git", "extra")
 
 
+def base_id(base: nn.Module) -> str:
+    """Return what a backbone calls itself: the name in its settings, else its class."""
+    described = getattr(base, "config", None)
+    return str(getattr(described, "name", type(base).__name__))
+
+
 def make_header(model: AdaptedModel, head_dtype: str, metadata: Mapping[str, Any]) -> AdapterHeader:
     """Describe the active adapter of a model.
 
@@ -61,7 +67,7 @@ def make_header(model: AdaptedModel, head_dtype: str, metadata: Mapping[str, Any
     free = {key: value for key, value in metadata.items() if key in _FREE_FIELDS}
     extra = {key: value for key, value in metadata.items() if key not in _FREE_FIELDS}
     values = {
-        "base_id": str(base_model.get("name", type(model.base).__name__)),
+        "base_id": base_id(model.base),
         "adapter": model.config.model_dump(mode="json"),
         "base_sha256": model.base_hash(),
         "base_model": base_model,

@@ -472,7 +472,8 @@ class AdaptedModel(nn.Module):
     def _require_unmerged(self, purpose: str) -> None:
         if self._unloaded:
             raise AdapterStateError(
-                f"merge_and_unload() has used this model up; use what it returned, not {purpose}."
+                f"merge_and_unload() or unload() has used this model up, so I cannot {purpose}; use the "
+                "plain backbone that it returned."
             )
         if self._merged:
             raise AdapterStateError(
