@@ -18,7 +18,8 @@ RunFolderPath = Annotated[Path, typer.Option("--run", help="Folder of a finished
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...", help="Settings that come last, for example optim.lr=1e-3 data.root=/data."
+        metavar="[KEY=VALUE]...",
+        help="Settings that come last, named as in the yaml file: section.setting=value.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print json and nothing else on standard output.")]
