@@ -56,12 +56,11 @@ def cost_report(
         * "macs": published, layers, executed, executed_merged, attention (see "conventions" in it).
         * "flops": executed, executed_merged (2 x macs), grouping (sampling and neighbour search, by their
           formulas; not in the others) and grouping_by_op.
-        * "memory_mib": weights (of the merged model), inference and training_step (peak of what is made
-        besides),
-          batch_size, method; None where not measured (a training step needs two clouds).
+        * "memory_mib": weights (of the merged model), inference and training_step (peak of what is
+          made besides), batch_size, method; None where not measured (a training step needs two clouds).
         * "latency_ms": per cloud: unmerged, merged, grouping, batch_size, repeats, threads, device, method.
-        * "modules": module -> params, macs_published, macs_executed; children of the model and their
-        children.
+        * "modules": module -> params, macs_published, macs_executed; children of the model and
+          their children.
 
     Raises:
         ValueError: if num_points, repeats or batch_size is not positive, or the adapter is merged.
