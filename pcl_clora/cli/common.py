@@ -33,12 +33,12 @@ def print_json(content: Any) -> None:
 
 
 def show(*renderables: Any) -> None:
-    """Print rich tables or text on standard output, at least 100 columns wide where it is no terminal."""
+    """Print rich tables or text on standard output, at least 160 columns wide where it is no terminal."""
     from rich.console import Console
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=max(console.width, 120))
+        console = Console(highlight=False, width=max(console.width, 160))
     for item in renderables:
         console.print(item, markup=False)
 
