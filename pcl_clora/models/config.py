@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pcl_clora.config import Config
+
+Task = Literal["classification", "part_segmentation", "pretraining"]
 
 
 class ModelConfig(Config):
     """Settings of a backbone with its head; a backbone's own settings are in a subclass next to its code."""
 
     name: str  # which backbone, see list_models()
-    task: Literal["classification"] = "classification"  # which head stands on it
+    task: Task = "classification"  # which head stands on it
     num_classes: PositiveInt = 40  # number of logits
 
 
@@ -35,3 +37,9 @@ class TransformerConfig(ModelConfig):
         "none"  # "pointnet2" never picks points within 0.0316 of the origin
     )
     fold_batchnorm: bool = True  # fold the patch encoder's BatchNorm in evaluation mode
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> TransformerConfig:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim={self.embed_dim} is not a multiple of num_heads={self.num_heads}.")
+        return self

@@ -9,23 +9,28 @@ from typing import Any
 from torch import nn
 
 from pcl_clora.config import Registry
-from pcl_clora.models.config import ModelConfig
+from pcl_clora.models.config import ModelConfig, Task
 from pcl_clora.models.point_mae import PointMAE, PointMAEConfig
 from pcl_clora.models.weights import load_weights
 
-_models: Registry[ModelConfig, type[nn.Module]] = Registry("model", "name", ModelConfig)
+_models: Registry[ModelConfig, dict[Task, type[nn.Module]]] = Registry("model", "name", ModelConfig)
 
 
-def register_model(name: str, config: type[ModelConfig], model: type[nn.Module]) -> None:
+def register_model(name: str, config: type[ModelConfig], *, tasks: Mapping[Task, type[nn.Module]]) -> None:
     """Make a backbone known by name.
+
+    Args:
+        name: the name that `create_model` takes.
+        config: the class of its settings.
+        tasks: the network for each task it can do; every one is made from an instance of `config`.
 
     Raises:
         ValueError: if the name is taken.
     """
-    _models.register(name, config, model)
+    _models.register(name, config, dict(tasks))
 
 
-register_model("point_mae", PointMAEConfig, PointMAE)
+register_model("point_mae", PointMAEConfig, tasks={"classification": PointMAE})
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -43,8 +48,15 @@ def parse_model_config(values: Mapping[str, Any] | ModelConfig) -> ModelConfig:
 
 
 def build_model(config: ModelConfig) -> nn.Module:
-    """Make the network that a config describes, with random weights."""
-    return _models.maker(config)(config)
+    """Make the network that a config describes, with random weights.
+
+    Raises:
+        ValueError: if the backbone has no network for the task; the message lists those it has.
+    """
+    tasks = _models.maker(config)
+    if config.task not in tasks:
+        raise ValueError(f"{config.name} has no network for task={config.task!r}; it has {', '.join(tasks)}.")
+    return tasks[config.task](config)
 
 
 def create_model(
@@ -54,7 +66,7 @@ def create_model(
 
     Args:
         name: one of `list_models()`.
-        task: "classification".
+        task: "classification", or another task that the backbone has a network for.
         weights: file to load into it with `load_weights`; empty for random weights.
         **settings: fields of the backbone's config, for example num_classes, embed_dim, depth, num_groups.
 

@@ -50,7 +50,7 @@ def test_heads_must_divide_the_width():
 
 def test_a_name_is_registered_once():
     with pytest.raises(ValueError, match="registered already"):
-        register_model("point_mae", PointMAEConfig, PointMAE)
+        register_model("point_mae", PointMAEConfig, tasks={"classification": PointMAE})
 
 
 def test_a_config_survives_a_dump():
