@@ -102,10 +102,18 @@ def read_hdf5(path: Path, max_points: int | None, row: int | None) -> Read:
 
 
 def read_text(path: Path, max_points: int | None, row: int | None) -> Read:
-    """Read columns split by comma, semicolon or space, with comments, and with or without a header line."""
+    """Read columns split by comma, semicolon or space, with comments, and with or without a header line.
+
+    A first line that holds one whole number is the number of points, as scanners write it to pts files.
+    """
+    count = None
     try:
         with path.open(encoding="utf-8-sig") as file:
             skip, line = _first_line(file)
+            if line is not None and line.isdecimal():
+                count = int(line)
+                more, line = _first_line(file)
+                skip += more
     except UnicodeDecodeError as error:
         raise DataError(path, f"is not text ({error})", "convert it") from error
     if line is None:
@@ -130,6 +138,8 @@ def read_text(path: Path, max_points: int | None, row: int | None) -> Read:
         raise DataError(path, problem, "mend the line or get the file again") from error
     if not table.size:
         raise DataError(path, "holds no points, expected lines of x y z", AGAIN)
+    if count is not None and len(table) != (count if max_points is None else min(count, max_points)):
+        raise DataError(path, f"announces {count} points and holds {len(table)}", AGAIN)
     if not header:
         return _split_columns(path, table)
     return _by_name(path, names, table)
@@ -191,8 +201,8 @@ def read_off(path: Path, max_points: int | None, row: int | None) -> Read:
 
     Also reads the files of ModelNet whose first line lacks the line break ("OFF490 518 0").
     """
-    words = path.read_bytes().split(b"\n")
-    text = b" ".join(line.partition(b"#")[0] for line in words).strip()
+    lines = [line.partition(b"#")[0].strip() for line in path.read_bytes().split(b"\n")]
+    text = b" ".join(lines).strip()
     if not text[:3].upper() == b"OFF":
         raise DataError(path, f"starts with {text[:8]!r}, expected OFF", "convert it")
     try:
@@ -200,26 +210,24 @@ def read_off(path: Path, max_points: int | None, row: int | None) -> Read:
         num_vertices, num_faces = int(numbers[0]), int(numbers[1])
         end = 3 + 3 * num_vertices
         vertices = numbers[3:end].reshape(num_vertices, 3)
-        faces = _fans(numbers[end:].astype(np.int64), num_faces, num_vertices)
+        faces = _fans(numbers[end:], [line for line in lines if line], num_faces, num_vertices)
     except (ValueError, IndexError) as error:
         raise DataError(path, f"is not a complete off file ({error})", AGAIN) from error
     return vertices[:max_points], {}, faces if len(faces) and max_points is None else None
 
 
-def _fans(numbers: np.ndarray, num_faces: int, num_vertices: int) -> np.ndarray:
-    plain = numbers[: 4 * num_faces]
-    if len(plain) == 4 * num_faces and (plain[::4] == 3).all() and len(numbers) == 4 * num_faces:
-        triangles = plain.reshape(-1, 4)[:, 1:]
+def _fans(numbers: np.ndarray, lines: list[bytes], num_faces: int, num_vertices: int) -> np.ndarray:
+    """Cut faces into triangles. A face may be followed by its colour, up to the end of the line."""
+    if len(numbers) == 4 * num_faces and (numbers[::4] == 3).all():
+        triangles = numbers.astype(np.int64).reshape(-1, 4)[:, 1:]
     else:
-        rows: list[tuple[int, int, int]] = []
-        at = 0
-        for _ in range(num_faces):
-            corners = int(numbers[at])
-            face = numbers[at + 1 : at + 1 + corners]
+        rows: list[tuple[int, ...]] = []
+        for words in (line.split() for line in lines[len(lines) - num_faces :]):
+            corners = int(words[0])
+            face = tuple(int(word) for word in words[1 : 1 + corners])
             if len(face) != corners or corners < 3:
                 raise ValueError(f"face {len(rows)} is cut short")
             rows += [(face[0], face[k], face[k + 1]) for k in range(1, corners - 1)]
-            at += 1 + corners
         triangles = np.array(rows, dtype=np.int64).reshape(-1, 3)
     if triangles.size and not (triangles.min() >= 0 and triangles.max() < num_vertices):
         raise ValueError(f"a face names vertex {triangles.max()} of {num_vertices}")

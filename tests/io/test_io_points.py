@@ -61,6 +61,7 @@ def test_large_coordinates_keep_their_digits_where_asked(tmp_path):
         ("0.5; 1; 2\n3; 4; 5\n", {}),
         ("\n# a comment\n0.5\t1\t2  # here too\n\n3 4 5\n\n", {}),
         ("\ufeff0.5 1 2\n3 4 5\n", {}),
+        ("2\n0.5 1 2\n3 4 5\n", {}),
         ("0.5 1 2 7 8\n3 4 5 9 10\n", {"extra": [[7, 8], [9, 10]]}),
         ("x,y,z\n0.5,1,2\n3,4,5\n", {}),
         ('"X";"Y";"Z"\n0.5;1;2\n3;4;5\n', {}),
@@ -111,7 +112,15 @@ def test_a_row_of_an_hdf5_file_is_named_by_its_number(tmp_path):
 OFF = "OFF\n# a square and a triangle\n5 2 0\n0 0 0\n1 0 0\n1 1 0\n0 1 0\n0 0 1\n4 0 1 2 3\n3 0 1 4\n"
 
 
-@pytest.mark.parametrize("text", [OFF, OFF.replace("OFF\n# a square and a triangle\n", "OFF")])
+@pytest.mark.parametrize(
+    "text",
+    [
+        OFF,
+        OFF.replace("OFF\n# a square and a triangle\n", "OFF"),
+        OFF.replace("4 0 1 2 3\n3 0 1 4", "4 0 1 2 3 255 0 0\n3 0 1 4 0.5 0.5 0.5 1"),
+    ],
+    ids=["plain", "as in ModelNet", "coloured faces"],
+)
 def test_off_files_give_vertices_and_triangles(tmp_path, text):
     (tmp_path / "a.off").write_text(text)
     content = read_points(tmp_path / "a.off")
@@ -182,6 +191,7 @@ BROKEN = {
     ),
     "torn.h5": (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(50)), "may be truncated"),
     "torn.off": (lambda p: p.write_text(OFF[:60]), "not a complete off file"),
+    "short.pts": (lambda p: p.write_text("3\n0 0 0\n1 1 1\n"), "announces 3 points and holds 2"),
     "other.off": (lambda p: p.write_text("PLY"), "expected OFF"),
     "face.off": (lambda p: p.write_text(OFF.replace("3 0 1 4", "3 0 1 5")), "vertex 5 of 5"),
     "torn.ply": (
