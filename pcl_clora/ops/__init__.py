@@ -7,9 +7,10 @@ implements them.
 """
 
 from pcl_clora.ops._library import report
+from pcl_clora.ops._values import check_values
 from pcl_clora.ops.grouping import PointGroups, group_points
 from pcl_clora.ops.interpolation import three_interpolate
-from pcl_clora.ops.neighbors import KNN, Chamfer, chamfer_distance, knn, three_nn
+from pcl_clora.ops.neighbors import KNN, Chamfer, ball_query, chamfer_distance, knn, three_nn
 from pcl_clora.ops.sampling import Compat, farthest_point_sample, gather_points
 
 __all__ = [
@@ -17,7 +18,9 @@ __all__ = [
     "Chamfer",
     "Compat",
     "PointGroups",
+    "ball_query",
     "chamfer_distance",
+    "check_values",
     "farthest_point_sample",
     "gather_points",
     "group_points",

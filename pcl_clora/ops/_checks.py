@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -59,11 +61,37 @@ def check_pair(
         )
 
 
-def check_count(value: int, name: str, num_points: int, remedy: str) -> None:
-    """Require 1 <= value <= num_points."""
+def check_lengths(lengths: Tensor | None, points: Tensor) -> None:
+    """Require None or one int64 number per cloud, on the device of the points."""
+    if lengths is None:
+        return
+    if not isinstance(lengths, Tensor):
+        raise TypeError(
+            f"lengths is a {type(lengths).__name__}; pass an int64 tensor, for example torch.tensor([...])."
+        )
+    if lengths.dtype != torch.int64:
+        raise ValueError(f"lengths is {_text(lengths.dtype)}; numbers of points are int64, use .long().")
+    if lengths.shape != points.shape[:1]:
+        raise ValueError(
+            f"lengths has shape {_text(lengths.shape)}; expected ({points.shape[0]},), one number per cloud."
+        )
+    if lengths.device != points.device:
+        raise ValueError(
+            f"points is on {points.device} and lengths on {lengths.device}; move one with .to()."
+        )
+
+
+def check_radius(radius: float) -> None:
+    """Require a positive, finite radius."""
+    if not (isinstance(radius, float | int) and 0 < radius < math.inf):
+        raise ValueError(f"radius={radius!r} is not a positive number; pass it in the unit of the points.")
+
+
+def check_count(value: int, name: str, num_points: int | None = None, remedy: str = "") -> None:
+    """Require 1 <= value, and value <= num_points unless that is None."""
     if value < 1:
         raise ValueError(f"{name}={value} must be at least 1.")
-    if value > num_points:
+    if num_points is not None and value > num_points:
         raise ValueError(f"{name}={value} is more than the cloud has ({num_points} points); {remedy}")
 
 

@@ -15,18 +15,20 @@ from torch import Tensor
 from torch.library import Library, register_autograd, register_fake
 from torch.utils.flop_counter import register_flop_formula
 
-from pcl_clora.ops import reference
+from pcl_clora.ops import _values, reference
 
 NAMESPACE = "pcl_clora"
 
 SCHEMAS = {
     "farthest_point_sample": "(Tensor points, SymInt num_samples, SymInt start_index=0,"
-    " bool skip_origin=False) -> Tensor",
-    "knn": "(Tensor points, Tensor queries, SymInt k) -> (Tensor dist2, Tensor idx)",
+    " bool skip_origin=False, Tensor? lengths=None) -> Tensor",
+    "knn": "(Tensor points, Tensor queries, SymInt k, Tensor? lengths=None) -> (Tensor dist2, Tensor idx)",
+    "ball_query": "(Tensor points, Tensor queries, float radius, SymInt num_samples) -> Tensor",
     "gather_points": "(Tensor points, Tensor idx) -> Tensor",
     "gather_points_backward": "(Tensor grad, Tensor idx, SymInt num_points) -> Tensor",
     "group_points": "(Tensor points, SymInt num_groups, SymInt group_size, SymInt start_index=0,"
-    " bool skip_origin=False) -> (Tensor center, Tensor neighborhood, Tensor idx, Tensor center_idx)",
+    " bool skip_origin=False, Tensor? lengths=None)"
+    " -> (Tensor center, Tensor neighborhood, Tensor idx, Tensor center_idx)",
     "three_interpolate": "(Tensor features, Tensor idx, Tensor weight) -> Tensor",
     "three_interpolate_backward": "(Tensor grad, Tensor idx, Tensor weight, SymInt num_points) -> Tensor",
     "chamfer_distance": "(Tensor a, Tensor b) -> (Tensor dist_a, Tensor dist_b, Tensor idx_a, Tensor idx_b)",
@@ -38,6 +40,14 @@ for _name, _schema in SCHEMAS.items():
     _library.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 
 _ops = torch.ops.pcl_clora
+
+
+def call(op: Any, *arguments: Any) -> Any:
+    """Call an op; what a compiled kernel finds wrong with the values arrives as ValueError."""
+    try:
+        return op(*arguments)
+    except RuntimeError as error:
+        raise _values.translated(error) from None
 
 
 def report(device: str | torch.device = "cpu") -> dict[str, str]:
@@ -61,14 +71,24 @@ def report(device: str | torch.device = "cpu") -> dict[str, str]:
 
 
 def _fake_farthest_point_sample(
-    points: Tensor, num_samples: int, start_index: int = 0, skip_origin: bool = False
+    points: Tensor,
+    num_samples: int,
+    start_index: int = 0,
+    skip_origin: bool = False,
+    lengths: Tensor | None = None,
 ) -> Tensor:
     return points.new_empty((points.shape[0], num_samples), dtype=torch.int64)
 
 
-def _fake_knn(points: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _fake_knn(
+    points: Tensor, queries: Tensor, k: int, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     shape = (points.shape[0], queries.shape[1], k)
     return points.new_empty(shape), points.new_empty(shape, dtype=torch.int64)
+
+
+def _fake_ball_query(points: Tensor, queries: Tensor, radius: float, num_samples: int) -> Tensor:
+    return points.new_empty((points.shape[0], queries.shape[1], num_samples), dtype=torch.int64)
 
 
 def _fake_gather_points(points: Tensor, idx: Tensor) -> Tensor:
@@ -80,7 +100,12 @@ def _fake_gather_points_backward(grad: Tensor, idx: Tensor, num_points: int) -> 
 
 
 def _fake_group_points(
-    points: Tensor, num_groups: int, group_size: int, start_index: int = 0, skip_origin: bool = False
+    points: Tensor,
+    num_groups: int,
+    group_size: int,
+    start_index: int = 0,
+    skip_origin: bool = False,
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch = points.shape[0]
     return (
@@ -119,8 +144,8 @@ def _no_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """Keep nothing: indices have no gradient, but the kernel must run below autograd."""
 
 
-def _no_gradient(ctx: Any, _: Any) -> tuple[None, None, None, None]:
-    return None, None, None, None
+def _no_gradient(ctx: Any, _: Any) -> tuple[None, ...]:
+    return (None,) * len(ctx.needs_input_grad)
 
 
 def _gather_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -144,11 +169,11 @@ def _gather_backward_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Non
 
 
 def _knn_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    points, queries, _ = inputs
+    points, queries = inputs[:2]
     ctx.save_for_backward(points, queries, output[1])
 
 
-def _knn_backward(ctx: Any, grad_dist2: Tensor, _: Any) -> tuple[Tensor | None, Tensor | None, None]:
+def _knn_backward(ctx: Any, grad_dist2: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     points, queries, idx = ctx.saved_tensors
     pull = 2 * grad_dist2.unsqueeze(-1) * (queries.unsqueeze(2) - _ops.gather_points(points, idx))
     grad_points = grad_queries = None
@@ -156,7 +181,7 @@ def _knn_backward(ctx: Any, grad_dist2: Tensor, _: Any) -> tuple[Tensor | None, 
         grad_points = _ops.gather_points_backward(-pull, idx, points.shape[1])
     if ctx.needs_input_grad[1]:
         grad_queries = pull.sum(2)
-    return grad_points, grad_queries, None
+    return grad_points, grad_queries, None, None
 
 
 def _group_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -166,12 +191,12 @@ def _group_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
 
 def _group_backward(
     ctx: Any, grad_center: Tensor, grad_neighborhood: Tensor, *_: Any
-) -> tuple[Tensor, None, None, None, None]:
+) -> tuple[Tensor | None, ...]:
     idx, center_idx = ctx.saved_tensors
     of_center = grad_center - grad_neighborhood.sum(2)
     grad = _ops.gather_points_backward(grad_neighborhood, idx, ctx.num_points)
     grad = grad + _ops.gather_points_backward(of_center, center_idx, ctx.num_points)
-    return grad, None, None, None, None
+    return grad, None, None, None, None, None
 
 
 def _weight_gradient(grad: Tensor, features: Tensor, idx: Tensor) -> Tensor:
@@ -228,6 +253,7 @@ for _name, _backward, _setup in (
     ("gather_points", _gather_backward, _gather_setup),
     ("gather_points_backward", _gather_backward_backward, _gather_backward_setup),
     ("knn", _knn_backward, _knn_setup),
+    ("ball_query", _no_gradient, _no_setup),
     ("group_points", _group_backward, _group_setup),
     ("three_interpolate", _interpolate_backward, _interpolate_setup),
     ("three_interpolate_backward", _interpolate_backward_backward, _interpolate_backward_setup),
@@ -237,7 +263,8 @@ for _name, _backward, _setup in (
 
 
 # Cost: every subtraction, addition and multiplication of coordinates or features is one FLOP; comparing and
-# copying are free. A squared distance takes 8 (3 subtractions, 3 squares, 2 additions).
+# copying are free. A squared distance takes 8 (3 subtractions, 3 squares, 2 additions). What depends on the
+# data counts in full: clouds with lengths as if they had N points, ball_query as if it saw every point.
 
 _Shape = tuple[int, ...]
 DIST2_FLOPS = 8
@@ -248,8 +275,8 @@ def _flops_farthest_point_sample(points: _Shape, num_samples: int, *_: Any, **__
     return points[0] * points[1] * (num_samples - 1) * DIST2_FLOPS
 
 
-@register_flop_formula(_ops.knn)
-def _flops_knn(points: _Shape, queries: _Shape, *_: Any, **__: Any) -> int:
+@register_flop_formula((_ops.knn, _ops.ball_query))
+def _flops_all_distances(points: _Shape, queries: _Shape, *_: Any, **__: Any) -> int:
     return points[0] * points[1] * queries[1] * DIST2_FLOPS
 
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pcl_clora.ops import _checks, _library  # noqa: F401  (registers the ops)
+from pcl_clora.ops import _checks, _values
+from pcl_clora.ops._library import call
 from pcl_clora.ops.sampling import Compat
 
 
@@ -27,12 +28,18 @@ class PointGroups(NamedTuple):
 
 
 def group_points(
-    points: Tensor, num_groups: int, group_size: int, *, start_index: int = 0, compat: Compat = "none"
+    points: Tensor,
+    num_groups: int,
+    group_size: int,
+    *,
+    start_index: int = 0,
+    compat: Compat = "none",
+    lengths: Tensor | None = None,
 ) -> PointGroups:
     """Cut every cloud into patches: farthest points as centres, their nearest points, relative coordinates.
 
-    Where `num_groups` equals the number of points, every point is a centre and they keep their order:
-    sampling could only permute them.
+    Where `num_groups` equals the number of points of a cloud, every point is a centre and they keep their
+    order: sampling could only permute them.
 
     Args:
         points: (B, N, 3), float32 or float64, finite, any unit.
@@ -40,6 +47,8 @@ def group_points(
         group_size: K, points in a patch, 1 <= K <= N.
         start_index: index of the first centre in every cloud.
         compat: as in `farthest_point_sample`.
+        lengths: (B,), int64, how many points each cloud has, as in `farthest_point_sample`; the shortest must
+            have room for num_groups, group_size and start_index.
 
     Returns:
         center (B, G, 3), neighborhood (B, G, K, 3) and idx (B, G, K). center and neighborhood are
@@ -56,7 +65,12 @@ def group_points(
     _checks.check_count(num_groups, "num_groups", points.shape[1], "lower num_groups, or use larger clouds.")
     _checks.check_count(group_size, "group_size", points.shape[1], "lower group_size, or use larger clouds.")
     _checks.check_start_index(start_index, points.shape[1])
-    center, neighborhood, idx, _ = torch.ops.pcl_clora.group_points(
-        points, num_groups, group_size, start_index, skip_origin
+    _checks.check_lengths(lengths, points)
+    if _values.are_checked_here(points):
+        counts = {"num_groups": num_groups, "group_size": group_size}
+        _values.refuse_lengths(lengths, points.shape[1], counts, start_index)
+        _values.refuse_non_finite(points, "points", lengths)
+    center, neighborhood, idx, _ = call(
+        torch.ops.pcl_clora.group_points, points, num_groups, group_size, start_index, skip_origin, lengths
     )
     return PointGroups(center, neighborhood, idx)

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours: knn, three_nn and the chamfer distance."""
+"""Exact neighbours: knn, three_nn, ball_query and the chamfer distance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pcl_clora.ops import _checks, _library  # noqa: F401  (registers the ops)
+from pcl_clora.ops import _checks, _values
+from pcl_clora.ops._library import call
 
 
 class KNN(NamedTuple):
@@ -39,7 +40,7 @@ class Chamfer(NamedTuple):
     idx_b: Tensor
 
 
-def knn(points: Tensor, queries: Tensor, k: int) -> KNN:
+def knn(points: Tensor, queries: Tensor, k: int, *, lengths: Tensor | None = None) -> KNN:
     """Find the k nearest points of every query, exactly.
 
     Distances are computed as (a - b)^2, coordinate by coordinate, so a point is at distance 0 of itself and
@@ -50,6 +51,9 @@ def knn(points: Tensor, queries: Tensor, k: int) -> KNN:
         points: (B, N, 3), float32 or float64, finite, any unit.
         queries: (B, M, 3), same dtype and unit.
         k: how many neighbours, 1 <= k <= N.
+        lengths: (B,), int64, how many points each cloud has, 1 <= lengths[b] <= N, for clouds of different
+            size in one tensor; the shortest must have k. What lies behind is never looked at. The queries
+            have no lengths: all M are answered. None: all clouds have N points.
 
     Returns:
         dist2 (B, M, k) ascending and idx (B, M, k); ties go to the lower index. dist2 is differentiable with
@@ -57,15 +61,57 @@ def knn(points: Tensor, queries: Tensor, k: int) -> KNN:
 
     Raises:
         TypeError: if an argument is not a tensor.
-        ValueError: if a shape or dtype is wrong, batch, device or dtype differ, k is out of range, or a
-            coordinate is not finite (checked on the CPU only, since on an accelerator the check would wait
-            for the device).
+        ValueError: if a shape or dtype is wrong, batch, device or dtype differ, k or lengths are out of
+            range, or a coordinate is not finite (values are checked on the CPU; an accelerator would have to
+            wait, see `check_values`).
     """
     _checks.check_points(points, "points")
     _checks.check_points(queries, "queries")
     _checks.check_pair(points, "points", queries, "queries")
     _checks.check_count(k, "k", points.shape[1], "lower k, or use larger clouds.")
-    return KNN(*torch.ops.pcl_clora.knn(points, queries, k))
+    _checks.check_lengths(lengths, points)
+    if _values.are_checked_here(points):
+        _values.refuse_lengths(lengths, points.shape[1], {"k": k})
+        _values.refuse_non_finite(points, "points", lengths)
+        _values.refuse_non_finite(queries, "queries")
+    return KNN(*call(torch.ops.pcl_clora.knn, points, queries, k, lengths))
+
+
+def ball_query(points: Tensor, queries: Tensor, radius: float, num_samples: int) -> Tensor:
+    """Find the first points, in the order of the index, that lie within a radius of every query.
+
+    A point lies within where dist2 < radius * radius, both in the dtype of points. Not the nearest: `knn`
+    finds those.
+
+    Args:
+        points: (B, N, 3), float32 or float64, finite, any unit, N >= 1.
+        queries: (B, M, 3), same dtype and unit.
+        radius: > 0, in the unit of the points.
+        num_samples: S >= 1, how many to return; it may be more than N.
+
+    Returns:
+        (B, M, S), int64, ascending indices into N. Where fewer than S points lie within, the first of them
+        fills the rest; where none does, all are 0. Not differentiable.
+
+    Raises:
+        TypeError: if an argument is not a tensor.
+        ValueError: as `knn`, and if radius is not a positive number or a cloud has no points.
+
+    Source: Qi et al., PointNet++, NeurIPS 2017, section 3.2; order, padding and strictness are those of
+        pointnet2_ops.
+    """
+    _checks.check_points(points, "points")
+    _checks.check_points(queries, "queries")
+    _checks.check_pair(points, "points", queries, "queries")
+    _checks.check_radius(radius)
+    _checks.check_count(num_samples, "num_samples")
+    if points.shape[1] == 0:
+        raise ValueError("points holds clouds of 0 points; a ball query needs at least one.")
+    if _values.are_checked_here(points):
+        _values.refuse_non_finite(points, "points")
+        _values.refuse_non_finite(queries, "queries")
+    found: Tensor = call(torch.ops.pcl_clora.ball_query, points, queries, float(radius), num_samples)
+    return found
 
 
 def three_nn(points: Tensor, queries: Tensor) -> KNN:
@@ -112,7 +158,7 @@ def chamfer_distance(a: Tensor, b: Tensor) -> Chamfer:
     Raises:
         TypeError: if an argument is not a tensor.
         ValueError: if a shape or dtype is wrong, batch, device or dtype differ, a cloud has no points, or a
-            coordinate is not finite (checked on the CPU only).
+            coordinate is not finite (checked on the CPU; see `check_values`).
 
     Source: Fan et al., A Point Set Generation Network, CVPR 2017, section 4.2.
     """
@@ -121,4 +167,7 @@ def chamfer_distance(a: Tensor, b: Tensor) -> Chamfer:
     _checks.check_pair(a, "a", b, "b")
     if a.shape[1] == 0 or b.shape[1] == 0:
         raise ValueError(f"a has {a.shape[1]} points and b {b.shape[1]}; both clouds need at least one.")
-    return Chamfer(*torch.ops.pcl_clora.chamfer_distance(a, b))
+    if _values.are_checked_here(a):
+        _values.refuse_non_finite(a, "a")
+        _values.refuse_non_finite(b, "b")
+    return Chamfer(*call(torch.ops.pcl_clora.chamfer_distance, a, b))

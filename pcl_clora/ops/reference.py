@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pcl_clora.ops import _values
+
 ORIGIN_DIST2 = 1e-3  # pointnet2_ops never picks a point this close (squared) to the origin
 POINTNET2_START = 1e10  # nor does it know a distance above this
 
@@ -28,14 +30,22 @@ _INDEX_BITS = (1 << 32) - 1
 
 
 def farthest_point_sample(
-    points: Tensor, num_samples: int, start_index: int = 0, skip_origin: bool = False
+    points: Tensor,
+    num_samples: int,
+    start_index: int = 0,
+    skip_origin: bool = False,
+    lengths: Tensor | None = None,
 ) -> Tensor:
     """Choose points far apart; see `pcl_clora.ops.farthest_point_sample`."""
+    _refuse_lengths(lengths, points, {"num_samples": num_samples}, start_index)
+    points = _values.existing(points, lengths)
     _refuse_non_finite(points, "points")
-    return _farthest_point_sample(_planes(points), num_samples, start_index, skip_origin)
+    return _farthest_point_sample(_planes(points), num_samples, start_index, skip_origin, lengths)
 
 
-def _farthest_point_sample(planes: Tensor, num_samples: int, start_index: int, skip_origin: bool) -> Tensor:
+def _farthest_point_sample(
+    planes: Tensor, num_samples: int, start_index: int, skip_origin: bool, lengths: Tensor | None = None
+) -> Tensor:
     _, batch, num_points = planes.shape
     if batch == 0:
         return torch.empty((0, num_samples), dtype=torch.int64, device=planes.device)
@@ -43,6 +53,8 @@ def _farthest_point_sample(planes: Tensor, num_samples: int, start_index: int, s
     if skip_origin:  # a distance of -1 loses every comparison and survives every minimum
         x, y, z = planes.unbind(0)
         nearest.masked_fill_(((x * x + y * y) + z * z).double() <= ORIGIN_DIST2, -1.0)
+    if lengths is not None:
+        nearest.masked_fill_(_values.behind(lengths, num_points), -torch.inf)
     # torch finds maxima quickly, but not where they are: look for the block first, then within it. The lowest
     # block that holds the maximum holds its lowest index, and torch.max promises the first of equals.
     height = 32 if num_points >= 1024 else 1
@@ -74,15 +86,19 @@ def _farthest_point_sample(planes: Tensor, num_samples: int, start_index: int, s
     return place % width * height + place // width
 
 
-def knn(points: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def knn(points: Tensor, queries: Tensor, k: int, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Find the k nearest points of every query; see `pcl_clora.ops.knn`."""
+    _refuse_lengths(lengths, points, {"k": k})
+    points = _values.existing(points, lengths)
     _refuse_non_finite(points, "points")
     _refuse_non_finite(queries, "queries")
-    return _knn(_planes(points), _planes(queries), k)
+    return _knn(_planes(points), _planes(queries), k, lengths)
 
 
-def _knn(points: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _knn(points: Tensor, queries: Tensor, k: int, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
     _, batch, num_points = points.shape
+    if lengths is not None:  # infinitely far, and behind every point of the cloud that is as far
+        points = points.masked_fill(_values.behind(lengths, num_points), torch.inf)
     shape = (batch, queries.shape[2], k)
     dist2 = points.new_empty(shape)
     idx = torch.empty(shape, dtype=torch.int64, device=points.device)
@@ -128,6 +144,27 @@ def _pack(dist2: Tensor, idx: Tensor) -> Tensor:
     return dist2.view(torch.int32).to(torch.int64).bitwise_left_shift_(32).bitwise_or_(idx)
 
 
+def ball_query(points: Tensor, queries: Tensor, radius: float, num_samples: int) -> Tensor:
+    """Find the first points within a radius of every query; see `pcl_clora.ops.ball_query`."""
+    _refuse_non_finite(points, "points")
+    _refuse_non_finite(queries, "queries")
+    batch, num_points, _ = points.shape
+    idx = torch.zeros((batch, queries.shape[1], num_samples), dtype=torch.int64, device=points.device)
+    radius2 = torch.tensor(radius, dtype=points.dtype).square().item()
+    number = torch.arange(num_points, dtype=torch.int32, device=points.device)
+    planes, of_queries = _planes(points), _planes(queries)
+    for clouds, rows in _pieces(planes, of_queries):
+        inside = _pairwise_dist2(planes[:, clouds], of_queries[:, clouds, rows]) < radius2
+        candidates = torch.where(inside, number, num_points)
+        first = candidates.topk(min(num_samples, num_points), largest=False, sorted=True).values
+        hit = first < num_points
+        nothing = ~hit[..., :1]
+        padded = torch.where(hit, first, first[..., :1]).masked_fill_(nothing, 0)
+        idx[clouds, rows] = padded[..., :1].to(torch.int64)
+        idx[clouds, rows, : padded.shape[-1]] = padded.to(torch.int64)
+    return idx
+
+
 def gather_points(points: Tensor, idx: Tensor) -> Tensor:
     """Pick points by index; see `pcl_clora.ops.gather_points`."""
     _refuse_out_of_range(idx, points.shape[1])
@@ -149,18 +186,28 @@ def gather_points_backward(grad: Tensor, idx: Tensor, num_points: int) -> Tensor
 
 
 def group_points(
-    points: Tensor, num_groups: int, group_size: int, start_index: int = 0, skip_origin: bool = False
+    points: Tensor,
+    num_groups: int,
+    group_size: int,
+    start_index: int = 0,
+    skip_origin: bool = False,
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Cut clouds into patches; see `pcl_clora.ops.group_points`. Also returns the indices of the centres."""
+    _refuse_lengths(lengths, points, {"num_groups": num_groups, "group_size": group_size}, start_index)
+    points = _values.existing(points, lengths)
     _refuse_non_finite(points, "points")
     batch, num_points, _ = points.shape
     planes = _planes(points)
+    in_order = torch.arange(num_groups, device=points.device).repeat(batch, 1)
     if num_groups == num_points:
-        center_idx = torch.arange(num_points, device=points.device).repeat(batch, 1)
+        center_idx = in_order
     else:
-        center_idx = _farthest_point_sample(planes, num_groups, start_index, skip_origin)
+        center_idx = _farthest_point_sample(planes, num_groups, start_index, skip_origin, lengths)
+        if lengths is not None:
+            center_idx = torch.where((lengths == num_groups).unsqueeze(1), in_order, center_idx)
     center = _gather_points(points, center_idx)
-    _, idx = _knn(planes, _planes(center), group_size)
+    _, idx = _knn(planes, _planes(center), group_size, lengths)
     neighborhood = _gather_points(points, idx).sub_(center.unsqueeze(2))
     return center, neighborhood, idx, center_idx
 
@@ -261,22 +308,18 @@ def _flat_index(idx: Tensor, num_points: int) -> Tensor:
     return (idx + offset.view(-1, *[1] * (idx.dim() - 1))).view(-1)
 
 
+def _refuse_lengths(
+    lengths: Tensor | None, points: Tensor, counts: dict[str, int], start_index: int = 0
+) -> None:
+    if points.device.type == "cpu":
+        _values.refuse_lengths(lengths, points.shape[1], counts, start_index)
+
+
 def _refuse_non_finite(points: Tensor, name: str) -> None:
-    if points.device.type != "cpu" or points.numel() == 0 or torch.isfinite(points.abs().amax()):
-        return
-    cloud, row, axis = (~torch.isfinite(points)).nonzero()[0].tolist()
-    raise ValueError(
-        f"{name}[{cloud}, {row}, {axis}] is {points[cloud, row, axis].item()}; distances to it mean nothing. "
-        "Remove non-finite points when reading the cloud."
-    )
+    if points.device.type == "cpu":
+        _values.refuse_non_finite(points, name)
 
 
 def _refuse_out_of_range(idx: Tensor, num_points: int) -> None:
-    if idx.device.type != "cpu" or idx.numel() == 0:
-        return
-    low, high = (int(bound) for bound in torch.aminmax(idx))
-    if low < 0 or high >= num_points:
-        raise ValueError(
-            f"idx holds {low if low < 0 else high}, which is not an index into {num_points} points; "
-            "indices go from 0 to the number of points - 1 within each cloud."
-        )
+    if idx.device.type == "cpu":
+        _values.refuse_out_of_range(idx, num_points)

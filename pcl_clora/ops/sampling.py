@@ -7,13 +7,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pcl_clora.ops import _checks, _library  # noqa: F401  (registers the ops)
+from pcl_clora.ops import _checks, _values
+from pcl_clora.ops._library import call
 
 Compat = Literal["none", "pointnet2"]
 
 
 def farthest_point_sample(
-    points: Tensor, num_samples: int, *, start_index: int = 0, compat: Compat = "none"
+    points: Tensor,
+    num_samples: int,
+    *,
+    start_index: int = 0,
+    compat: Compat = "none",
+    lengths: Tensor | None = None,
 ) -> Tensor:
     """Choose points that are far apart, one after another.
 
@@ -29,15 +35,18 @@ def farthest_point_sample(
             is at most 1e-3 is never chosen (except as the first), whatever the unit; 0 is returned when no
             point qualifies; distances above 1e10 (squared) count as 1e10. That library breaks ties by thread
             order, here they go to the lowest index. "none" treats all points alike.
+        lengths: (B,), int64, how many points each cloud has, 1 <= lengths[b] <= N, for clouds of different
+            size in one tensor; the shortest must have room for num_samples and start_index. What lies behind
+            is never looked at. The result is that of every cloud alone. None: all clouds have N points.
 
     Returns:
         (B, S), int64, indices into N in the order they were chosen. Not differentiable.
 
     Raises:
         TypeError: if points is not a tensor.
-        ValueError: if points is not (B, N, 3) in float32 or float64, holds NaN or infinity (checked on the
-            CPU only, since on an accelerator the check would wait for the device), or a number is out of
-            range.
+        ValueError: if points is not (B, N, 3) in float32 or float64, or a number is out of range. Where a
+            value can only be known by looking at the data (NaN or infinity in points, lengths), the check is
+            made on the CPU; an accelerator would have to wait, see `check_values`.
 
     Source: Qi et al., PointNet++, NeurIPS 2017, section 3.2. The tie rule is our choice.
     """
@@ -45,7 +54,13 @@ def farthest_point_sample(
     skip_origin = _checks.check_compat(compat)
     _checks.check_count(num_samples, "num_samples", points.shape[1], "lower it, or repeat points first.")
     _checks.check_start_index(start_index, points.shape[1])
-    chosen: Tensor = torch.ops.pcl_clora.farthest_point_sample(points, num_samples, start_index, skip_origin)
+    _checks.check_lengths(lengths, points)
+    if _values.are_checked_here(points):
+        _values.refuse_lengths(lengths, points.shape[1], {"num_samples": num_samples}, start_index)
+        _values.refuse_non_finite(points, "points", lengths)
+    chosen: Tensor = call(
+        torch.ops.pcl_clora.farthest_point_sample, points, num_samples, start_index, skip_origin, lengths
+    )
     return chosen
 
 
@@ -68,5 +83,7 @@ def gather_points(points: Tensor, idx: Tensor) -> Tensor:
     _checks.check_points(points, "points", channels=None)
     _checks.check_index(idx, "idx")
     _checks.check_pair(points, "points", idx, "idx", dtype=False)
-    picked: Tensor = torch.ops.pcl_clora.gather_points(points, idx)
+    if _values.are_checked_here(points):
+        _values.refuse_out_of_range(idx, points.shape[1])
+    picked: Tensor = call(torch.ops.pcl_clora.gather_points, points, idx)
     return picked

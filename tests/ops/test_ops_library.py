@@ -19,6 +19,7 @@ def arguments(op, batch=2):
     return {
         "farthest_point_sample": (points, 4, 1, True),
         "knn": (points, queries, 3),
+        "ball_query": (points, queries, 0.7, 4),
         "gather_points": (points, idx),
         "gather_points_backward": (picked, idx, 20),
         "group_points": (points, 4, 5, 0, False),
@@ -81,6 +82,7 @@ def test_an_exported_graph_takes_any_batch_after_a_reload(tmp_path):
 FLOPS = {
     "farthest_point_sample": 2 * 20 * (4 - 1) * 8,
     "knn": 2 * 20 * 7 * 8,
+    "ball_query": 2 * 20 * 7 * 8,
     "gather_points": 0,
     "gather_points_backward": 2 * 7 * 3 * 5,
     "group_points": 2 * 20 * (4 - 1) * 8 + 2 * 20 * 4 * 8 + 2 * 4 * 5 * 3,
@@ -127,7 +129,7 @@ def test_report_names_the_backend_of_every_op():
 def test_a_kernel_for_one_device_replaces_the_plain_one_and_is_reported():
     points = make_cloud("random", 1, 6)
 
-    def first_points(points, num_samples, start_index=0, skip_origin=False):
+    def first_points(points, num_samples, start_index=0, skip_origin=False, lengths=None):
         return torch.arange(num_samples).repeat(len(points), 1)
 
     with torch.library._scoped_library("pcl_clora", "IMPL") as library:
