@@ -16,6 +16,7 @@ from pcl_clora import ops
 from pcl_clora.models.config import TransformerConfig
 from pcl_clora.models.heads import ClassificationHead
 from pcl_clora.models.interface import ModelInterface, Tokens
+from pcl_clora.models.key_map import KeyMap
 from pcl_clora.models.layers import Block, PatchEncoder, PrefixTokens
 
 
@@ -26,12 +27,11 @@ class PatchTransformer(nn.Module):
         config: sizes of the network.
 
     Attributes:
-        official_keys: (regular expression, replacement) pairs that turn a key of the official files into a
-            name of this model; see weights.py for how they are applied.
+        official_keys: what the official files call the tensors of this model.
         num_pooled: how many features of width D `pool` puts side by side for the head.
     """
 
-    official_keys: ClassVar[tuple[tuple[str, str], ...]] = ()
+    official_keys: ClassVar[KeyMap] = KeyMap(())
     num_pooled: ClassVar[int] = 2
 
     def __init__(self, config: TransformerConfig) -> None:

@@ -5,21 +5,29 @@ from __future__ import annotations
 from typing import Literal
 
 from pcl_clora.models.config import TransformerConfig
+from pcl_clora.models.key_map import KeyMap, Rule
 from pcl_clora.models.patch_transformer import PatchTransformer
 
-# Official key -> ours, as (regular expression, replacement); see weights.py for how they are applied.
-OFFICIAL_KEYS: tuple[tuple[str, str], ...] = (
-    (r"^encoder\.first_conv\.0\.", "patch_embed.linear1."),
-    (r"^encoder\.first_conv\.1\.", "patch_embed.norm1."),
-    (r"^encoder\.first_conv\.3\.", "patch_embed.linear2."),
-    (r"^encoder\.second_conv\.0\.", "patch_embed.linear3."),
-    (r"^encoder\.second_conv\.1\.", "patch_embed.norm2."),
-    (r"^encoder\.second_conv\.3\.", "patch_embed.linear4."),
-    (r"^blocks\.blocks\.", "blocks."),
-    (r"^cls_token$", "prefix.token"),
-    (r"^cls_pos$", "prefix.pos"),
-    (r"^cls_head_finetune\.", "head."),
+# What the official files of the family call the parts that all of them have; see key_map.py.
+PATCH_EMBED_RULES: tuple[Rule, ...] = (
+    Rule("encoder.first_conv.0.", "patch_embed.linear1.", conv=True),
+    Rule("encoder.first_conv.1.", "patch_embed.norm1."),
+    Rule("encoder.first_conv.3.", "patch_embed.linear2.", conv=True),
+    Rule("encoder.second_conv.0.", "patch_embed.linear3.", conv=True),
+    Rule("encoder.second_conv.1.", "patch_embed.norm2."),
+    Rule("encoder.second_conv.3.", "patch_embed.linear4.", conv=True),
 )
+TRANSFORMER_RULES: tuple[Rule, ...] = (
+    Rule("pos_embed.", "pos_embed."),
+    Rule("blocks.blocks.*.", "blocks.*."),
+    Rule("norm.", "norm."),
+)
+CLASSIFIER_RULES: tuple[Rule, ...] = (
+    Rule("cls_token", "prefix.token"),
+    Rule("cls_pos", "prefix.pos"),
+    Rule("cls_head_finetune.", "head."),
+)
+OFFICIAL_KEYS = KeyMap(PATCH_EMBED_RULES + TRANSFORMER_RULES + CLASSIFIER_RULES)
 
 
 class PointMAEConfig(TransformerConfig):

@@ -141,9 +141,8 @@ def native_name(key: str, model: nn.Module) -> str:
     name = key.replace("module.", "")
     for wrapper in WRAPPERS:
         name = name.removeprefix(wrapper)
-    for pattern, replacement in getattr(model, "official_keys", ()):
-        name = re.sub(pattern, replacement, name)
-    return name
+    official = getattr(model, "official_keys", None)
+    return name if official is None else official.to_ours(name) or name
 
 
 def load_weights(
