@@ -2,11 +2,12 @@
 
 Every function takes (B, N, 3) points in float32 or float64 on any device and means the same everywhere: ties
 go to the lowest index, indices are int64, distances are squared. The functions are PyTorch ops
-(`torch.ops.pcl_clora`) with gradients, so they compile, export and count FLOPs. `report()` says what
-implements them.
+(`torch.ops.pcl_clora`) with gradients, so they compile, export and count FLOPs. `use_backend()` chooses what
+implements them, `report()` says what does. Code written for pointnet2_ops or KNN_CUDA finds their functions
+in `pcl_clora.ops.pointnet2`.
 """
 
-from pcl_clora.ops._library import report
+from pcl_clora.ops._backends import report, use_backend
 from pcl_clora.ops._values import check_values
 from pcl_clora.ops.grouping import PointGroups, group_points
 from pcl_clora.ops.interpolation import three_interpolate
@@ -28,4 +29,5 @@ __all__ = [
     "report",
     "three_interpolate",
     "three_nn",
+    "use_backend",
 ]

@@ -42,29 +42,14 @@ for _name, _schema in SCHEMAS.items():
 _ops = torch.ops.pcl_clora
 
 
-def call(op: Any, *arguments: Any) -> Any:
-    """Call an op; what a compiled kernel finds wrong with the values arrives as ValueError."""
+def call(name: str, *arguments: Any) -> Any:
+    """Call an op; what a kernel finds wrong with the values arrives as ValueError."""
+    if _values.are_checked_here(arguments[0]):
+        _values.CHECKS[name](*arguments)
     try:
-        return op(*arguments)
+        return getattr(_ops, name)(*arguments)
     except RuntimeError as error:
         raise _values.translated(error) from None
-
-
-def report(device: str | torch.device = "cpu") -> dict[str, str]:
-    """Say which implementation serves each op on a device.
-
-    Args:
-        device: the kind of device asked about, such as "cpu" or "cuda". It need not be present.
-
-    Returns:
-        Op name -> "reference" (plain torch) or "native" (a compiled kernel registered for that device).
-    """
-    key = {"cpu": "CPU", "cuda": "CUDA"}.get(torch.device(device).type)
-    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    return {
-        name: "native" if key is not None and has_kernel(f"{NAMESPACE}::{name}", key) else "reference"
-        for name in SCHEMAS
-    }
 
 
 # Fake kernels: the shape and dtype of the results, without data.

@@ -9,6 +9,7 @@ only where `check_values(True)` asks for it.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -102,6 +103,65 @@ def refuse_lengths(
             f"start_index={start_index} is not an index into the shortest cloud (lengths[{shortest}] "
             f"is {low}); lower it, or leave that cloud out."
         )
+
+
+def check_farthest_point_sample(
+    points: Tensor,
+    num_samples: int,
+    start_index: int = 0,
+    skip_origin: bool = False,
+    lengths: Tensor | None = None,
+) -> None:
+    refuse_lengths(lengths, points.shape[1], {"num_samples": num_samples}, start_index)
+    refuse_non_finite(points, "points", lengths)
+
+
+def check_knn(points: Tensor, queries: Tensor, k: int, lengths: Tensor | None = None) -> None:
+    refuse_lengths(lengths, points.shape[1], {"k": k})
+    refuse_non_finite(points, "points", lengths)
+    refuse_non_finite(queries, "queries")
+
+
+def check_ball_query(points: Tensor, queries: Tensor, radius: float, num_samples: int) -> None:
+    refuse_non_finite(points, "points")
+    refuse_non_finite(queries, "queries")
+
+
+def check_gather_points(points: Tensor, idx: Tensor) -> None:
+    refuse_out_of_range(idx, points.shape[1])
+
+
+def check_group_points(
+    points: Tensor,
+    num_groups: int,
+    group_size: int,
+    start_index: int = 0,
+    skip_origin: bool = False,
+    lengths: Tensor | None = None,
+) -> None:
+    counts = {"num_groups": num_groups, "group_size": group_size}
+    refuse_lengths(lengths, points.shape[1], counts, start_index)
+    refuse_non_finite(points, "points", lengths)
+
+
+def check_three_interpolate(features: Tensor, idx: Tensor, weight: Tensor) -> None:
+    refuse_out_of_range(idx, features.shape[1])
+
+
+def check_chamfer_distance(a: Tensor, b: Tensor) -> None:
+    refuse_non_finite(a, "a")
+    refuse_non_finite(b, "b")
+
+
+CHECKS: dict[str, Callable[..., None]] = {  # op -> the check of its values; arguments as in its schema
+    "farthest_point_sample": check_farthest_point_sample,
+    "knn": check_knn,
+    "ball_query": check_ball_query,
+    "gather_points": check_gather_points,
+    "group_points": check_group_points,
+    "three_interpolate": check_three_interpolate,
+    "chamfer_distance": check_chamfer_distance,
+}
 
 
 def translated(error: RuntimeError) -> Exception:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from pcl_clora.ops import _checks, _values
+from pcl_clora.ops import _checks
 from pcl_clora.ops._library import call
 from pcl_clora.ops.sampling import Compat
 
@@ -66,11 +65,7 @@ def group_points(
     _checks.check_count(group_size, "group_size", points.shape[1], "lower group_size, or use larger clouds.")
     _checks.check_start_index(start_index, points.shape[1])
     _checks.check_lengths(lengths, points)
-    if _values.are_checked_here(points):
-        counts = {"num_groups": num_groups, "group_size": group_size}
-        _values.refuse_lengths(lengths, points.shape[1], counts, start_index)
-        _values.refuse_non_finite(points, "points", lengths)
     center, neighborhood, idx, _ = call(
-        torch.ops.pcl_clora.group_points, points, num_groups, group_size, start_index, skip_origin, lengths
+        "group_points", points, num_groups, group_size, start_index, skip_origin, lengths
     )
     return PointGroups(center, neighborhood, idx)

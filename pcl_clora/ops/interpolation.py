@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from pcl_clora.ops import _checks, _values
+from pcl_clora.ops import _checks
 from pcl_clora.ops._library import call
 
 
@@ -39,7 +38,5 @@ def three_interpolate(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
         raise ValueError(
             f"idx has shape {tuple(idx.shape)} and weight {tuple(weight.shape)}; both must be (B, N, 3)."
         )
-    if _values.are_checked_here(features):
-        _values.refuse_out_of_range(idx, features.shape[1])
-    blended: Tensor = call(torch.ops.pcl_clora.three_interpolate, features, idx, weight)
+    blended: Tensor = call("three_interpolate", features, idx, weight)
     return blended

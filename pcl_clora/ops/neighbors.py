@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pcl_clora.ops import _checks, _values
+from pcl_clora.ops import _checks
 from pcl_clora.ops._library import call
 
 
@@ -70,11 +70,7 @@ def knn(points: Tensor, queries: Tensor, k: int, *, lengths: Tensor | None = Non
     _checks.check_pair(points, "points", queries, "queries")
     _checks.check_count(k, "k", points.shape[1], "lower k, or use larger clouds.")
     _checks.check_lengths(lengths, points)
-    if _values.are_checked_here(points):
-        _values.refuse_lengths(lengths, points.shape[1], {"k": k})
-        _values.refuse_non_finite(points, "points", lengths)
-        _values.refuse_non_finite(queries, "queries")
-    return KNN(*call(torch.ops.pcl_clora.knn, points, queries, k, lengths))
+    return KNN(*call("knn", points, queries, k, lengths))
 
 
 def ball_query(points: Tensor, queries: Tensor, radius: float, num_samples: int) -> Tensor:
@@ -107,10 +103,7 @@ def ball_query(points: Tensor, queries: Tensor, radius: float, num_samples: int)
     _checks.check_count(num_samples, "num_samples")
     if points.shape[1] == 0:
         raise ValueError("points holds clouds of 0 points; a ball query needs at least one.")
-    if _values.are_checked_here(points):
-        _values.refuse_non_finite(points, "points")
-        _values.refuse_non_finite(queries, "queries")
-    found: Tensor = call(torch.ops.pcl_clora.ball_query, points, queries, float(radius), num_samples)
+    found: Tensor = call("ball_query", points, queries, float(radius), num_samples)
     return found
 
 
@@ -167,7 +160,4 @@ def chamfer_distance(a: Tensor, b: Tensor) -> Chamfer:
     _checks.check_pair(a, "a", b, "b")
     if a.shape[1] == 0 or b.shape[1] == 0:
         raise ValueError(f"a has {a.shape[1]} points and b {b.shape[1]}; both clouds need at least one.")
-    if _values.are_checked_here(a):
-        _values.refuse_non_finite(a, "a")
-        _values.refuse_non_finite(b, "b")
-    return Chamfer(*call(torch.ops.pcl_clora.chamfer_distance, a, b))
+    return Chamfer(*call("chamfer_distance", a, b))

@@ -37,9 +37,9 @@ def farthest_point_sample(
     lengths: Tensor | None = None,
 ) -> Tensor:
     """Choose points far apart; see `pcl_clora.ops.farthest_point_sample`."""
-    _refuse_lengths(lengths, points, {"num_samples": num_samples}, start_index)
+    if points.device.type == "cpu":
+        _values.check_farthest_point_sample(points, num_samples, start_index, skip_origin, lengths)
     points = _values.existing(points, lengths)
-    _refuse_non_finite(points, "points")
     return _farthest_point_sample(_planes(points), num_samples, start_index, skip_origin, lengths)
 
 
@@ -88,10 +88,9 @@ def _farthest_point_sample(
 
 def knn(points: Tensor, queries: Tensor, k: int, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Find the k nearest points of every query; see `pcl_clora.ops.knn`."""
-    _refuse_lengths(lengths, points, {"k": k})
+    if points.device.type == "cpu":
+        _values.check_knn(points, queries, k, lengths)
     points = _values.existing(points, lengths)
-    _refuse_non_finite(points, "points")
-    _refuse_non_finite(queries, "queries")
     return _knn(_planes(points), _planes(queries), k, lengths)
 
 
@@ -146,8 +145,8 @@ def _pack(dist2: Tensor, idx: Tensor) -> Tensor:
 
 def ball_query(points: Tensor, queries: Tensor, radius: float, num_samples: int) -> Tensor:
     """Find the first points within a radius of every query; see `pcl_clora.ops.ball_query`."""
-    _refuse_non_finite(points, "points")
-    _refuse_non_finite(queries, "queries")
+    if points.device.type == "cpu":
+        _values.check_ball_query(points, queries, radius, num_samples)
     batch, num_points, _ = points.shape
     idx = torch.zeros((batch, queries.shape[1], num_samples), dtype=torch.int64, device=points.device)
     radius2 = torch.tensor(radius, dtype=points.dtype).square().item()
@@ -167,7 +166,8 @@ def ball_query(points: Tensor, queries: Tensor, radius: float, num_samples: int)
 
 def gather_points(points: Tensor, idx: Tensor) -> Tensor:
     """Pick points by index; see `pcl_clora.ops.gather_points`."""
-    _refuse_out_of_range(idx, points.shape[1])
+    if points.device.type == "cpu":
+        _values.check_gather_points(points, idx)
     return _gather_points(points, idx)
 
 
@@ -194,9 +194,9 @@ def group_points(
     lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Cut clouds into patches; see `pcl_clora.ops.group_points`. Also returns the indices of the centres."""
-    _refuse_lengths(lengths, points, {"num_groups": num_groups, "group_size": group_size}, start_index)
+    if points.device.type == "cpu":
+        _values.check_group_points(points, num_groups, group_size, start_index, skip_origin, lengths)
     points = _values.existing(points, lengths)
-    _refuse_non_finite(points, "points")
     batch, num_points, _ = points.shape
     planes = _planes(points)
     in_order = torch.arange(num_groups, device=points.device).repeat(batch, 1)
@@ -214,7 +214,8 @@ def group_points(
 
 def three_interpolate(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
     """Blend three features per point; see `pcl_clora.ops.three_interpolate`."""
-    _refuse_out_of_range(idx, features.shape[1])
+    if features.device.type == "cpu":
+        _values.check_three_interpolate(features, idx, weight)
     batch, num_points, channels = features.shape
     flat = _flat_index(idx, num_points).view(-1, 3)
     blended = F.embedding_bag(
@@ -243,8 +244,8 @@ def three_interpolate_backward(grad: Tensor, idx: Tensor, weight: Tensor, num_po
 
 def chamfer_distance(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Find the nearest neighbours between two clouds; see `pcl_clora.ops.chamfer_distance`."""
-    _refuse_non_finite(a, "a")
-    _refuse_non_finite(b, "b")
+    if a.device.type == "cpu":
+        _values.check_chamfer_distance(a, b)
     planes_a, planes_b = _planes(a), _planes(b)
     dist_a, idx_a = a.new_empty(a.shape[:2]), torch.empty(a.shape[:2], dtype=torch.int64, device=a.device)
     dist_b = b.new_full(b.shape[:2], torch.inf)
@@ -306,20 +307,3 @@ def _flat_index(idx: Tensor, num_points: int) -> Tensor:
     """Turn indices within each cloud into a list of indices into the points of all clouds."""
     offset = torch.arange(idx.shape[0], device=idx.device) * num_points
     return (idx + offset.view(-1, *[1] * (idx.dim() - 1))).view(-1)
-
-
-def _refuse_lengths(
-    lengths: Tensor | None, points: Tensor, counts: dict[str, int], start_index: int = 0
-) -> None:
-    if points.device.type == "cpu":
-        _values.refuse_lengths(lengths, points.shape[1], counts, start_index)
-
-
-def _refuse_non_finite(points: Tensor, name: str) -> None:
-    if points.device.type == "cpu":
-        _values.refuse_non_finite(points, name)
-
-
-def _refuse_out_of_range(idx: Tensor, num_points: int) -> None:
-    if idx.device.type == "cpu":
-        _values.refuse_out_of_range(idx, num_points)

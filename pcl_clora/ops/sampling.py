@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from pcl_clora.ops import _checks, _values
+from pcl_clora.ops import _checks
 from pcl_clora.ops._library import call
 
 Compat = Literal["none", "pointnet2"]
@@ -55,12 +54,7 @@ def farthest_point_sample(
     _checks.check_count(num_samples, "num_samples", points.shape[1], "lower it, or repeat points first.")
     _checks.check_start_index(start_index, points.shape[1])
     _checks.check_lengths(lengths, points)
-    if _values.are_checked_here(points):
-        _values.refuse_lengths(lengths, points.shape[1], {"num_samples": num_samples}, start_index)
-        _values.refuse_non_finite(points, "points", lengths)
-    chosen: Tensor = call(
-        torch.ops.pcl_clora.farthest_point_sample, points, num_samples, start_index, skip_origin, lengths
-    )
+    chosen: Tensor = call("farthest_point_sample", points, num_samples, start_index, skip_origin, lengths)
     return chosen
 
 
@@ -83,7 +77,5 @@ def gather_points(points: Tensor, idx: Tensor) -> Tensor:
     _checks.check_points(points, "points", channels=None)
     _checks.check_index(idx, "idx")
     _checks.check_pair(points, "points", idx, "idx", dtype=False)
-    if _values.are_checked_here(points):
-        _values.refuse_out_of_range(idx, points.shape[1])
-    picked: Tensor = call(torch.ops.pcl_clora.gather_points, points, idx)
+    picked: Tensor = call("gather_points", points, idx)
     return picked
