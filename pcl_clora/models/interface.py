@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-Role = Literal["qkv", "proj", "fc1", "fc2", "q", "k", "v"]
+Role = Literal[
+    "qkv", "proj", "fc1", "fc2", "q", "k", "v",
+    "contrast_q", "contrast_kv", "contrast_proj", "contrast_fc1", "contrast_fc2",
+]  # fmt: skip
 Part = Literal["head", "tokens", "patch_embed", "pos_embed", "norms"]
-ROLES: tuple[Role, ...] = ("qkv", "proj", "fc1", "fc2", "q", "k", "v")
+ROLES: tuple[Role, ...] = get_args(Role)
 PARTS: tuple[Part, ...] = ("head", "tokens", "patch_embed", "pos_embed", "norms")
 
 
@@ -24,12 +27,15 @@ class Tokens:
         pos: (B, T, D) positional embedding; Point-MAE adds it before every block.
         center: (B, G, 3) patch centres in the order of the patch tokens.
         num_prefix: how many tokens stand before the patch tokens, T = num_prefix + G.
+        attn_mask: (T, T) bool, True where the token of the row may look at the token of the column; None
+            where every token looks at all.
     """
 
     x: Tensor
     pos: Tensor
     center: Tensor
     num_prefix: int
+    attn_mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -57,15 +63,18 @@ class ModelInterface:
         embed_dim: D, width of a token.
         blocks: dotted path of every transformer block, in order.
         linears: role ("qkv", "proj", "fc1", "fc2") -> path relative to a block. "q", "k", "v" are row slices
-            of "qkv".
+            of "qkv". The roles "contrast_..." are those of ReCon's second branch: queries, fused keys and
+            values, output projection and MLP.
         parts: part -> dotted paths of the modules or parameters that make it up. "head" and "tokens" are
             what a task owns; they are copied for every adapter.
+        takes_category: whether the model takes a second input, the category of every cloud, (B,) int64.
     """
 
     embed_dim: int
     blocks: tuple[str, ...]
     linears: Mapping[str, str]
     parts: Mapping[Part, tuple[str, ...]]
+    takes_category: bool = False
 
     def sites(self, role: Role) -> tuple[RoleSite, ...]:
         """List the layers that play a role, one a block, in block order.

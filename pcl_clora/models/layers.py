@@ -46,12 +46,32 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D); mask (T, T) is True where the row's token may look at the column's."""
         b, t, d = x.shape
         q, k, v = self.qkv(x).view(b, t, 3, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(out.transpose(1, 2).reshape(b, t, d))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of some tokens to others, without bias on q, k, v."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim, bias=False)
+        self.kv = nn.Linear(dim, 2 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """Queries from x (B, S, D), keys and values from context (B, T, D) -> (B, S, D)."""
+        b, s, d = x.shape
+        width = d // self.num_heads
+        q = self.q(x).view(b, s, self.num_heads, width).transpose(1, 2)
+        k, v = self.kv(context).view(b, -1, 2, self.num_heads, width).permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(out.transpose(1, 2).reshape(b, s, d))
 
 
 class Mlp(nn.Module):
@@ -85,14 +105,14 @@ class Block(nn.Module):
         Args:
             x: (B, T, D) features.
             pos: (B, T, D) positions.
-            tokens: the sequence as it entered the first block, for methods that need centres or prefix
-                length.
+            tokens: the sequence as it entered the first block: who may look at whom, and what methods need
+                besides (centres, prefix length).
 
         Returns:
             (B, T, D).
         """
         x = x + pos
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+        x = x + self.drop_path(self.attn(self.norm1(x), tokens.attn_mask))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -114,6 +134,21 @@ class PrefixTokens(nn.Module):
     def forward(self, batch_size: int) -> tuple[Tensor, Tensor]:
         """Return tokens and positions, each (B, P, D), as views."""
         return self.token.expand(batch_size, -1, -1), self.pos.expand(batch_size, -1, -1)
+
+
+class NoPrefix(nn.Module):
+    """Stands where a network has no learned tokens before the patches."""
+
+    empty: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("empty", torch.empty(1, 0, dim), persistent=False)
+
+    def forward(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Return no tokens and no positions, each (B, 0, D)."""
+        empty = self.empty.expand(batch_size, -1, -1)
+        return empty, empty
 
 
 class PatchEncoder(nn.Module):
@@ -167,7 +202,7 @@ class PatchEncoder(nn.Module):
         pooled = _max_over_group(x, k)
         split = x.shape[1]
         if self._folds():
-            weight, bias = _folded(self.linear3, self.norm2)
+            weight, bias = folded_linear(self.linear3, self.norm2)
             shared = F.linear(pooled, weight[:, :split], bias)
             x = _add_to_groups(F.linear(x, weight[:, split:]), shared, k)
         else:
@@ -187,11 +222,11 @@ class PatchEncoder(nn.Module):
 
     def _linear_norm(self, x: Tensor, linear: nn.Linear, norm: nn.BatchNorm1d) -> Tensor:
         if self._folds():
-            return F.linear(x, *_folded(linear, norm))
+            return F.linear(x, *folded_linear(linear, norm))
         return norm(linear(x))
 
 
-def _folded(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+def folded_linear(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     """Return weight and bias of `norm(linear(x))` in evaluation mode as one linear layer."""
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return linear.weight * scale[:, None], (linear.bias - norm.running_mean) * scale + norm.bias

@@ -6,6 +6,7 @@ A backbone is a subclass that replaces the parts in which it differs: the `make_
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -37,7 +38,7 @@ class PatchTransformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.num_classes = config.num_classes
+        self.num_classes = config.num_logits
         self.patch_embed = self.make_patch_embed()
         dim, encoder_dim = config.embed_dim, config.encoder_dim or config.embed_dim
         self.reduce_dim = nn.Linear(encoder_dim, dim) if encoder_dim != dim else nn.Identity()
@@ -45,7 +46,7 @@ class PatchTransformer(nn.Module):
         self.prefix = self.make_prefix()
         self.blocks = nn.ModuleList(self.make_blocks())
         self.norm = nn.LayerNorm(dim)
-        self.head = self.make_classifier(config.num_classes)
+        self.head = self.make_classifier(config.num_logits)
         self.grad_checkpointing = False
         self.interface = self.describe()
 
@@ -60,7 +61,7 @@ class PatchTransformer(nn.Module):
         """Build what turns centres (B, G, 3) into positions (B, G, D)."""
         return nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, self.config.embed_dim))
 
-    def make_prefix(self) -> PrefixTokens:
+    def make_prefix(self) -> nn.Module:
         """Build the learned tokens that stand before the patches."""
         return PrefixTokens(1, self.config.embed_dim)
 
@@ -68,7 +69,12 @@ class PatchTransformer(nn.Module):
         """Build the blocks, the drop-path rate growing linearly with depth."""
         config = self.config
         rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
-        return [Block(config.embed_dim, config.num_heads, config.mlp_ratio, rate) for rate in rates]
+        return [self.make_block(rate) for rate in rates]
+
+    def make_block(self, drop_path: float) -> nn.Module:
+        """Build one block with its drop-path rate."""
+        config = self.config
+        return Block(config.embed_dim, config.num_heads, config.mlp_ratio, drop_path)
 
     def describe(self) -> ModelInterface:
         """Say where the parts are that adapters and reports may know of."""
@@ -79,7 +85,7 @@ class PatchTransformer(nn.Module):
             linears={"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"},
             parts={
                 "head": ("head",),
-                "tokens": ("prefix",),
+                "tokens": ("prefix",) if list(self.prefix.parameters()) else (),
                 "patch_embed": ("patch_embed", "reduce_dim"),
                 "pos_embed": ("pos_embed",),
                 "norms": norms,
@@ -129,14 +135,21 @@ class PatchTransformer(nn.Module):
         groups = self.group(points)
         return self.embed_groups(groups.neighborhood, groups.center)
 
-    def encode(self, tokens: Tokens) -> Tensor:
-        """Run all blocks and the last norm: Tokens -> (B, T, D)."""
+    def block_outputs(self, tokens: Tokens, blocks: nn.ModuleList | None = None) -> Iterator[Tensor]:
+        """Run blocks one after another, by default the network's; yields what each puts out, (B, T, D)."""
         x = tokens.x
-        for block in self.blocks:
+        for block in self.blocks if blocks is None else blocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, tokens.pos, tokens, use_reentrant=False)
             else:
                 x = block(x, tokens.pos, tokens)
+            yield x
+
+    def encode(self, tokens: Tokens) -> Tensor:
+        """Run all blocks and the last norm: Tokens -> (B, T, D)."""
+        x = tokens.x
+        for x in self.block_outputs(tokens):  # noqa: B007 - the last one counts
+            pass
         return self.norm(x)
 
     def forward_features(self, points: Tensor) -> Tensor:
@@ -166,7 +179,7 @@ class PatchTransformer(nn.Module):
         """Return the head."""
         return self.head
 
-    def make_classifier(self, num_classes: int) -> ClassificationHead:
+    def make_classifier(self, num_classes: int) -> nn.Module:
         """Build a new head for this network without attaching it."""
         config = self.config
         return ClassificationHead(

@@ -9,8 +9,11 @@ from typing import Any
 from torch import nn
 
 from pcl_clora.config import Registry
+from pcl_clora.models.act import ACT, ACTConfig
 from pcl_clora.models.config import ModelConfig, Task
+from pcl_clora.models.pcp_mae import PCPMAE, PCPMAEConfig
 from pcl_clora.models.point_mae import PointMAE, PointMAEConfig
+from pcl_clora.models.recon import ReCon, ReConConfig, ReConPlain, ReConPlainConfig
 from pcl_clora.models.weights import load_weights
 
 _models: Registry[ModelConfig, dict[Task, type[nn.Module]]] = Registry("model", "name", ModelConfig)
@@ -31,6 +34,10 @@ def register_model(name: str, config: type[ModelConfig], *, tasks: Mapping[Task,
 
 
 register_model("point_mae", PointMAEConfig, tasks={"classification": PointMAE})
+register_model("act", ACTConfig, tasks={"classification": ACT})
+register_model("pcp_mae", PCPMAEConfig, tasks={"classification": PCPMAE})
+register_model("recon", ReConConfig, tasks={"classification": ReCon})
+register_model("recon_plain", ReConPlainConfig, tasks={"classification": ReConPlain})
 
 
 def list_models(pattern: str = "*") -> list[str]:

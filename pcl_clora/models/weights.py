@@ -205,7 +205,7 @@ def _match(
             unexpected[key] = "used in pre-training only" if only else "not part of this model"
         elif name in found:
             unexpected[key] = f"a second tensor for {name}"
-        elif _without_kernel(tensor) != own[name].shape:
+        elif _without_kernel(tensor) != own[name].shape and not tensor.numel() == own[name].numel() == 1:
             wrong_shape[name] = f"{tuple(tensor.shape)} in the file, {tuple(own[name].shape)} in the model"
         else:
             found[name] = key

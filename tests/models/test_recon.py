@@ -1,0 +1,161 @@
+"""ReCon against the golden outputs of the official model, its plain sense, and its own promises."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pcl_clora.models import create_model, load_weights, published_form
+from pcl_clora.models.interface import Backbone, Tokens, get_interface
+from pcl_clora.models.recon import ContrastBlock
+from tests.models.model_cases import (
+    TINY,
+    assert_checkpoint_gives,
+    assert_gradients_match,
+    assert_logits_match,
+    assert_tokens_match,
+    count,
+    golden_model,
+    meta_model,
+)
+
+
+@pytest.fixture
+def archive(shared):
+    return np.load(shared / "fixtures" / "recon_cls_tiny.npz")
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("fold", [False, True])
+def test_logits_and_tokens_equal_the_official_model(archive, fold):
+    model = golden_model("recon", archive, fold_batchnorm=fold)
+    assert_logits_match(model, archive)
+    assert_tokens_match(model, archive)
+
+
+@pytest.mark.shared_data
+def test_published_form_gives_the_same_logits(archive):
+    model = golden_model("recon", archive)
+    with published_form(model):
+        assert_logits_match(model, archive)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_loss_and_gradient_norms_equal_the_official_model(archive, checkpointing):
+    model = golden_model("recon", archive)
+    model.set_grad_checkpointing(checkpointing)
+    assert_gradients_match(model, archive)
+
+
+@pytest.mark.shared_data
+def test_an_official_pretrained_file_gives_the_golden_logits(archive, shared):
+    file = shared / "fixtures" / "ckpt_recon_pretrain_tiny.pth"
+    report = assert_checkpoint_gives("recon", file, archive, rest=("cls_head",))
+    assert {name.split(".")[0] for name in report.missing} == {"head"}
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    ("name", "keys", "matched", "missing", "unexpected"),
+    [
+        ("recon", "recon_pretrain", 306, 16, 57),
+        ("recon", "recon_cls_scan", 322, 0, 0),
+        ("recon_plain", "recon_pretrain", 158, 16, 205),
+        ("act", "act_cls", 158, 16, 16),  # its head is for 40 classes and is left out as a whole
+    ],
+)
+def test_official_key_lists_match_as_the_official_loaders_do(
+    shared, name, keys, matched, missing, unexpected
+):
+    entries = json.loads((shared / "reference" / "keys" / f"{keys}.json").read_text())["keys"]
+    state = {key: torch.zeros(entry["shape"]) for key, entry in entries.items()}
+    report = load_weights(create_model(name, num_classes=15), state)
+    assert (len(report.matched), len(report.missing), len(report.unexpected)) == (
+        matched,
+        missing,
+        unexpected,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "expected"),
+    [
+        ("recon", 40, (43_577_640, 322)),
+        ("recon", 15, (43_571_215, 322)),
+        ("recon_plain", 15, (22_093_327, 174)),
+        ("act", 40, (22_099_752, 174)),
+    ],
+)
+def test_parameter_count_is_the_published_one(name, classes, expected):
+    assert count(meta_model(name, num_classes=classes)) == expected
+
+
+def reference_block(state, x, heads):
+    """The block written from the formula, in float64: residuals start from normalised values."""
+
+    def norm(v, name):
+        return F.layer_norm(v, v.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"])
+
+    def attend(q, k, v, name):
+        cut = [part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v)]
+        scores = cut[0] @ cut[1].mT / cut[0].shape[-1] ** 0.5
+        mixed = (scores.softmax(-1) @ cut[2]).transpose(1, 2).flatten(2)
+        return F.linear(mixed, state[f"{name}.proj.weight"], state[f"{name}.proj.bias"])
+
+    def mlp(v, name):
+        hidden = F.gelu(F.linear(v, state[f"{name}.fc1.weight"], state[f"{name}.fc1.bias"]))
+        return F.linear(hidden, state[f"{name}.fc2.weight"], state[f"{name}.fc2.bias"])
+
+    c, v = norm(x[:, :3], "norm1_contrast"), norm(x[:, 3:], "norm1")
+    keys = (v @ state["attn_contrast.kv.weight"].mT).chunk(2, -1)
+    read = attend(c @ state["attn_contrast.q.weight"].mT, *keys, "attn_contrast")
+    mixed = attend(*(v @ state["attn.qkv.weight"].mT).chunk(3, -1), "attn")
+    c, v = norm(c + read, "norm2_contrast"), norm(v + mixed, "norm2")
+    return torch.cat([c + mlp(c, "mlp_contrast"), v + mlp(v, "mlp")], dim=1)
+
+
+def test_the_block_follows_its_formula(generator):
+    torch.manual_seed(0)
+    block = ContrastBlock(24, 3, 4.0, 0.0).double().eval()
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    x, pos = torch.randn(2, 2, 11, 24, generator=generator).double()
+    ours = block(x, pos, Tokens(x, pos, torch.zeros(2, 8, 3), 3))
+    torch.testing.assert_close(ours, reference_block(block.state_dict(), x + pos, 3), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_the_tokens_send_gradients_into_the_patches_only_in_fine_tuning(generator, detach):
+    block = ContrastBlock(24, 3, 4.0, 0.0, detach=detach)
+    x = torch.randn(1, 7, 24, generator=generator, requires_grad=True)
+    block(x, torch.zeros_like(x), Tokens(x, x, x, 3))[:, :3].sum().backward()
+    assert bool((x.grad[:, 3:] == 0).all()) is detach
+
+
+def test_the_contrast_branch_has_roles():
+    model = create_model("recon", num_classes=5, **TINY)
+    interface = get_interface(model)
+    assert isinstance(model, Backbone)
+    assert {r for r in interface.roles() if r.startswith("contrast")} == {
+        "contrast_q", "contrast_kv", "contrast_proj", "contrast_fc1", "contrast_fc2",
+    }  # fmt: skip
+    site = interface.sites("contrast_kv")[2]
+    assert (site.path, site.rows) == ("blocks.2.attn_contrast.kv", (0, -1))
+    assert model.get_submodule(site.path).out_features == 96
+    assert model.no_weight_decay() == {"prefix.cls.token", "prefix.img.token", "prefix.text.token"}
+
+
+def test_the_plain_sense_has_no_contrast_branch():
+    interface = get_interface(create_model("recon_plain", num_classes=5, **TINY))
+    assert not [role for role in interface.roles() if role.startswith("contrast")]
+
+
+def test_reset_classifier_keeps_the_four_pooled_features(points):
+    model = create_model("recon", num_classes=5, **TINY).eval()
+    model.reset_classifier(7)
+    assert model(points).shape == (2, 7)
+    assert model.head[0].in_features == 4 * 48
