@@ -12,7 +12,7 @@ from pcl_clora.cli.common import AsJson, ConfigPath, Overrides, interruptible, p
 
 if TYPE_CHECKING:
     from pcl_clora.data import DataConfig
-    from pcl_clora.engine import RunConfig
+    from pcl_clora.engine import RunConfig, RunResult
 
 
 class Resume(str, Enum):
@@ -35,6 +35,13 @@ def train(
             "--dry-run", help="Print settings, what would be trained, cost and missing files; train nothing."
         ),
     ] = False,
+    seeds: Annotated[
+        str,
+        typer.Option(
+            help="Run once with each of these seeds, for example 0,1,2 or 0-4, and report mean and standard "
+            "deviation; the folder of each run ends in _seed<number>."
+        ),
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Adapt a backbone to a data set, evaluate it on the test split, and write a run folder.
@@ -49,12 +56,10 @@ def train(
     if dry_run:
         _dry_run(cfg)
         return
-    from pcl_clora.engine import Trainer
-    from pcl_clora.report import write_report
-
-    with interruptible():
-        finished = Trainer(cfg, resume=resume.value).fit()
-    report = write_report(finished.run_dir)
+    if seeds:
+        _train_seeds(cfg, seeds, resume, as_json)
+        return
+    finished, report = _train_one(cfg, resume)
     if as_json:
         print_json(dict(finished.result))
         return
@@ -62,6 +67,32 @@ def train(
     from pcl_clora.report.show import run_table_view
 
     show(run_table_view(make_table([finished.run_dir])), f"Report: {report}")
+
+
+def _train_one(cfg: RunConfig, resume: Resume) -> tuple[RunResult, Path]:
+    from pcl_clora.engine import Trainer
+    from pcl_clora.report import write_report
+
+    with interruptible():
+        finished = Trainer(cfg, resume=resume.value).fit()
+    return finished, write_report(finished.run_dir)
+
+
+def _train_seeds(cfg: RunConfig, seeds: str, resume: Resume, as_json: bool) -> None:
+    """Run every seed, and write the table over all of them beside their folders."""
+    from pcl_clora.engine.seeds import parse_seeds, with_seed
+    from pcl_clora.report import make_table
+    from pcl_clora.report.show import run_table_view, seeds_view
+
+    runs = [with_seed(cfg, seed) for seed in parse_seeds(seeds)]
+    table = make_table([_train_one(run, resume)[0].run_dir for run in runs])
+    path = Path(cfg.output) / f"{cfg.name}_seeds.json"
+    table.write(path)
+    table.write(path.with_suffix(".md"))
+    if as_json:
+        print_json(table.as_json())
+        return
+    show(seeds_view(table.rows[0]), run_table_view(table), f"Table: {path.with_suffix('.md')}")
 
 
 def _dry_run(cfg: RunConfig) -> None:

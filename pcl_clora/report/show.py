@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pcl_clora.report.tables import HEADER, RunTable
+from pcl_clora.report.tables import HEADER, SEED_HEADER, Row, RunTable
 from pcl_clora.report.units import count, giga
 
 
@@ -70,6 +70,11 @@ def run_table_view(table: RunTable) -> RenderableType:
     """Lay out a table over runs."""
     rows = [row.cells() for row in table.rows]
     return Group(plain_table("", HEADER, rows), Text(table.title, style="dim"))
+
+
+def seeds_view(row: Row) -> RenderableType:
+    """Lay out the runs of a row, seed by seed."""
+    return plain_table(f"{row.label}, seed by seed, percent", SEED_HEADER, row.seed_cells())
 
 
 def _measured(report: Mapping[str, Any]) -> list[RenderableType]:

@@ -27,6 +27,7 @@ HEADER = (
     "seeds",
     "augmentation",
 )
+SEED_HEADER = ("seed", "OA", "mAcc", "train time")
 WITHOUT_MEANING = ("seed", "data.root")  # settings that differ between runs of one row
 COMPARED = {
     "protocol": ("name", "select", "votes", "val_fraction"),
@@ -76,7 +77,20 @@ class Row:
             "seeds": list(self.seeds),
             "augment": first["augment"],
             "runs": [str(run.files.path) for run in self.runs],
+            "per_seed": [{"seed": run.result["seed"], **run.result["metrics"]} for run in self.runs],
         }
+
+    def seed_cells(self) -> list[list[str]]:
+        """Return the cells of SEED_HEADER, one row a seed."""
+        return [
+            [
+                str(run.result["seed"]),
+                units.percent(run.result["metrics"]["oa"]),
+                units.percent(run.result["metrics"]["macc"]),
+                units.duration(run.result["train_seconds"]),
+            ]
+            for run in self.runs
+        ]
 
     def cells(self) -> list[str]:
         """Return the cells of HEADER."""
@@ -134,6 +148,11 @@ class RunTable:
         cells = [row.cells() for row in self.rows]
         if path.suffix == ".md":
             text = f"{self.title}.\n\n{units.markdown_table(HEADER, cells)}\n"
+            several = [row for row in self.rows if len(row.runs) > 1]
+            text += "".join(
+                f"\n{row.label}, seed by seed:\n\n{units.markdown_table(SEED_HEADER, row.seed_cells())}\n"
+                for row in several
+            )
         elif path.suffix == ".csv":
             text = units.csv_table(HEADER, cells)
         elif path.suffix == ".json":

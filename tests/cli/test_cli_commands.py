@@ -1,6 +1,7 @@
 """What the commands do, called in this process."""
 
 import json
+import statistics
 
 import pytest
 import torch
@@ -245,3 +246,25 @@ def test_ctrl_c_is_a_message_and_exit_code_130(invoke, config, monkeypatch):
     done = invoke("train", "--config", config)
     assert done.exit_code == 130
     assert "Stopped after step 3" in done.stderr
+
+
+def test_seeds_are_run_one_by_one_and_averaged(invoke, config, tmp_path):
+    result = invoke("train", "--config", config, "--seeds", "0-1", "--json")
+    assert result.exit_code == 0
+    row = json.loads(result.stdout)["rows"][0]
+    runs = [json.loads((tmp_path / f"runs/tiny_seed{seed}/result.json").read_text()) for seed in (0, 1)]
+    accuracies = [run["metrics"]["oa"] for run in runs]
+    assert row["seeds"] == [run["seed"] for run in runs] == [0, 1]
+    assert row["oa"] == pytest.approx(statistics.fmean(accuracies))
+    assert row["oa_std"] == pytest.approx(statistics.stdev(accuracies))
+    assert [each["oa"] for each in row["per_seed"]] == accuracies
+    assert "seed by seed" in (tmp_path / "runs/tiny_seeds.md").read_text()
+    again = invoke("train", "--config", config, "--seeds", "0,1")  # finished runs are not trained again
+    assert "tiny_seeds.md" in again.stdout
+    assert json.loads((tmp_path / "runs/tiny_seed0/result.json").read_text()) == runs[0]
+
+
+@pytest.mark.parametrize("seeds", ["a", "1-0", "0,,1", "0,0", "-1"])
+def test_seeds_that_are_no_list_are_refused(invoke, config, seeds):
+    with pytest.raises(ConfigError, match="seed"):
+        invoke("train", "--config", config, f"--seeds={seeds}")
