@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 BASE_KEY = "_base_"
 KIND_KEYS = {"model": "name", "data": "name", "adapter": "method"}  # section -> what says its kind
@@ -41,6 +48,24 @@ class Config(BaseModel):
     """Base of all settings: immutable, and an unknown key is an error that names the nearest valid one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    def left_out(self) -> frozenset[str]:
+        """Name the settings that are not written, because they say nothing here.
+
+        A subclass names those that do not apply, and those that came later and still have the default that
+        means what was done before: files and hashes that were written without them stay valid.
+        """
+        return frozenset()
+
+    def at_default(self, *names: str) -> frozenset[str]:
+        """Say which of these settings have their default value."""
+        fields = type(self).model_fields
+        return frozenset(name for name in names if getattr(self, name) == fields[name].default)
+
+    @model_serializer(mode="wrap")
+    def _write(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        left_out, values = self.left_out(), handler(self)
+        return {name: value for name, value in values.items() if name not in left_out}
 
     @model_validator(mode="before")
     @classmethod

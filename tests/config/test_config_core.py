@@ -195,3 +195,18 @@ def test_the_hash_depends_on_values_and_not_on_the_order_of_keys() -> None:
     two = build(InnerConfig, {"scale": 3.0, "rank": 2})
     assert config_hash(one) == config_hash(two)
     assert config_hash(one) != config_hash(InnerConfig(rank=3, scale=3.0))
+
+
+class Later(Config):
+    old: int = 1
+    new: int = 0
+
+    def left_out(self):
+        return self.at_default("new")
+
+
+@pytest.mark.parametrize(("new", "written"), [(0, {"old": 1}), (2, {"old": 1, "new": 2})])
+def test_a_later_setting_is_written_only_where_it_differs_from_its_default(new, written):
+    later = Later(new=new)
+    assert later.model_dump() == written
+    assert build(Later, written) == later
