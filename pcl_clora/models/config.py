@@ -10,13 +10,23 @@ from pcl_clora.config import Config
 
 Task = Literal["classification", "part_segmentation", "pretraining"]
 
+SEGMENTATION_ONLY = (
+    "num_parts",
+    "num_categories",
+    "fetch_layers",
+    "propagation_widths",
+    "segmentation_widths",
+    "label_width",
+)
+"""Settings that no other task has; they are not written into the settings of other tasks."""
+
 
 class ModelConfig(Config):
     """Settings of a backbone with its head; a backbone's own settings are in a subclass next to its code."""
 
     name: str  # which backbone, see list_models()
     task: Task = "classification"  # which head stands on it
-    num_classes: PositiveInt = 40  # number of logits
+    num_classes: PositiveInt = 40  # number of logits of a classification head
 
 
 class TransformerConfig(ModelConfig):
@@ -36,7 +46,46 @@ class TransformerConfig(ModelConfig):
     fps_compat: Literal["none", "pointnet2"] = (
         "none"  # "pointnet2" never picks points within 0.0316 of the origin
     )
-    fold_batchnorm: bool = True  # fold the patch encoder's BatchNorm in evaluation mode
+    fold_batchnorm: bool = True  # fold BatchNorm into the layer before it in evaluation mode
+
+    # Part segmentation only
+    num_parts: PositiveInt = 50  # P, number of logits a point: the parts of all categories together
+    num_categories: PositiveInt = 16  # object categories, which the network is told
+    fetch_layers: tuple[NonNegativeInt, ...] = ()  # blocks whose output the head sees; () = 3, 7, 11 of 12
+    propagation_widths: tuple[PositiveInt, PositiveInt] = (1536, 1024)  # of what carries features to points
+    segmentation_widths: tuple[PositiveInt, PositiveInt] = (512, 256)  # hidden widths of the head
+    label_width: PositiveInt = 64  # width of a category's embedding
+
+    @property
+    def num_logits(self) -> int:
+        """Width of what the network puts out: classes, or parts of all categories together."""
+        return self.num_parts if self.task == "part_segmentation" else self.num_classes
+
+    @property
+    def fetched(self) -> tuple[int, ...]:
+        """Which blocks a segmentation head looks at: `fetch_layers`, by default every third of the depth."""
+        return self.fetch_layers or tuple(sorted({max(self.depth * k // 3 - 1, 0) for k in (1, 2, 3)}))
+
+    def left_out(self) -> frozenset[str]:
+        """Name the settings of part segmentation in other tasks; see `Config.left_out`."""
+        other = () if self.task == "part_segmentation" else SEGMENTATION_ONLY
+        return super().left_out().union(other)
+
+    @model_validator(mode="after")
+    def _check_segmentation(self) -> TransformerConfig:
+        given = [name for name in SEGMENTATION_ONLY if name in self.model_fields_set]
+        if given and self.task != "part_segmentation":
+            raise ValueError(
+                f"{given[0]} belongs to part segmentation, but task={self.task!r}; set "
+                "task=part_segmentation, or leave it out."
+            )
+        layers = self.fetch_layers
+        if list(layers) != sorted(set(layers)) or (layers and layers[-1] >= self.depth):
+            raise ValueError(
+                f"fetch_layers={list(layers)} must be ascending block numbers below depth={self.depth}; "
+                f"leave it empty for {list(self.model_copy(update={'fetch_layers': ()}).fetched)}."
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_heads(self) -> TransformerConfig:

@@ -14,6 +14,13 @@ from pcl_clora.models.config import ModelConfig, Task
 from pcl_clora.models.pcp_mae import PCPMAE, PCPMAEConfig
 from pcl_clora.models.point_mae import PointMAE, PointMAEConfig
 from pcl_clora.models.recon import ReCon, ReConConfig, ReConPlain, ReConPlainConfig
+from pcl_clora.models.segmentation_models import (
+    ACTSegmenter,
+    PCPMAESegmenter,
+    PointMAESegmenter,
+    ReConPlainSegmenter,
+    ReConSegmenter,
+)
 from pcl_clora.models.weights import load_weights
 
 _models: Registry[ModelConfig, dict[Task, type[nn.Module]]] = Registry("model", "name", ModelConfig)
@@ -33,11 +40,19 @@ def register_model(name: str, config: type[ModelConfig], *, tasks: Mapping[Task,
     _models.register(name, config, dict(tasks))
 
 
-register_model("point_mae", PointMAEConfig, tasks={"classification": PointMAE})
-register_model("act", ACTConfig, tasks={"classification": ACT})
-register_model("pcp_mae", PCPMAEConfig, tasks={"classification": PCPMAE})
-register_model("recon", ReConConfig, tasks={"classification": ReCon})
-register_model("recon_plain", ReConPlainConfig, tasks={"classification": ReConPlain})
+register_model(
+    "point_mae", PointMAEConfig, tasks={"classification": PointMAE, "part_segmentation": PointMAESegmenter}
+)
+register_model("act", ACTConfig, tasks={"classification": ACT, "part_segmentation": ACTSegmenter})
+register_model(
+    "pcp_mae", PCPMAEConfig, tasks={"classification": PCPMAE, "part_segmentation": PCPMAESegmenter}
+)
+register_model("recon", ReConConfig, tasks={"classification": ReCon, "part_segmentation": ReConSegmenter})
+register_model(
+    "recon_plain",
+    ReConPlainConfig,
+    tasks={"classification": ReConPlain, "part_segmentation": ReConPlainSegmenter},
+)
 
 
 def list_models(pattern: str = "*") -> list[str]:
