@@ -9,6 +9,7 @@ from torch import nn
 
 from pcl_clora.adapters.base import AdapterMethod, TunerLayer
 from pcl_clora.adapters.config import AdapterConfig, FreezeConfig
+from pcl_clora.adapters.parts import at_or_inside
 from pcl_clora.adapters.plan import tracks_statistics
 from pcl_clora.adapters.tree import join, walk
 from pcl_clora.models.interface import PARTS, ModelInterface, Part
@@ -35,7 +36,7 @@ class FullConfig(AdapterConfig):
 
 
 class Full(AdapterMethod):
-    """Train everything, on a copy.
+    """Train everything that the network runs, on a copy.
 
     The base's own tensors are kept, so `disabled()` works and the memory for weights doubles. Merging changes
     nothing; `merge_and_unload()` returns the trained backbone.
@@ -61,4 +62,4 @@ class Full(AdapterMethod):
                         if join(node.path, name) not in paths
                     }
                 )
-        return paths
+        return {path: why for path, why in paths.items() if not at_or_inside(path, interface.unused)}

@@ -177,8 +177,14 @@ class AdaptedModel(nn.Module):
         return self
 
     def extra_losses(self) -> dict[str, Tensor]:
-        """Compute the active method's terms beside the task loss, by name, each times its weight."""
-        return {} if self._active is None else self.method.extra_losses()
+        """Compute the terms beside the task loss, by name, each times its weight.
+
+        These are the active method's and those of a backbone that has some (`auxiliary_losses()`, for example
+        PointGPT's generator): they belong to its last forward pass and can be had once.
+        """
+        ask = getattr(self.base, "auxiliary_losses", None)
+        terms = {} if ask is None else dict(ask())
+        return terms if self._active is None else {**terms, **self.method.extra_losses()}
 
     def extra_loss_values(self) -> dict[str, Tensor]:
         """Compute the same terms before weighting, without gradient, for the log."""
