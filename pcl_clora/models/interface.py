@@ -68,6 +68,8 @@ class ModelInterface:
         parts: part -> dotted paths of the modules or parameters that make it up. "head" and "tokens" are
             what a task owns; they are copied for every adapter.
         takes_category: whether the model takes a second input, the category of every cloud, (B,) int64.
+        unused: dotted paths of modules and parameters that a network holds because its published files do,
+            and that no forward pass runs; nothing trains them.
     """
 
     embed_dim: int
@@ -75,6 +77,7 @@ class ModelInterface:
     linears: Mapping[str, str]
     parts: Mapping[Part, tuple[str, ...]]
     takes_category: bool = False
+    unused: tuple[str, ...] = ()
 
     def sites(self, role: Role) -> tuple[RoleSite, ...]:
         """List the layers that play a role, one a block, in block order.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -179,7 +180,7 @@ class PointGPT(PatchTransformer):
         unused = ("feature_norm", "increase_dim", "generator.start")
         if not self.config.generation_weight:
             unused = ("feature_norm", "increase_dim", "generator")
-        return ModelInterface(shared.embed_dim, shared.blocks, shared.linears, parts, unused)
+        return dataclasses.replace(shared, parts=parts, unused=unused)
 
     def group(self, points: Tensor) -> ops.PointGroups:
         """Cut clouds into patches, in the order of a greedy walk over their centres.

@@ -103,7 +103,7 @@ class CausalAttention(Attention):
         nn.init.zeros_(self.proj.bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, D) -> (B, T, D); a mask (T, T), True where the row may look at the column, replaces order."""
+        """(B, T, D) -> (B, T, D); a mask (T, T), True where the row sees the column, replaces the order."""
         b, t, d = x.shape
         q, k, v = self.qkv(x).view(b, t, 3, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)

@@ -13,6 +13,13 @@ from pcl_clora.models.act import ACT, ACTConfig
 from pcl_clora.models.config import ModelConfig, Task
 from pcl_clora.models.pcp_mae import PCPMAE, PCPMAEConfig
 from pcl_clora.models.point_mae import PointMAE, PointMAEConfig
+from pcl_clora.models.pointgpt import (
+    PointGPT,
+    PointGPTBConfig,
+    PointGPTLarge,
+    PointGPTLConfig,
+    PointGPTSConfig,
+)
 from pcl_clora.models.recon import ReCon, ReConConfig, ReConPlain, ReConPlainConfig
 from pcl_clora.models.segmentation_models import (
     ACTSegmenter,
@@ -53,6 +60,10 @@ register_model(
     ReConPlainConfig,
     tasks={"classification": ReConPlain, "part_segmentation": ReConPlainSegmenter},
 )
+
+register_model("pointgpt_s", PointGPTSConfig, tasks={"classification": PointGPT})
+register_model("pointgpt_b", PointGPTBConfig, tasks={"classification": PointGPTLarge})
+register_model("pointgpt_l", PointGPTLConfig, tasks={"classification": PointGPTLarge})
 
 
 def list_models(pattern: str = "*") -> list[str]:
