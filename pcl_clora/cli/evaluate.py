@@ -21,6 +21,24 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option(help="Folder of the data, where it is not where the run found it.")
     ] = None,
+    robustness: Annotated[
+        str,
+        typer.Option(
+            metavar="WHICH",
+            help="Also classify corrupted clouds: all, a family (modelnet40_c, pointcloud_c, sweep) or "
+            "single corruptions, joined by commas. Writes robustness.json, .md and .png into the run folder.",
+        ),
+    ] = "",
+    reference: Annotated[
+        Path | None, typer.Option(help="robustness.json of another run, for relative errors (mCE, RmCE).")
+    ] = None,
+    calibration: Annotated[
+        bool,
+        typer.Option(
+            "--calibration",
+            help="Also measure whether confidences are true, before and after temperature scaling.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate the best model of a finished run on the test split.
@@ -33,6 +51,7 @@ def evaluate(
 
     given = [*(overrides or []), *([f"data.root={data}"] if data else [])]
     result = evaluate_run(run, given)
+    result |= _diagnose(run, given, robustness, reference, calibration, quiet=as_json)
     if as_json:
         print_json(result)
         return
@@ -47,6 +66,30 @@ def evaluate(
         ["cross entropy", f"{metrics['loss']:.4f}"],
     ]
     show(plain_table(title, ["percent", ""], summary), plain_table("", ["class", "recall, percent"], recall))
+
+
+def _diagnose(
+    folder: Path,
+    overrides: list[str],
+    wanted: str,
+    reference: Path | None,
+    with_calibration: bool,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Measure what was asked for beside accuracy."""
+    from pcl_clora.cli import diagnose
+    from pcl_clora.engine import RunFolder, choose_device, load_run, load_run_config
+
+    found: dict[str, Any] = {}
+    if not wanted and not with_calibration:
+        return found
+    cfg = load_run_config(RunFolder(folder).config, overrides)
+    model = load_run(folder)[1].to(choose_device(cfg.train.device))
+    if wanted:
+        found["robustness"] = diagnose.robustness(folder, cfg, model, wanted, reference, quiet)
+    if with_calibration:
+        found["calibration"] = diagnose.calibration(folder, cfg, model, quiet)
+    return found
 
 
 def evaluate_run(folder: Path, overrides: list[str]) -> dict[str, Any]:

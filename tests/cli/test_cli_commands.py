@@ -268,3 +268,32 @@ def test_seeds_are_run_one_by_one_and_averaged(invoke, config, tmp_path):
 def test_seeds_that_are_no_list_are_refused(invoke, config, seeds):
     with pytest.raises(ConfigError, match="seed"):
         invoke("train", "--config", config, f"--seeds={seeds}")
+
+
+def test_eval_measures_robustness_and_calibration(invoke, config, tmp_path):
+    invoke("train", "--config", config, "data.num_points=64", "data.test_size=15")
+    run = tmp_path / "runs/tiny"
+    ask = ("eval", "--run", run, "--robustness", "pointcloud_c.jitter,pointcloud_c.scale", "--calibration")
+    result = invoke(*ask, "--json")
+    content = json.loads(result.stdout)
+    assert set(content["robustness"]["oa"]) == {"pointcloud_c.jitter", "pointcloud_c.scale"}
+    assert content["robustness"] == json.loads((run / "robustness.json").read_text())
+    assert content["robustness"]["clean_oa"] == pytest.approx(content["metrics"]["oa"])
+    assert content["calibration"]["num_clouds"] == content["data"]["num_test"]
+    assert (run / "robustness.png").stat().st_size > 1000
+    assert (run / "calibration.png").stat().st_size > 1000
+    shown = invoke(*ask, "--reference", run / "robustness.json").stdout
+    assert "mCE 100.00" in shown
+    assert "expected calibration error" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--robustness", "modelnet40"], "did you mean"),
+        (["--robustness", "sweep", "--reference", "none.json"], "none.json cannot be the reference"),
+    ],
+)
+def test_eval_refuses_unknown_corruptions_and_references(invoke, finished_run, options, message):
+    with pytest.raises(ConfigError, match=f"(?i){message}"):
+        invoke("eval", "--run", finished_run, *options)

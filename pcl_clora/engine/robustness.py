@@ -1,0 +1,200 @@
+"""How accuracy falls when clouds are corrupted: every corruption at every severity, from one seed."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pcl_clora.data import Batch, PointDataset, PointLoader, Sample, fps_resample, stack_samples
+from pcl_clora.data.corruptions import FAMILIES, SEVERITIES, corrupt, list_corruptions
+from pcl_clora.engine.evaluate import evaluate, evaluation_mode
+from pcl_clora.engine.seed import make_generator
+
+
+class CorruptedDataset:
+    """A data set whose clouds are thinned by farthest point sampling and then corrupted, when they are read.
+
+    The corruption of a cloud depends on (seed, corruption, severity, index of the cloud) only.
+
+    Args:
+        dataset: clouds of at least num_points points, in the unit sphere.
+        name: one of `list_corruptions()`.
+        severity: 1 to 5.
+        num_points: points of a cloud before it is corrupted.
+        seed: decides all random choices.
+    """
+
+    def __init__(
+        self, dataset: PointDataset, name: str, severity: int, *, num_points: int, seed: int
+    ) -> None:
+        self._dataset, self._name, self._severity = dataset, name, severity
+        self._num_points, self._seed = num_points, seed
+        self.class_names, self.labels = dataset.class_names, dataset.labels
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self._dataset[index]
+        points = fps_resample(sample.points[None], self._num_points)[0]
+        return replace(sample, points=self._corrupt(points, sample.index), part_labels=None)
+
+    def read_batch(self, indices: Sequence[int] | Tensor) -> Batch:
+        """Read clouds of one size into one batch."""
+        return stack_samples([self[int(index)] for index in indices])
+
+    def _corrupt(self, points: Tensor, index: int) -> Tensor:
+        generator = make_generator(self._seed, "corrupt", self._name, self._severity, index)
+        return corrupt(points, self._name, self._severity, generator)
+
+
+@dataclass(frozen=True)
+class RobustnessResult:
+    """Accuracy under corruption.
+
+    Attributes:
+        clean: overall accuracy on the clouds as they are, in [0, 1].
+        accuracy: corruption -> overall accuracy at severities 1 to 5, in [0, 1].
+        seed: that decided the corruptions.
+        num_points: points of a cloud before it is corrupted.
+        num_clouds: clouds of every evaluation.
+    """
+
+    clean: float
+    accuracy: Mapping[str, tuple[float, ...]]
+    seed: int
+    num_points: int
+    num_clouds: int
+
+    def families(self) -> tuple[str, ...]:
+        """List the families that were measured."""
+        return tuple(family for family in FAMILIES if any(self._of(family)))
+
+    def _of(self, family: str) -> list[str]:
+        return [name for name in self.accuracy if name.startswith(f"{family}.")]
+
+    def mean_error(self, family: str) -> float:
+        """Mean error rate over the corruptions and severities of a family, in [0, 1].
+
+        This is the mean corruption error of ModelNet40-C, which divides by no other model's errors.
+        """
+        return statistics.fmean(1 - value for name in self._of(family) for value in self.accuracy[name])
+
+    def relative_error(self, family: str, reference: RobustnessResult) -> tuple[float, float]:
+        """Mean corruption error relative to another model, and the same for the error that corruption adds.
+
+        Returns:
+            (mCE, RmCE) of PointCloud-C: the mean over corruptions of error / error of the reference, and of
+            (error - clean error) / (the same of the reference); nan where the reference has no such error.
+
+        Source: Ren et al., ICML 2022, section 3.3.
+        """
+        errors, added = [], []
+        for name in self._of(family):
+            mine, theirs = (sum(1 - value for value in each.accuracy[name]) for each in (self, reference))
+            count = len(self.accuracy[name])
+            errors.append(_ratio(mine, theirs))
+            added.append(_ratio(mine - count * (1 - self.clean), theirs - count * (1 - reference.clean)))
+        return statistics.fmean(errors), statistics.fmean(added)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything in json types."""
+        return {
+            "clean_oa": self.clean,
+            "seed": self.seed,
+            "num_points": self.num_points,
+            "num_clouds": self.num_clouds,
+            "severities": list(SEVERITIES),
+            "mean_corruption_error": {family: self.mean_error(family) for family in self.families()},
+            "oa": {name: list(values) for name, values in self.accuracy.items()},
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> RobustnessResult:
+        """Read what `as_json` gave.
+
+        Raises:
+            ValueError: if something is missing.
+        """
+        try:
+            return cls(
+                clean=float(content["clean_oa"]),
+                accuracy={name: tuple(map(float, values)) for name, values in content["oa"].items()},
+                seed=int(content["seed"]),
+                num_points=int(content["num_points"]),
+                num_clouds=int(content["num_clouds"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"This is no result of a robustness test ({error!r} is missing or odd)."
+            ) from error
+
+
+def _try_smallest(model: nn.Module, points: Tensor, names: Sequence[str]) -> None:
+    """Let the model see the smallest corrupted cloud, so that it refuses before anything is measured."""
+    generator = torch.Generator().manual_seed(0)
+    clouds = [corrupt(points, name, severity, generator) for name in names for severity in SEVERITIES]
+    smallest = min(clouds, key=len)
+    with evaluation_mode(model), torch.inference_mode():
+        model(smallest[None].to(next(model.parameters()).device))
+
+
+def _ratio(above: float, below: float) -> float:
+    return above / below if below else float("nan")
+
+
+def evaluate_robustness(
+    model: nn.Module,
+    dataset: PointDataset,
+    *,
+    num_classes: int,
+    num_points: int,
+    batch_size: int,
+    corruptions: Sequence[str] = (),
+    seed: int = 0,
+    on_step: Callable[[str, int, float], None] | None = None,
+) -> RobustnessResult:
+    """Classify the clouds of a data set clean, and under every corruption at every severity.
+
+    Clouds are not thinned after a corruption, so the model sees all points that were added.
+
+    Args:
+        model: points (B, N, 3) -> logits (B, C), for any N that a corruption leaves.
+        dataset: clouds of at least num_points points.
+        num_classes: C.
+        num_points: points of a cloud before it is corrupted.
+        batch_size: clouds at a time.
+        corruptions: which; all by default.
+        seed: decides the corruptions.
+        on_step: called with corruption, severity and accuracy after each evaluation.
+
+    Returns:
+        Overall accuracies.
+
+    Raises:
+        ValueError: if a corruption is not known, or leaves fewer points than the model needs.
+    """
+
+    def accuracy(clouds: PointDataset) -> float:
+        loader = PointLoader(clouds, batch_size, seed=seed)
+        size = num_points if clouds is dataset else clouds[0].points.shape[0]
+        return evaluate(model, loader, num_classes=num_classes, num_points=size).oa
+
+    names = list(corruptions) or list(list_corruptions())
+    _try_smallest(model, fps_resample(dataset[0].points[None], num_points)[0], names)
+    clean = accuracy(dataset)
+    measured: dict[str, tuple[float, ...]] = {}
+    for name in names:
+        values = []
+        for severity in SEVERITIES:
+            clouds = CorruptedDataset(dataset, name, severity, num_points=num_points, seed=seed)
+            values.append(accuracy(clouds))
+            if on_step is not None:
+                on_step(name, severity, values[-1])
+        measured[name] = tuple(values)
+    return RobustnessResult(clean, measured, seed, num_points, len(dataset))

@@ -1,0 +1,117 @@
+"""Robustness and calibration of a run as tables and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pcl_clora.data.corruptions import SEVERITIES
+from pcl_clora.engine.robustness import RobustnessResult
+from pcl_clora.report.units import markdown_table, percent
+
+ROBUSTNESS_HEADER = ("corruption", *(f"severity {severity}" for severity in SEVERITIES), "mean")
+
+
+def robustness_cells(result: RobustnessResult) -> list[list[str]]:
+    """Return the cells of ROBUSTNESS_HEADER: accuracies in percent, one row a corruption, clean first."""
+    rows = [["clean", *[""] * len(SEVERITIES), percent(result.clean)]]
+    for name, values in result.accuracy.items():
+        rows.append([name, *map(percent, values), percent(sum(values) / len(values))])
+    return rows
+
+
+def robustness_lines(result: RobustnessResult, reference: RobustnessResult | None = None) -> list[str]:
+    """Say the mean corruption error of every family, and relative to another model if one is given."""
+    lines = []
+    for family in result.families():
+        line = f"{family}: mean corruption error {percent(result.mean_error(family))} percent"
+        if reference is not None and family in reference.families():
+            relative, added = result.relative_error(family, reference)
+            line += f"; relative to the reference, mCE {percent(relative)}, RmCE {percent(added)} percent"
+        lines.append(line)
+    return lines
+
+
+def robustness_markdown(result: RobustnessResult, reference: RobustnessResult | None = None) -> str:
+    """Write a result as a page: means, and every corruption at every severity."""
+    title = (
+        f"Overall accuracy in percent under corruption, {result.num_clouds:,} clouds of "
+        f"{result.num_points:,} points, seed {result.seed}."
+    )
+    means = "\n".join(f"* {line}" for line in robustness_lines(result, reference))
+    return f"{title}\n\n{means}\n\n{markdown_table(ROBUSTNESS_HEADER, robustness_cells(result))}\n"
+
+
+def plot_robustness(result: RobustnessResult, path: Path) -> bool:
+    """Draw one curve a corruption over the severities, one panel a family.
+
+    Returns:
+        False if matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        return False
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    families = result.families()
+    figure = Figure(figsize=(5.2 * len(families), 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(families), squeeze=False, sharey=True)[0]
+    for axes, family in zip(panels, families, strict=True):
+        axes.axhline(100 * result.clean, color="black", linestyle=":", label="clean")
+        for number, (name, values) in enumerate(result.accuracy.items()):
+            if name.startswith(f"{family}."):
+                style = ("-", "--", "-.")[number // 10 % 3]
+                label = name.removeprefix(f"{family}.")
+                axes.plot(SEVERITIES, [100 * value for value in values], style, marker=".", label=label)
+        axes.set_title(family)
+        axes.set_xlabel("severity")
+        axes.set_xticks(SEVERITIES)
+        axes.set_ylim(0, 100)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=6, ncols=2)
+    panels[0].set_ylabel("overall accuracy, percent")
+    figure.savefig(path, dpi=120)
+    return True
+
+
+def calibration_lines(content: Mapping[str, Any]) -> list[str]:
+    """Say the calibration error as it is and after scaling by a temperature."""
+    before, after = content["before"], content["after"]
+    temperatures = " and ".join(f"{value:.3f}" for value in content["temperature"])
+    return [
+        f"expected calibration error {percent(before['ece'])} percent, negative log-likelihood "
+        f"{before['nll']:.4f}",
+        f"after temperature scaling {percent(after['ece'])} percent, {after['nll']:.4f} "
+        f"(temperature {temperatures}, {content['fitted_on']})",
+    ]
+
+
+def plot_reliability(content: Mapping[str, Any], path: Path) -> bool:
+    """Draw accuracy over confidence in bins, before and after scaling by a temperature.
+
+    Returns:
+        False if matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        return False
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.4, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, when in zip(figure.subplots(1, 2, sharey=True), ("before", "after"), strict=True):
+        bins = content[when]["bins"]
+        width = 1 / len(bins)
+        middles = [(number + 0.5) * width for number in range(len(bins))]
+        axes.bar(middles, [each["accuracy"] or 0.0 for each in bins], width=0.9 * width, label="accuracy")
+        seen = [(each["confidence"], each["accuracy"]) for each in bins if each["count"]]
+        axes.plot(*zip(*seen, strict=True), "k.", label="mean confidence")
+        axes.plot([0, 1], [0, 1], ":", color="black")
+        axes.set_title(f"{when} scaling, ECE {percent(content[when]['ece'])} percent")
+        axes.set_xlabel("confidence")
+        axes.legend(loc="upper left")
+    figure.savefig(path, dpi=120)
+    return True
