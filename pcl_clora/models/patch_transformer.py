@@ -40,12 +40,11 @@ class PatchTransformer(nn.Module):
         self.config = config
         self.num_classes = config.num_logits
         self.patch_embed = self.make_patch_embed()
-        dim, encoder_dim = config.embed_dim, config.encoder_dim or config.embed_dim
-        self.reduce_dim = nn.Linear(encoder_dim, dim) if encoder_dim != dim else nn.Identity()
+        self.reduce_dim = self.make_reduce_dim()
         self.pos_embed = self.make_pos_embed()
         self.prefix = self.make_prefix()
         self.blocks = nn.ModuleList(self.make_blocks())
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(config.embed_dim)
         self.head = self.make_classifier(config.num_logits)
         self.grad_checkpointing = False
         self.interface = self.describe()
@@ -56,6 +55,11 @@ class PatchTransformer(nn.Module):
         return PatchEncoder(
             config.encoder_dim or config.embed_dim, config.encoder_widths, fold=config.fold_batchnorm
         )
+
+    def make_reduce_dim(self) -> nn.Module:
+        """Build what brings a patch (B, G, C) to the width of a token (B, G, D); nothing for equal widths."""
+        dim, encoder_dim = self.config.embed_dim, self.config.encoder_dim or self.config.embed_dim
+        return nn.Linear(encoder_dim, dim) if encoder_dim != dim else nn.Identity()
 
     def make_pos_embed(self) -> nn.Module:
         """Build what turns centres (B, G, 3) into positions (B, G, D)."""

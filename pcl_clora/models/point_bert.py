@@ -1,0 +1,86 @@
+"""Point-BERT: Point-MAE's transformer behind a narrower patch encoder, with a smaller head."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import NonNegativeInt
+from torch import nn
+
+from pcl_clora.models.config import TransformerConfig
+from pcl_clora.models.key_map import KeyMap, Rule
+from pcl_clora.models.layers import PrefixTokens
+from pcl_clora.models.patch_transformer import PatchTransformer
+from pcl_clora.models.point_mae import CLASSIFIER_RULES, PATCH_EMBED_RULES, TRANSFORMER_RULES
+
+BODY_RULES: tuple[Rule, ...] = (
+    *PATCH_EMBED_RULES,
+    Rule("reduce_dim.", "reduce_dim."),
+    *TRANSFORMER_RULES,
+)
+
+
+class PointBERTConfig(TransformerConfig):
+    """Settings of Point-BERT; the defaults are the published network at 2,048 points."""
+
+    name: Literal["point_bert"] = "point_bert"
+    encoder_dim: NonNegativeInt = 256  # width of the patch encoder's result; 0 = embed_dim
+
+
+class TwoLayerHead(nn.Sequential):
+    """Two linear layers with ReLU and dropout between them, without BatchNorm.
+
+    Args:
+        in_features: width of the pooled feature.
+        num_classes: number of logits.
+        width: hidden width; 256 as published.
+        dropout: probability of zeroing a hidden unit; 0.5 as published.
+
+    Source: Yu et al., Point-BERT, CVPR 2022, released classification head.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, *, width: int = 256, dropout: float = 0.5) -> None:
+        super().__init__(
+            nn.Linear(in_features, width),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(width, num_classes),
+        )
+        self.num_classes = num_classes
+
+
+class PointBERT(PatchTransformer):
+    """Point-BERT for classification.
+
+    The files of its pre-training hold the class token and its position, so that only the head is new.
+
+    Args:
+        config: sizes of the network.
+
+    Source: Yu et al., Point-BERT: Pre-training 3D Point Cloud Transformers with Masked Point Modeling, CVPR
+    2022, as released.
+    """
+
+    official_keys: ClassVar[KeyMap] = KeyMap(BODY_RULES + CLASSIFIER_RULES)
+
+    def make_reduce_dim(self) -> nn.Module:
+        """Build what brings a patch to the width of a token; it is there for equal widths too."""
+        config = self.config
+        return nn.Linear(config.encoder_dim or config.embed_dim, config.embed_dim)
+
+    def make_prefix(self) -> nn.Module:
+        """Build the class token, with the released initial values: zero, at a random position."""
+        prefix = PrefixTokens(1, self.config.embed_dim)
+        nn.init.zeros_(prefix.token)
+        nn.init.normal_(prefix.pos)
+        return prefix
+
+    def make_classifier(self, num_classes: int) -> nn.Module:
+        """Build a new head for this network without attaching it."""
+        config = self.config
+        return TwoLayerHead(
+            self.num_pooled * config.embed_dim,
+            num_classes,
+            width=config.head_width,
+            dropout=config.head_dropout,
+        )
