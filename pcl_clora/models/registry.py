@@ -12,6 +12,7 @@ from pcl_clora.config import Registry
 from pcl_clora.models.act import ACT, ACTConfig
 from pcl_clora.models.config import ModelConfig, Task
 from pcl_clora.models.pcp_mae import PCPMAE, PCPMAEConfig
+from pcl_clora.models.point_bert import PointBERT, PointBERTConfig
 from pcl_clora.models.point_mae import PointMAE, PointMAEConfig
 from pcl_clora.models.pointgpt import (
     PointGPT,
@@ -61,6 +62,7 @@ register_model(
     tasks={"classification": ReConPlain, "part_segmentation": ReConPlainSegmenter},
 )
 
+register_model("point_bert", PointBERTConfig, tasks={"classification": PointBERT})
 register_model("pointgpt_s", PointGPTSConfig, tasks={"classification": PointGPT})
 register_model("pointgpt_b", PointGPTBConfig, tasks={"classification": PointGPTLarge})
 register_model("pointgpt_l", PointGPTLConfig, tasks={"classification": PointGPTLarge})
