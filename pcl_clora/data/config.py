@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
@@ -13,11 +13,26 @@ class DataConfig(Config):
     """Settings of a data set; a data set's own settings are in a subclass next to its reader."""
 
     reads_files: ClassVar[bool] = True  # whether `root` must be given
+    # Whether `shots` is a matter of the reader; otherwise build_dataset leaves other training clouds out.
+    shots_in_reader: ClassVar[bool] = False
+    # What published code draws from numpy's global generator when it reads a cloud: not known, the order
+    # of a training cloud's points (added by build_dataset), or something that the reader does itself.
+    paper_draws: ClassVar[Literal["unknown", "order", "in_reader"]] = "unknown"
 
     name: str  # which data set, see list_datasets()
     root: str = ""  # folder of the files; empty where nothing is read from disk
     num_points: PositiveInt = 1024  # N, points of a cloud that the model sees
     pool_points: NonNegativeInt = 0  # points read a cloud, of which num_points are resampled; 0 = num_points
+    shots: NonNegativeInt = 0  # training clouds a class, chosen by shots_seed; 0 = all there are
+    shots_seed: NonNegativeInt = 0  # decides which ones
+    sampling: Literal["stored", "paper"] = (
+        "stored"  # "paper" = draws of published code, see paper_sampling.py
+    )
+    sampling_seed: NonNegativeInt = 0  # seed of these draws
+
+    def left_out(self) -> frozenset[str]:
+        """Name the settings that came later, where they have their default; see `Config.left_out`."""
+        return super().left_out() | self.at_default("shots", "shots_seed", "sampling", "sampling_seed")
 
     @property
     def read_points(self) -> int:
@@ -31,4 +46,13 @@ class DataConfig(Config):
                 f"pool_points={self.pool_points} is less than num_points={self.num_points}; raise it, or set "
                 "it to 0 to read num_points."
             )
+        if self.sampling == "paper" and self.paper_draws == "unknown":
+            raise ValueError(
+                f"sampling=paper is not defined for the data set {self.name}, which published code "
+                "does not read; use sampling=stored."
+            )
+        return self
+
+    def for_one_pass(self) -> DataConfig:
+        """Return settings with the same samples that keep none of them in memory, as far as there are any."""
         return self

@@ -24,6 +24,8 @@ class Sample:
         path: where it comes from, for messages: a file, `file.h5#row` or `procedural:seed/index`.
         part_labels: (N,), int64, part of each point; None where the data set has none.
         category: category whose parts these are; None where the data set has no parts.
+        mask: (N,), bool, True where a point belongs to the object and not to what stands around it; None
+            where the data set does not say.
     """
 
     points: Tensor
@@ -32,6 +34,7 @@ class Sample:
     path: str = ""
     part_labels: Tensor | None = None
     category: int | None = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Batch:
         index: (B,), int64, positions in the data set.
         part_labels: (B, N), int64, or None.
         category: (B,), int64, or None.
+        mask: (B, N), bool, or None.
     """
 
     points: Tensor
@@ -51,6 +55,7 @@ class Batch:
     index: Tensor
     part_labels: Tensor | None = None
     category: Tensor | None = None
+    mask: Tensor | None = None
 
     def __len__(self) -> int:
         return self.points.shape[0]
@@ -101,19 +106,22 @@ def stack_samples(samples: Sequence[Sample]) -> Batch:
             f"clouds of {sizes or 'no'} points cannot be stacked; set data.num_points so that all clouds "
             "have one size."
         )
-    with_parts = all(sample.part_labels is not None for sample in samples)
-    with_category = all(sample.category is not None for sample in samples)
     return Batch(
         points=torch.stack([sample.points for sample in samples]),
         label=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
         index=torch.tensor([sample.index for sample in samples], dtype=torch.int64),
-        part_labels=torch.stack([s.part_labels for s in samples if s.part_labels is not None])
-        if with_parts
-        else None,
-        category=torch.tensor([s.category for s in samples if s.category is not None], dtype=torch.int64)
-        if with_category
-        else None,
+        part_labels=_stack_known([sample.part_labels for sample in samples]),
+        category=_stack_known(
+            [None if sample.category is None else torch.tensor(sample.category) for sample in samples]
+        ),
+        mask=_stack_known([sample.mask for sample in samples]),
     )
+
+
+def _stack_known(values: Sequence[Tensor | None]) -> Tensor | None:
+    """Stack what every sample has; None where one lacks it."""
+    known = [value for value in values if value is not None]
+    return torch.stack(known) if len(known) == len(values) else None
 
 
 class ArrayDataset:
@@ -124,19 +132,28 @@ class ArrayDataset:
         labels: (n,), int64.
         class_names: in label order.
         paths: where each sample comes from; empty for none.
+        masks: (n, N), bool, which points belong to the object; None where that is not known.
     """
 
     def __init__(
-        self, points: np.ndarray, labels: Tensor, class_names: Sequence[str], paths: Sequence[str] = ()
+        self,
+        points: np.ndarray,
+        labels: Tensor,
+        class_names: Sequence[str],
+        paths: Sequence[str] = (),
+        masks: np.ndarray | None = None,
     ) -> None:
         if points.ndim != 3 or points.shape[-1] != 3 or points.dtype != np.float32:
             raise ValueError(f"points must be (n, N, 3) float32, not {points.shape} {points.dtype}.")
         if tuple(labels.shape) != points.shape[:1]:
             raise ValueError(f"{points.shape[0]} clouds need as many labels, not {tuple(labels.shape)}.")
+        if masks is not None and (masks.shape != points.shape[:2] or masks.dtype != np.bool_):
+            raise ValueError(f"masks must be {points.shape[:2]} bool, not {masks.shape} {masks.dtype}.")
         self.class_names = tuple(class_names)
         self.labels = labels.to(torch.int64)
         self._points = points
         self._paths = tuple(paths)
+        self._masks = masks
 
     def __len__(self) -> int:
         return self._points.shape[0]
@@ -150,13 +167,15 @@ class ArrayDataset:
             label=int(self.labels[index]),
             index=index,
             path=self._paths[index] if self._paths else "",
+            mask=None if self._masks is None else torch.from_numpy(np.array(self._masks[index])),
         )
 
     def read_batch(self, indices: Sequence[int] | Tensor) -> Batch:
         """Copy the clouds of several samples into one batch."""
         index = torch.as_tensor(indices, dtype=torch.int64)
         points = np.asarray(self._points[index.numpy()])  # torch would wake its thread pool for a small copy
-        return Batch(points=torch.from_numpy(points), label=self.labels[index], index=index)
+        mask = None if self._masks is None else torch.from_numpy(np.asarray(self._masks[index.numpy()]))
+        return Batch(points=torch.from_numpy(points), label=self.labels[index], index=index, mask=mask)
 
 
 def check_split(split: str) -> str:

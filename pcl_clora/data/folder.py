@@ -6,7 +6,6 @@ ModelNet40 come) and ROOT/<class>/<file>, which is split by a seed. Classes are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,10 +13,10 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt
-from torch import Tensor
 
 from pcl_clora.data.config import DataConfig
-from pcl_clora.data.dataset import SPLITS, Batch, Sample, check_split, split_validation
+from pcl_clora.data.dataset import SPLITS, Sample, check_split, split_validation
+from pcl_clora.data.files import FileDataset
 from pcl_clora.data.shapes import Draw, Mesh
 from pcl_clora.data.transforms import normalize_unit_sphere
 from pcl_clora.io import POINT_SUFFIXES, DataError, read_points
@@ -38,6 +37,10 @@ class FolderConfig(DataConfig):
         False  # fill up a cloud that has too few points with copies of its points; else it is an error
     )
     keep: bool = True  # keep clouds in memory once they are read
+
+    def for_one_pass(self) -> DataConfig:
+        """Return these settings without keeping clouds in memory."""
+        return self.model_copy(update={"keep": False})
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def _files(folder: Path) -> list[Path]:
     )
 
 
-class PointFolder:
+class PointFolder(FileDataset):
     """One split of a folder of point files; a file is read when its sample is first asked for.
 
     Raises:
@@ -122,34 +125,11 @@ class PointFolder:
             raise DataError(
                 config.root, f"holds no files of the split {split!r}", "add them, see data/README.md"
             )
-        self.class_names = index.class_names
-        self.labels = torch.tensor([label for _, label in entries], dtype=torch.int64)
-        self._files = [file for file, _ in entries]
-        self._kept: dict[int, np.ndarray] = {}
+        super().__init__(entries, index.class_names, keep=config.keep)
 
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, index: int) -> Sample:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is out of range: the data set has {len(self)} samples.")
-        index %= len(self)
-        points = torch.from_numpy(self._points(index).copy())
-        return Sample(points, int(self.labels[index]), index, str(self._files[index]))
-
-    def read_batch(self, indices: Sequence[int] | Tensor) -> Batch:
-        """Read the clouds of several files into one batch."""
-        index = torch.as_tensor(indices, dtype=torch.int64)
-        points = torch.from_numpy(np.stack([self._points(one) for one in index.tolist()]))
-        return Batch(points=points, label=self.labels[index], index=index)
-
-    def _points(self, index: int) -> np.ndarray:
-        kept = self._kept.get(index)
-        if kept is None:
-            kept = self._read(self._files[index])
-            if self.config.keep:
-                self._kept[index] = kept
-        return kept
+    def read_file(self, file: Path, label: int, index: int) -> Sample:
+        """Read one cloud, or sample one mesh."""
+        return Sample(torch.from_numpy(self._read(file)), label, index, str(file))
 
     def _read(self, file: Path) -> np.ndarray:
         wanted = self.config.read_points
@@ -165,11 +145,21 @@ class PointFolder:
                 raise DataError(file, "the triangles of this mesh have no area", "mend or remove the file")
             points = mesh.sample(wanted, draw)[0].astype(np.float32)
         else:
-            points = content.points[_choose(file, len(content.points), wanted, self.config.repeat, draw)]
+            points = content.points[
+                choose_points(file, len(content.points), wanted, self.config.repeat, draw)
+            ]
         return normalize_unit_sphere(torch.from_numpy(points)).numpy() if self.config.normalize else points
 
 
-def _choose(file: Path, available: int, wanted: int, repeat: bool, draw: Draw) -> np.ndarray:
+def choose_points(file: Path, available: int, wanted: int, repeat: bool, draw: Draw) -> np.ndarray:
+    """Choose points at random, or all in their order where they are as many as wanted.
+
+    Returns:
+        (wanted,), int64, indices below available.
+
+    Raises:
+        DataError: if there are too few and repeat, which fills up with copies, is not set.
+    """
     if available < wanted and not repeat:
         raise DataError(
             file,

@@ -152,7 +152,7 @@ class ModelNet40Hdf5(ArrayDataset):
         points = np.empty((sum(header.num_shapes for header in headers), config.read_points, 3), np.float32)
         start = 0
         for header in headers:
-            _read_points(header, points[start : start + header.num_shapes])
+            read_cloud_rows(header, points[start : start + header.num_shapes])
             start += header.num_shapes
         if config.normalize:
             points = normalize_unit_sphere(torch.from_numpy(points)).numpy()
@@ -174,7 +174,12 @@ def _official_names(root: str, headers: list[Hdf5Header]) -> tuple[str, ...]:
     return MODELNET40_CLASSES
 
 
-def _read_points(header: Hdf5Header, out: np.ndarray) -> None:
+def read_cloud_rows(header: Hdf5Header, out: np.ndarray) -> None:
+    """Fill an array (num_shapes, N, 3) with the first N stored points of every cloud.
+
+    Raises:
+        DataError: if fewer points are stored, they cannot be read, or some are not finite.
+    """
     import h5py
 
     num_points = out.shape[1]

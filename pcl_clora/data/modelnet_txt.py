@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -36,6 +36,8 @@ class ModelNet40TxtConfig(DataConfig):
 
     Published fine-tuning reads 8,192 points and resamples them: pool_points=8192, source="dat".
     """
+
+    paper_draws: ClassVar[Literal["unknown", "order", "in_reader"]] = "order"
 
     name: Literal["modelnet40_txt"] = "modelnet40_txt"
     source: Literal["text", "dat"] = (

@@ -115,7 +115,7 @@ def _deform(vertices: np.ndarray, draw: Draw, strength: float) -> None:
         vertices[:, first] += 0.12 * half * strength * draw.uniform(-1, 1) * along**2
 
 
-def _rotation(draw: Draw, pose: Pose) -> np.ndarray:
+def draw_rotation(draw: Draw, pose: Pose) -> np.ndarray:
     """Draw a rotation matrix for rows of points."""
     if pose == "so3":
         w, x, y, z = (quaternion := draw.normal(4)) / np.sqrt((quaternion**2).sum())
@@ -169,16 +169,17 @@ def generate_shape(
     """
     draw = Draw("shape", seed, check_split(split), class_name, index)
     mesh = generate_mesh(class_name, draw, deform=deform)
-    rotation = _rotation(draw, pose)
+    rotation = draw_rotation(draw, pose)
     level = draw.uniform(0.0, noise)
     points, part = mesh.sample(num_points, draw)
-    points = _unit_sphere(points @ rotation)
+    points = unit_sphere(points @ rotation)
     if level > 0:
-        points = _unit_sphere(points + level * draw.normal(num_points, 3))
+        points = unit_sphere(points + level * draw.normal(num_points, 3))
     return ProceduralShape(points.astype(np.float32), part)
 
 
-def _unit_sphere(points: np.ndarray) -> np.ndarray:
+def unit_sphere(points: np.ndarray) -> np.ndarray:
+    """Move the mean of (N, 3) points to the origin and the farthest one to distance 1."""
     centered = points - points.mean(axis=0)
     x, y, z = centered.T
     return centered / max(math.sqrt((x * x + y * y + z * z).max()), 1e-12)

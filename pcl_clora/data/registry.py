@@ -8,10 +8,16 @@ from typing import Any
 from pcl_clora.config import Registry
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import PointDataset, check_split
+from pcl_clora.data.fewshot import FewshotConfig, FewshotFold, ModelNetFewshot, ModelNetFewshotConfig
 from pcl_clora.data.folder import FolderConfig, PointFolder
 from pcl_clora.data.modelnet_hdf5 import ModelNet40Hdf5, ModelNet40Hdf5Config
 from pcl_clora.data.modelnet_txt import ModelNet40Txt, ModelNet40TxtConfig
+from pcl_clora.data.paper_sampling import PaperOrder
 from pcl_clora.data.procedural import ProceduralConfig, ProceduralShapes
+from pcl_clora.data.procedural_corpus import ProceduralCorpus, ProceduralCorpusConfig
+from pcl_clora.data.scanobjectnn import ScanObjectNN, ScanObjectNNConfig
+from pcl_clora.data.scanobjectnn_raw import ScanObjectNNRaw, ScanObjectNNRawConfig
+from pcl_clora.data.subset import SubsetDataset, choose_per_class
 from pcl_clora.io import DataError
 
 Maker = Callable[[Any, str], PointDataset]
@@ -34,8 +40,13 @@ def register_dataset(name: str, config: type[DataConfig], make: Maker) -> None:
 
 register_dataset("modelnet40_hdf5", ModelNet40Hdf5Config, ModelNet40Hdf5)
 register_dataset("modelnet40_txt", ModelNet40TxtConfig, ModelNet40Txt)
+register_dataset("scanobjectnn", ScanObjectNNConfig, ScanObjectNN)
+register_dataset("scanobjectnn_raw", ScanObjectNNRawConfig, ScanObjectNNRaw)
+register_dataset("modelnet_fewshot", ModelNetFewshotConfig, ModelNetFewshot)
+register_dataset("fewshot", FewshotConfig, FewshotFold)
 register_dataset("folder", FolderConfig, PointFolder)
 register_dataset("procedural", ProceduralConfig, ProceduralShapes)
+register_dataset("procedural_corpus", ProceduralCorpusConfig, ProceduralCorpus)
 
 
 def list_datasets() -> list[str]:
@@ -60,12 +71,13 @@ def build_dataset(config: DataConfig | Mapping[str, Any], split: str) -> PointDa
         split: "train" or "test".
 
     Returns:
-        A data set whose clouds have `config.read_points` points.
+        A data set whose clouds have `config.read_points` points; of train only `config.shots` clouds a class,
+        if that is set.
 
     Raises:
         ValueError: if the split or the name is not known.
-        DataError: if no folder is named, or files are missing or not what they should be; names file,
-            expectation and remedy.
+        DataError: if no folder is named, files are missing or not what they should be, or classes have fewer
+            clouds than shots; names file, expectation and remedy.
 
     Example:
         >>> config = {"name": "modelnet40_hdf5", "root": "data/modelnet40_ply_hdf5_2048"}
@@ -76,4 +88,10 @@ def build_dataset(config: DataConfig | Mapping[str, Any], split: str) -> PointDa
         raise DataError(
             "data.root", f"is empty, but the data set {parsed.name} reads files", "set it to their folder"
         )
-    return _datasets.maker(parsed)(parsed, check_split(split))
+    dataset = _datasets.maker(parsed)(parsed, check_split(split))
+    if split == "train" and parsed.shots and not parsed.shots_in_reader:
+        names, count = dataset.class_names, parsed.shots
+        dataset = SubsetDataset(dataset, choose_per_class(dataset.labels, names, count, parsed.shots_seed))
+    if split == "train" and parsed.sampling == "paper" and parsed.paper_draws == "order":
+        dataset = PaperOrder(dataset, parsed.sampling_seed)
+    return dataset

@@ -192,6 +192,32 @@ def pool_size(num_points: int, available: int) -> int:
     return min(POOL_SIZES.get(num_points, round(num_points * 7 / 6)), available)
 
 
+def pool_index(points: Tensor, num_pool: int, choice: Tensor, *, compat: Compat = "none") -> Tensor:
+    """Say which points `take_pool` keeps, so that labels can go with them.
+
+    Args:
+        points: (B, N, 3).
+        num_pool: points that FPS keeps; with num_pool == N FPS is skipped and choice indexes the points as
+            they stand.
+        choice: (M,), int64, positions below num_pool.
+        compat: see `ops.farthest_point_sample`.
+
+    Returns:
+        (B, M), int64, indices into N.
+    """
+    choice = choice.to(points.device)
+    if num_pool == _check(points).shape[1]:
+        return choice.expand(points.shape[0], -1)
+    from pcl_clora.ops import farthest_point_sample
+
+    return farthest_point_sample(points, num_pool, compat=compat)[:, choice]
+
+
+def take_points(points: Tensor, index: Tensor) -> Tensor:
+    """Gather points (B, N, 3) by index (B, M) -> (B, M, 3)."""
+    return torch.gather(points, 1, index[..., None].expand(-1, -1, 3))
+
+
 def take_pool(points: Tensor, num_pool: int, choice: Tensor, *, compat: Compat = "none") -> Tensor:
     """Keep num_pool points by FPS, then those at the positions in choice, the same for the whole batch.
 
@@ -205,12 +231,25 @@ def take_pool(points: Tensor, num_pool: int, choice: Tensor, *, compat: Compat =
     Returns:
         (B, M, 3).
     """
-    if num_pool == _check(points).shape[1]:
-        return points[:, choice.to(points.device)]
-    from pcl_clora.ops import farthest_point_sample
+    return take_points(points, pool_index(points, num_pool, choice, compat=compat))
 
-    index = farthest_point_sample(points, num_pool, compat=compat)[:, choice.to(points.device)]
-    return torch.gather(points, 1, index[..., None].expand(-1, -1, 3))
+
+def resample_index(
+    points: Tensor,
+    num_points: int,
+    generator: torch.Generator,
+    *,
+    num_pool: int | None = None,
+    compat: Compat = "none",
+) -> Tensor:
+    """Say which points `resample` draws, so that labels can go with them: (B, num_points), int64."""
+    available = _check(points).shape[1]
+    _check_enough(num_points, available)
+    num_pool = pool_size(num_points, available) if num_pool is None else num_pool
+    if not num_points <= num_pool <= available:
+        raise ValueError(f"num_pool={num_pool} must lie between {num_points} and {available}.")
+    choice = torch.randperm(num_pool, generator=generator)[:num_points]
+    return pool_index(points, num_pool, choice, compat=compat)
 
 
 def resample(
@@ -243,13 +282,8 @@ def resample(
 
     Source: published Point-MAE fine-tuning loop.
     """
-    available = _check(points).shape[1]
-    _check_enough(num_points, available)
-    num_pool = pool_size(num_points, available) if num_pool is None else num_pool
-    if not num_points <= num_pool <= available:
-        raise ValueError(f"num_pool={num_pool} must lie between {num_points} and {available}.")
-    choice = torch.randperm(num_pool, generator=generator)[:num_points]
-    return take_pool(points, num_pool, choice, compat=compat)
+    index = resample_index(points, num_points, generator, num_pool=num_pool, compat=compat)
+    return take_points(points, index)
 
 
 def fps_resample(points: Tensor, num_points: int, *, compat: Compat = "none") -> Tensor:
@@ -269,11 +303,15 @@ def fps_resample(points: Tensor, num_points: int, *, compat: Compat = "none") ->
     Raises:
         ValueError: if the clouds have too few points.
     """
-    available = _check(points).shape[1]
-    _check_enough(num_points, available)
-    if num_points == available:
+    if num_points == _check(points).shape[1]:
         return points
-    return take_pool(points, num_points, torch.arange(num_points), compat=compat)
+    return take_points(points, fps_index(points, num_points, compat=compat))
+
+
+def fps_index(points: Tensor, num_points: int, *, compat: Compat = "none") -> Tensor:
+    """Say which points `fps_resample` takes, so that labels can go with them: (B, num_points), int64."""
+    _check_enough(num_points, _check(points).shape[1])
+    return pool_index(points, num_points, torch.arange(num_points), compat=compat)
 
 
 def _check_enough(num_points: int, available: int) -> None:

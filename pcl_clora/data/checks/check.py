@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pcl_clora.data.checks.fewshot import check_fold
 from pcl_clora.data.checks.finding import Finding, RootInfo, problem
-from pcl_clora.data.checks.folder import check_folder, describe_folder
-from pcl_clora.data.checks.hdf5 import check_hdf5, describe_hdf5, is_hdf5
-from pcl_clora.data.checks.text import check_text, describe_text, is_text
+from pcl_clora.data.checks.layouts import LAYOUTS, Layout, find_layout
 from pcl_clora.data.config import DataConfig
-from pcl_clora.data.registry import parse_data_config
+from pcl_clora.data.fewshot import FewshotConfig
+from pcl_clora.data.registry import build_dataset, parse_data_config
 from pcl_clora.io import DataError
-
-_CHECKS: dict[str, Callable[[Path], Iterator[Finding]]] = {
-    "modelnet40_hdf5": check_hdf5,
-    "modelnet40_txt": check_text,
-    "folder": check_folder,
-}
-_DESCRIPTIONS: dict[str, Callable[[Path], RootInfo]] = {
-    "modelnet40_hdf5": describe_hdf5,
-    "modelnet40_txt": describe_text,
-    "folder": describe_folder,
-}
 
 
 def detect_layout(root: str | Path) -> str:
@@ -37,9 +26,11 @@ def detect_layout(root: str | Path) -> str:
         raise DataError(
             root, "there is no such folder", "check the path; data/README.md says what to put where"
         )
-    if is_hdf5(root):
-        return "modelnet40_hdf5"
-    return "modelnet40_txt" if is_text(root) else "folder"
+    return _layout_of(root).name
+
+
+def _layout_of(root: Path) -> Layout:
+    return next(layout for layout in LAYOUTS if layout.recognise(root))
 
 
 def describe_root(root: str | Path) -> RootInfo:
@@ -48,7 +39,8 @@ def describe_root(root: str | Path) -> RootInfo:
     Raises:
         DataError: if there is no such folder, or it is of no known layout.
     """
-    return _DESCRIPTIONS[detect_layout(root)](Path(root))
+    detect_layout(root)
+    return _layout_of(Path(root)).describe(Path(root))
 
 
 def check_root(root: str | Path) -> list[Finding]:
@@ -61,10 +53,10 @@ def check_root(root: str | Path) -> list[Finding]:
         What was found, errors first; empty if everything is as expected.
     """
     try:
-        layout = detect_layout(root)
+        detect_layout(root)
     except DataError as error:
         return [problem(error)]
-    return _sorted(_CHECKS[layout](Path(root)))
+    return _sorted(_layout_of(Path(root)).check(Path(root), None))
 
 
 def check_data(data: DataConfig | Mapping[str, Any] | str | Path) -> list[Finding]:
@@ -82,17 +74,23 @@ def check_data(data: DataConfig | Mapping[str, Any] | str | Path) -> list[Findin
     if isinstance(data, str | Path):
         return check_root(data)
     config = parse_data_config(data)
-    if config.name not in _CHECKS:
-        return []
+    if isinstance(config, FewshotConfig):
+        findings = check_data(config.source)
+        if not _has_errors(findings):
+            findings += check_fold(config)
+        return findings
+    layout = find_layout(config.name)
+    if layout is None:
+        return _check_shots(config)
     if not config.root:
         message = f"the data set {config.name} needs a folder; set data.root=<folder>, see data/README.md."
         return [Finding("error", "data.root", message)]
     root = Path(config.root)
     if not root.is_dir():
         return check_root(root)
-    findings = list(_CHECKS[config.name](root))
+    findings = list(layout.check(root, config))
     try:
-        stored = _DESCRIPTIONS[config.name](root).num_points
+        stored = layout.describe(root).num_points
     except DataError:  # reported above
         stored = 0
     if 0 < stored < config.read_points:
@@ -100,7 +98,24 @@ def check_data(data: DataConfig | Mapping[str, Any] | str | Path) -> list[Findin
             f"stores {stored} points a cloud, but {config.read_points} are asked for; lower data.num_points."
         )
         findings.append(Finding("error", str(root), message))
+    if not _has_errors(findings):
+        findings += _check_shots(config)
     return _sorted(iter(findings))
+
+
+def _has_errors(findings: Iterable[Finding]) -> bool:
+    return any(finding.level == "error" for finding in findings)
+
+
+def _check_shots(config: DataConfig) -> list[Finding]:
+    """Find classes that have fewer clouds than shots."""
+    if not config.shots or config.shots_in_reader:
+        return []
+    try:
+        build_dataset(config, "train")
+    except DataError as error:
+        return [problem(error)]
+    return []
 
 
 def _sorted(findings: Iterator[Finding]) -> list[Finding]:

@@ -64,7 +64,7 @@ def check_hdf5(root: Path) -> Iterator[Finding]:
             found: list[tuple[str, bytes]] = []
             try:
                 header = read_header(file, len(names) if names else None)
-                yield from _check_points(header, found)
+                yield from check_points(header, found)
             except DataError as error:
                 yield problem(error)
                 continue
@@ -78,7 +78,19 @@ def check_hdf5(root: Path) -> Iterator[Finding]:
     yield from _compare_sizes(root, names, {split: len(values) for split, values in labels.items()})
 
 
-def _check_points(header: Hdf5Header, digests: list[tuple[str, bytes]]) -> Iterator[Finding]:
+def check_points(
+    header: Hdf5Header, digests: list[tuple[str, bytes]], *, reach: float = 1.01
+) -> Iterator[Finding]:
+    """Check all points of one file, and note a digest of every cloud.
+
+    Args:
+        header: of the file.
+        digests: gets (place, digest) of every cloud.
+        reach: largest coordinate that is not worth a remark.
+
+    Raises:
+        DataError: if the points cannot be read.
+    """
     try:
         with h5py.File(header.path, "r") as file:
             points = file["data"][()]
@@ -91,7 +103,7 @@ def _check_points(header: Hdf5Header, digests: list[tuple[str, bytes]]) -> Itera
     finite = (np.isfinite(low) & np.isfinite(high)).all(axis=-1)
     bad = np.flatnonzero(~finite)
     flat = np.flatnonzero(finite & (low == high).all(axis=-1))
-    far = np.flatnonzero(finite & (np.maximum(-low, high).max(axis=-1) > 1.01))
+    far = np.flatnonzero(finite & (np.maximum(-low, high).max(axis=-1) > reach))
     place = str(header.path)
     if bad.size:
         yield Finding(

@@ -228,8 +228,13 @@ class ShapeBuilder:
 
     def mirrored(self, piece: Piece, axis: int = 0) -> Piece:
         """Add a copy of a primitive, mirrored at the plane through the origin across an axis."""
-        twin = Piece(piece.vertices.copy(), piece.faces, piece.part)
+        twin = self.copied(piece)
         twin.vertices[:, axis] *= -1.0
+        return twin
+
+    def copied(self, piece: Piece) -> Piece:
+        """Add a copy of a primitive, at the same place."""
+        twin = Piece(piece.vertices.copy(), piece.faces, piece.part)
         self._pieces.append(twin)
         return twin
 

@@ -1,0 +1,55 @@
+"""The layouts that are known: how a folder is recognised, described and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pcl_clora.data.checks.fewshot import check_fewshot, describe_fewshot, is_fewshot
+from pcl_clora.data.checks.finding import Finding, RootInfo
+from pcl_clora.data.checks.folder import check_folder, describe_folder
+from pcl_clora.data.checks.hdf5 import check_hdf5, describe_hdf5, is_hdf5
+from pcl_clora.data.checks.scanobjectnn import (
+    check_raw,
+    check_scan,
+    describe_raw,
+    describe_scan,
+    is_raw,
+    is_scan,
+)
+from pcl_clora.data.checks.text import check_text, describe_text, is_text
+from pcl_clora.data.config import DataConfig
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One layout.
+
+    Attributes:
+        name: of the data set that reads it.
+        recognise: says by names of files whether a folder has it.
+        describe: says what a folder holds, from names and headers.
+        check: reads a folder whole; with settings, what they do not use is left out where that is possible.
+    """
+
+    name: str
+    recognise: Callable[[Path], bool]
+    describe: Callable[[Path], RootInfo]
+    check: Callable[[Path, DataConfig | None], Iterator[Finding]]
+
+
+# In the order in which they are tried; the last one takes any folder.
+LAYOUTS: tuple[Layout, ...] = (
+    Layout("modelnet40_hdf5", is_hdf5, describe_hdf5, lambda root, _: check_hdf5(root)),
+    Layout("modelnet40_txt", is_text, describe_text, lambda root, _: check_text(root)),
+    Layout("scanobjectnn", is_scan, describe_scan, check_scan),
+    Layout("scanobjectnn_raw", is_raw, describe_raw, check_raw),
+    Layout("modelnet_fewshot", is_fewshot, describe_fewshot, check_fewshot),
+    Layout("folder", lambda _: True, describe_folder, lambda root, _: check_folder(root)),
+)
+
+
+def find_layout(name: str) -> Layout | None:
+    """Return the layout that a data set reads; None for data sets without files of their own."""
+    return next((layout for layout in LAYOUTS if layout.name == name), None)

@@ -1,0 +1,102 @@
+"""A part of a data set: a seeded number of clouds a class, or any list of samples, under other labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcl_clora.data.dataset import Batch, PointDataset, Sample
+from pcl_clora.io import DataError
+
+
+class SubsetDataset:
+    """Some samples of a data set, in a given order; read from it when they are asked for.
+
+    Whatever else the data set knows (such as its parts) is reached through this object as well.
+
+    Args:
+        dataset: where the samples are.
+        indices: which ones.
+        classes: label of the data set -> label here, of every class that the samples have; None keeps labels.
+        class_names: in the order of the labels here; by default those of the data set.
+    """
+
+    def __init__(
+        self,
+        dataset: PointDataset,
+        indices: Tensor,
+        *,
+        classes: Mapping[int, int] | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        self._dataset = dataset
+        self._indices = torch.as_tensor(indices, dtype=torch.int64)
+        labels = dataset.labels[self._indices]
+        if classes is not None:
+            labels = torch.tensor([classes[label] for label in labels.tolist()], dtype=torch.int64)
+        self.labels = labels
+        self.class_names = tuple(dataset.class_names if class_names is None else class_names)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # also before __init__ ran, in a worker that unpickles this object
+            raise AttributeError(name)
+        return getattr(self._dataset, name)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is out of range: the data set has {len(self)} samples.")
+        index %= len(self)
+        sample = self._dataset[int(self._indices[index])]
+        return replace(sample, label=int(self.labels[index]), index=index)
+
+    def read_batch(self, indices: Sequence[int] | Tensor) -> Batch:
+        """Read several samples into one batch, in the order given."""
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        batch = self._dataset.read_batch(self._indices[index])
+        return replace(batch, label=self.labels[index], index=index)
+
+
+def choose_per_class(
+    labels: Tensor, class_names: Sequence[str], count: int, seed: int, *, place: str = "data.shots"
+) -> Tensor:
+    """Choose equally many samples of every class.
+
+    A smaller count chooses a part of what a larger one does, so that shots grow by adding samples.
+
+    Args:
+        labels: (n,), int64.
+        class_names: every one of them gives samples.
+        count: how many a class.
+        seed: decides which.
+        place: the setting or file that an error names.
+
+    Returns:
+        (classes x count,), int64, ascending indices.
+
+    Raises:
+        DataError: if classes have fewer samples; names all of them.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen, short = [], []
+    for label, name in enumerate(class_names):
+        members = torch.nonzero(labels == label).flatten()
+        order = torch.randperm(len(members), generator=generator)
+        if len(members) < count:
+            short.append(f"{name} ({len(members)})")
+        chosen.append(members[order[:count]])
+    if short:
+        listed = ", ".join(short[:8]) + (", ..." if len(short) > 8 else "")
+        raise DataError(
+            place,
+            f"{count} training clouds of every class are asked for, but {len(short)} of {len(class_names)} "
+            f"have fewer: {listed}",
+            "lower data.shots, add clouds, or leave these classes out",
+        )
+    return torch.cat(chosen).sort().values
