@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +13,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from pcl_clora.data.dataset import Batch, PointDataset
 from pcl_clora.io import DataError
+
+
+@runtime_checkable
+class RedrawnDataset(Protocol):
+    """A data set that draws the points of a cloud anew in every epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the draws; a sample is then a function of (epoch, index)."""
+        ...
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -154,6 +164,8 @@ class PointLoader:
         """
         if not 0 <= start <= self.num_batches:
             raise ValueError(f"start={start} is not in 0..{self.num_batches}, the batches of an epoch.")
+        if isinstance(self.dataset, RedrawnDataset):
+            self.dataset.set_epoch(epoch)
         order = self.order(epoch)
         cuts = [
             order[number * self.batch_size : (number + 1) * self.batch_size]

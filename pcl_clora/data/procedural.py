@@ -19,6 +19,7 @@ from torch import Tensor
 from pcl_clora.config import unknown_name
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import Batch, Sample, check_split
+from pcl_clora.data.part_taxonomy import PartTaxonomy
 from pcl_clora.data.shapes import CATALOG, Draw, Mesh, ShapeBuilder
 
 PROCEDURAL_CLASSES: tuple[str, ...] = tuple(CATALOG)
@@ -188,7 +189,8 @@ def unit_sphere(points: np.ndarray) -> np.ndarray:
 class ProceduralShapes:
     """A data set of procedural shapes, classes in turn: sample i is of class i % C.
 
-    Part labels count through all classes of the data set: those of class c lie in `part_ranges[c]`.
+    Part labels count through all classes of the data set: those of class c lie in `part_ranges[c]`;
+    `taxonomy` says the same.
 
     Args:
         config: what to make.
@@ -206,6 +208,7 @@ class ProceduralShapes:
         self.part_names = tuple(
             f"{name}/{part}" for name in self.class_names for part in PROCEDURAL_PARTS[name]
         )
+        self.taxonomy = PartTaxonomy.counted({name: PROCEDURAL_PARTS[name] for name in self.class_names})
         self._points = np.empty((size if config.keep else 0, config.read_points, 3), dtype=np.float32)
         self._parts = np.empty(self._points.shape[:2], dtype=np.uint8)
         self._made = np.zeros(size, dtype=bool)
