@@ -1,7 +1,7 @@
 """Procedural shapes for pre-training: random 3D programs beside shapes of the object classes.
 
-Shape i of a split is the same on every machine: its random numbers depend on (seed, split, i) only. Nothing is
-kept, so the corpus may be of any size; loader workers make the shapes while the model trains.
+Shape i of a split is the same on every machine: its random numbers depend on (seed, split, i) only. Nothing
+is kept, so the corpus may be of any size; loader workers make the shapes while the model trains.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ProceduralCorpus:
         self.split = check_split(split)
         self.class_names = (*PROCEDURAL_CLASSES, PROGRAM)
         size = config.train_size if split == "train" else config.test_size
-        kinds = Draw("corpus kinds", config.seed, split).array(2, size)
+        kinds = Draw("corpus kinds", config.seed, split).array(size, 2).T
         objects = (kinds[1] * len(PROCEDURAL_CLASSES)).astype(np.int64)
         labels = np.where(kinds[0] < config.objects, objects, len(PROCEDURAL_CLASSES))
         self.labels = torch.from_numpy(labels)

@@ -132,7 +132,7 @@ _PRIMITIVES = (_ball, _box, _box, _block, _torus, _turned, _turned, _tube, _plat
 
 def _size(piece: Piece, draw: Draw, largest: float) -> None:
     """Stretch by independent factors, so that plates, rods and blocks come up alike."""
-    factors = [largest * math.exp(draw.uniform(math.log(0.2), 0.0)) for _ in range(3)]
+    factors = [largest * math.exp(draw.uniform(math.log(0.12), 0.0)) for _ in range(3)]
     piece.scale(*factors)
 
 
