@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from pcl_clora import ops
+from pcl_clora.config import Config
 from pcl_clora.models.config import TransformerConfig
 from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.key_map import KeyMap, Rule
@@ -72,12 +73,25 @@ CLASSIFIER_RULES: tuple[Rule, ...] = (
 )
 
 
+class GenerativeConfig(Config):
+    """Settings of generative pre-training that only the pre-training form of PointGPT has."""
+
+    mask_ratio: float = Field(default=0.7, ge=0.0, le=1.0)  # share of the later places that no other sees
+    keep_first: NonNegativeInt = 10  # places at the start that are never dropped
+
+
 class PointGPTConfig(TransformerConfig):
     """Settings that the three sizes of PointGPT share."""
 
     generator_depth: PositiveInt = 4  # blocks of the generator
     generation_weight: NonNegativeFloat = 3.0  # of its loss in fine-tuning; 0 = it never runs
     drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)  # published files name a rate that nothing reads
+    pretraining: GenerativeConfig = GenerativeConfig()  # read with task="pretraining" only
+
+    def left_out(self) -> frozenset[str]:
+        """Leave the section `pretraining` out of the settings of other tasks."""
+        other = frozenset() if self.task == "pretraining" else frozenset({"pretraining"})
+        return super().left_out() | other
 
 
 class PointGPTSConfig(PointGPTConfig):
@@ -169,17 +183,17 @@ class PointGPT(PatchTransformer):
 
     def describe(self) -> ModelInterface:
         """Say where the parts are; the second norm is new in fine-tuning, so it belongs to the task."""
+        generator = "generator.start" if self.config.generation_weight else "generator"
+        return self.describe_parts(
+            tokens=("prefix.token", "prefix.pos", "head_norm"),
+            unused=("feature_norm", "increase_dim", generator),
+        )
+
+    def describe_parts(self, tokens: tuple[str, ...], unused: tuple[str, ...]) -> ModelInterface:
+        """Make the interface: positions have no parameters, and norms are those of the extractor."""
         shared = super().describe()
         norms = tuple(name for name in shared.parts["norms"] if name.startswith(("blocks.", "norm")))
-        parts = {
-            **shared.parts,
-            "tokens": ("prefix.token", "prefix.pos", "head_norm"),
-            "pos_embed": (),
-            "norms": norms,
-        }
-        unused = ("feature_norm", "increase_dim", "generator.start")
-        if not self.config.generation_weight:
-            unused = ("feature_norm", "increase_dim", "generator")
+        parts = {**shared.parts, "tokens": tokens, "pos_embed": (), "norms": norms}
         return dataclasses.replace(shared, parts=parts, unused=unused)
 
     def group(self, points: Tensor) -> ops.PointGroups:
@@ -217,25 +231,32 @@ class PointGPT(PatchTransformer):
             self.generate(features, groups.center)
         return self.forward_head(features)
 
-    def generate(self, features: Tensor, center: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    def generate(self, features: Tensor, center: Tensor) -> Tensor:
         """Predict every patch from the features of the patches before it.
 
         Args:
             features: (B, 2 + G, D), what `forward_features` returns.
             center: (B, G, 3), patch centres in the order of the walk.
-            attn_mask: (G, G) bool, True where the row may look at the column; None for causal order.
 
         Returns:
             (B, G, K, 3), after fine-tuning in the coordinates of the cloud.
         """
         before = torch.cat([features[:, :1], features[:, 2:-1]], dim=1)
-        return self._generate_from(before, center, attn_mask)
+        return self.generate_from(before, center)
 
-    def _generate_from(self, before: Tensor, center: Tensor, attn_mask: Tensor | None) -> Tensor:
-        pos = self.pos_embed(walk_directions(center))
-        x = before
-        for x in self.block_outputs(Tokens(before, pos, center, 0, attn_mask), self.generator.blocks):  # noqa: B007 - the last one counts
-            pass
+    def generate_from(self, before: Tensor, center: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """Run the generator.
+
+        Args:
+            before: (B, G, D), for every patch the feature at the place before it.
+            center: (B, G, 3), patch centres in the order of the walk.
+            attn_mask: (G, G) bool, True where the row may look at the column; None for causal order.
+
+        Returns:
+            (B, G, K, 3).
+        """
+        tokens = Tokens(before, self.pos_embed(walk_directions(center)), center, 0, attn_mask)
+        *_, x = self.block_outputs(tokens, self.generator.blocks)
         return self.generator.decode(x)
 
     def generation_loss(self, features: Tensor, groups: ops.PointGroups) -> Tensor:
