@@ -92,3 +92,44 @@ class TransformerConfig(ModelConfig):
         if self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim={self.embed_dim} is not a multiple of num_heads={self.num_heads}.")
         return self
+
+
+class PretrainingConfig(Config):
+    """Settings of masked autoencoding that only the pre-training form of a backbone has."""
+
+    mask_ratio: float = Field(default=0.6, gt=0.0, lt=1.0)  # share of the patches that is hidden
+    mask: Literal["random", "block"] = "random"  # hide patches anywhere, or those around one patch
+    loss: Literal["chamfer_l2", "chamfer_l1"] = "chamfer_l2"  # of squared distances, or of distances
+    decoder_depth: PositiveInt = 4  # blocks of the decoder
+    decoder_heads: NonNegativeInt = 0  # its attention heads, must divide embed_dim; 0 = num_heads
+    embed: Literal["all", "visible"] = "all"  # patches that the patch encoder sees; published: all
+
+
+class MaskedConfig(TransformerConfig):
+    """Settings of a backbone that has a masked autoencoder as its pre-training form."""
+
+    pretraining: PretrainingConfig = PretrainingConfig()  # read with task="pretraining" only
+
+    @property
+    def num_masked(self) -> int:
+        """How many patches of a cloud are hidden in pre-training: the ratio of all, rounded down."""
+        return int(self.pretraining.mask_ratio * self.num_groups)
+
+    def left_out(self) -> frozenset[str]:
+        """Leave the section `pretraining` out of the settings of other tasks."""
+        other = frozenset() if self.task == "pretraining" else frozenset({"pretraining"})
+        return super().left_out() | other
+
+    @model_validator(mode="after")
+    def _check_pretraining(self) -> MaskedConfig:
+        if self.task != "pretraining":
+            return self
+        if self.num_masked == 0:
+            raise ValueError(
+                f"mask_ratio={self.pretraining.mask_ratio:g} hides none of num_groups={self.num_groups} "
+                "patches; raise one of them."
+            )
+        heads = self.pretraining.decoder_heads
+        if heads and self.embed_dim % heads:
+            raise ValueError(f"embed_dim={self.embed_dim} is not a multiple of decoder_heads={heads}.")
+        return self

@@ -5,18 +5,26 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import model_validator
+from pydantic import NonNegativeFloat, model_validator
 from torch import Tensor, nn
 
-from pcl_clora.models.config import TransformerConfig
+from pcl_clora.models.config import MaskedConfig, PretrainingConfig
 from pcl_clora.models.patch_transformer import PatchTransformer
 from pcl_clora.models.point_mae import OFFICIAL_KEYS
 
 
-class PCPMAEConfig(TransformerConfig):
+class PCPMAEPretrainingConfig(PretrainingConfig):
+    """Settings that only the pre-training form of PCP-MAE has."""
+
+    embed: Literal["all"] = "all"  # the hidden patches go through the encoder too
+    position_weight: NonNegativeFloat = 0.1  # of the error of the predicted positions
+
+
+class PCPMAEConfig(MaskedConfig):
     """Settings of PCP-MAE; the defaults are the published network at 2,048 points."""
 
     name: Literal["pcp_mae"] = "pcp_mae"
+    pretraining: PCPMAEPretrainingConfig = PCPMAEPretrainingConfig()  # read with task="pretraining" only
 
     @model_validator(mode="after")
     def _check_width(self) -> PCPMAEConfig:

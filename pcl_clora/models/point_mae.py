@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pcl_clora.models.config import TransformerConfig
+from pcl_clora.models.config import MaskedConfig
 from pcl_clora.models.key_map import KeyMap, Rule
 from pcl_clora.models.patch_transformer import PatchTransformer
 
@@ -30,7 +30,7 @@ CLASSIFIER_RULES: tuple[Rule, ...] = (
 OFFICIAL_KEYS = KeyMap(PATCH_EMBED_RULES + TRANSFORMER_RULES + CLASSIFIER_RULES)
 
 
-class PointMAEConfig(TransformerConfig):
+class PointMAEConfig(MaskedConfig):
     """Settings of Point-MAE; the defaults are the published network at 2,048 points."""
 
     name: Literal["point_mae"] = "point_mae"

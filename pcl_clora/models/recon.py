@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from pcl_clora.models.config import TransformerConfig
+from pcl_clora.models.config import MaskedConfig, PretrainingConfig, TransformerConfig
 from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.key_map import KeyMap, Rule
 from pcl_clora.models.layers import Attention as SelfAttention
@@ -28,10 +29,18 @@ TOKEN_RULES: tuple[Rule, ...] = tuple(
 HEAD_RULES = tuple(rule for rule in CLASSIFIER_RULES if rule.ours.startswith("head"))
 
 
-class ReConConfig(TransformerConfig):
+class ReConPretrainingConfig(PretrainingConfig):
+    """Settings that only the pre-training form of ReCon has."""
+
+    image_dim: PositiveInt = 768  # width of the image features; 768 = ViT-B
+    text_dim: PositiveInt = 512  # width of the text features; 512 = CLIP
+
+
+class ReConConfig(MaskedConfig):
     """Settings of ReCon with its contrast branch; the defaults are the published network at 2,048 points."""
 
     name: Literal["recon"] = "recon"
+    pretraining: ReConPretrainingConfig = ReConPretrainingConfig()  # read with task="pretraining" only
     drop_path: float = 0.2  # of the last block; grows linearly from 0
 
 

@@ -12,6 +12,7 @@ from pcl_clora.config import Registry
 from pcl_clora.models.act import ACT, ACTConfig
 from pcl_clora.models.config import ModelConfig, Task
 from pcl_clora.models.pcp_mae import PCPMAE, PCPMAEConfig
+from pcl_clora.models.pcp_mae_pretraining import PCPMAEPretraining
 from pcl_clora.models.point_bert import PointBERT, PointBERTConfig
 from pcl_clora.models.point_mae import PointMAE, PointMAEConfig
 from pcl_clora.models.pointgpt import (
@@ -21,7 +22,9 @@ from pcl_clora.models.pointgpt import (
     PointGPTLConfig,
     PointGPTSConfig,
 )
+from pcl_clora.models.pretraining import MaskedAutoencoder
 from pcl_clora.models.recon import ReCon, ReConConfig, ReConPlain, ReConPlainConfig
+from pcl_clora.models.recon_pretraining import ReConPretraining
 from pcl_clora.models.segmentation_models import (
     ACTSegmenter,
     PCPMAESegmenter,
@@ -49,19 +52,34 @@ def register_model(name: str, config: type[ModelConfig], *, tasks: Mapping[Task,
 
 
 register_model(
-    "point_mae", PointMAEConfig, tasks={"classification": PointMAE, "part_segmentation": PointMAESegmenter}
+    "point_mae",
+    PointMAEConfig,
+    tasks={
+        "classification": PointMAE,
+        "part_segmentation": PointMAESegmenter,
+        "pretraining": MaskedAutoencoder,
+    },
 )
 register_model("act", ACTConfig, tasks={"classification": ACT, "part_segmentation": ACTSegmenter})
 register_model(
-    "pcp_mae", PCPMAEConfig, tasks={"classification": PCPMAE, "part_segmentation": PCPMAESegmenter}
+    "pcp_mae",
+    PCPMAEConfig,
+    tasks={
+        "classification": PCPMAE,
+        "part_segmentation": PCPMAESegmenter,
+        "pretraining": PCPMAEPretraining,
+    },
 )
-register_model("recon", ReConConfig, tasks={"classification": ReCon, "part_segmentation": ReConSegmenter})
+register_model(
+    "recon",
+    ReConConfig,
+    tasks={"classification": ReCon, "part_segmentation": ReConSegmenter, "pretraining": ReConPretraining},
+)
 register_model(
     "recon_plain",
     ReConPlainConfig,
     tasks={"classification": ReConPlain, "part_segmentation": ReConPlainSegmenter},
 )
-
 register_model("point_bert", PointBERTConfig, tasks={"classification": PointBERT})
 register_model("pointgpt_s", PointGPTSConfig, tasks={"classification": PointGPT})
 register_model("pointgpt_b", PointGPTBConfig, tasks={"classification": PointGPTLarge})

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from pcl_clora.models import create_model, load_weights, published_form
 from pcl_clora.models.interface import Backbone, Tokens, get_interface
 from pcl_clora.models.recon import ContrastBlock
+from tests.models import formulas
 from tests.models.model_cases import (
     TINY,
     assert_checkpoint_gives,
@@ -93,30 +93,6 @@ def test_parameter_count_is_the_published_one(name, classes, expected):
     assert count(meta_model(name, num_classes=classes)) == expected
 
 
-def reference_block(state, x, heads):
-    """The block written from the formula, in float64: residuals start from normalised values."""
-
-    def norm(v, name):
-        return F.layer_norm(v, v.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"])
-
-    def attend(q, k, v, name):
-        cut = [part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v)]
-        scores = cut[0] @ cut[1].mT / cut[0].shape[-1] ** 0.5
-        mixed = (scores.softmax(-1) @ cut[2]).transpose(1, 2).flatten(2)
-        return F.linear(mixed, state[f"{name}.proj.weight"], state[f"{name}.proj.bias"])
-
-    def mlp(v, name):
-        hidden = F.gelu(F.linear(v, state[f"{name}.fc1.weight"], state[f"{name}.fc1.bias"]))
-        return F.linear(hidden, state[f"{name}.fc2.weight"], state[f"{name}.fc2.bias"])
-
-    c, v = norm(x[:, :3], "norm1_contrast"), norm(x[:, 3:], "norm1")
-    keys = (v @ state["attn_contrast.kv.weight"].mT).chunk(2, -1)
-    read = attend(c @ state["attn_contrast.q.weight"].mT, *keys, "attn_contrast")
-    mixed = attend(*(v @ state["attn.qkv.weight"].mT).chunk(3, -1), "attn")
-    c, v = norm(c + read, "norm2_contrast"), norm(v + mixed, "norm2")
-    return torch.cat([c + mlp(c, "mlp_contrast"), v + mlp(v, "mlp")], dim=1)
-
-
 def test_the_block_follows_its_formula(generator):
     torch.manual_seed(0)
     block = ContrastBlock(24, 3, 4.0, 0.0).double().eval()
@@ -125,7 +101,9 @@ def test_the_block_follows_its_formula(generator):
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     x, pos = torch.randn(2, 2, 11, 24, generator=generator).double()
     ours = block(x, pos, Tokens(x, pos, torch.zeros(2, 8, 3), 3))
-    torch.testing.assert_close(ours, reference_block(block.state_dict(), x + pos, 3), atol=1e-12, rtol=0)
+    w = formulas.Weights(block.state_dict())
+    theirs = torch.stack([formulas.contrast_block(w, one, 3) for one in x + pos])
+    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("detach", [False, True])
