@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from pcl_clora.io import atomic_write
+from pcl_clora.io.folders import user_cache_folder
+
+__all__ = ["cached_array", "fingerprint", "user_cache_folder"]
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1  # part of every fingerprint; a change of what is stored makes old files stale
-
-
-def user_cache_folder() -> Path:
-    """Find the user's cache folder: $PCL_CLORA_CACHE, else the place that the system has for caches."""
-    if chosen := os.environ.get("PCL_CLORA_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    elif sys.platform == "darwin":
-        base = "~/Library/Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "pcl_clora"
 
 
 def fingerprint(files: Iterable[Path], *settings: object) -> str:

@@ -64,7 +64,9 @@ AugmentName = Annotated[str, AfterValidator(_augment_name)]
 class WeightsConfig(Config):
     """Where the backbone's weights come from."""
 
-    path: str = ""  # weights file, or the folder of a finished run; empty = random weights from the seed
+    path: str = (
+        ""  # weights file, folder of a finished run, or hub:<id>; empty = random weights from the seed
+    )
     allow_partial: bool = False  # accept a file that leaves tensors of the backbone unfilled
 
 

@@ -68,8 +68,8 @@ def choose_device(name: str) -> torch.device:
 def make_backbone(cfg: RunConfig) -> tuple[nn.Module, LoadReport | None]:
     """Build the backbone and load its weights, if the settings name any.
 
-    `weights.path` is a weights file, or the folder of a finished run whose best model is taken, merged; its
-    head is left out if it was made for other classes.
+    `weights.path` is a weights file, the folder of a finished run whose best model is taken, merged, or an
+    id of the hub; a head that was made for other classes is left out.
 
     Returns:
         The model on the CPU, and what was loaded.
@@ -77,12 +77,15 @@ def make_backbone(cfg: RunConfig) -> tuple[nn.Module, LoadReport | None]:
     model = build_model(cfg.model)
     if not cfg.weights.path:
         return model, None
-    path = Path(cfg.weights.path)
-    source = _weights_of_run(path) if RunFolder(path).config.is_file() else path
-    return model, load_weights(model, source, allow_partial=cfg.weights.allow_partial)
+    return model, load_weights(model, cfg.weights.path, allow_partial=cfg.weights.allow_partial)
 
 
-def _weights_of_run(folder: Path) -> dict[str, Tensor]:
+def weights_of_run(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of the best model of a finished run, merged; `load_weights` asks for them here.
+
+    Raises:
+        ConfigError: if the folder holds no finished run.
+    """
     with torch.random.fork_rng(devices=[]):
         _, model = load_run(folder)
     return model.merge_and_unload().state_dict()

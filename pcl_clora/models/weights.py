@@ -1,38 +1,26 @@
 """Load weights safely and say exactly what was loaded: matched, missing, unexpected, and why.
 
-Files come from strangers, so nothing is ever unpickled freely: safetensors, or
-`torch.load(weights_only=True)` with numpy scalars allowed. Key maps are data next to the models
-(`official_keys`); this file only applies them.
+The tables stand elsewhere: containers.py, origins.py, hub_names.py and the models' `official_keys`.
 """
 
 from __future__ import annotations
 
-import pickle
-import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pcl_clora.models.interface import get_interface
+from pcl_clora.models.containers import Checkpoint, read_state_dict
+from pcl_clora.models.errors import WeightsError
+from pcl_clora.models.matching import Match, advice, count_not_finite, match
+from pcl_clora.models.naming import native_name
+from pcl_clora.models.sources import Source, open_source
 
-CONTAINERS = ("base_model", "model_state_dict", "model", "state_dict")
-# What files put before the names of the backbone, after "module.": official pre-training, published
-# wrappers, and our own adapter files, which a `full` run fills with a whole network.
-WRAPPERS = ("MAE_encoder.", "base_model.", "model.")
-PRETRAINING_ONLY = r"^(MAE_decoder|decoder_pos_embed|increase_dim|mask_token|lm_head|cls_head)\b"
-NUMPY_SCALARS = [
-    np.dtype,
-    np.core.multiarray.scalar if not hasattr(np, "_core") else np._core.multiarray.scalar,
-    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
-]
-
-
-class WeightsError(ValueError):
-    """A weights file that cannot or must not be loaded; the message says why and what to do."""
+__all__ = ["LoadReport", "WeightsError", "load_weights", "native_name", "preview", "read_state_dict"]
 
 
 @dataclass(frozen=True)
@@ -40,11 +28,15 @@ class LoadReport:
     """What `load_weights` did.
 
     Attributes:
-        source: the file, or "state dict".
+        source: the file, run folder or id, or "state dict".
         container: the entry of the file that held the weights, "" for a plain state dict.
         matched: names of the model that were filled.
         missing: names of the model that keep their values.
         unexpected: key of the file -> why it was left out.
+        holds: what the file is, in words.
+        naming: how its keys are called: "official", "hub" or "native".
+        cast: types of the file that were turned into the model's, with the number of tensors.
+        notes: where it comes from, a line each.
     """
 
     source: str
@@ -52,6 +44,10 @@ class LoadReport:
     matched: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: Mapping[str, str] = field(default_factory=dict)
+    holds: str = ""
+    naming: str = "official"
+    cast: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [
@@ -59,192 +55,139 @@ class LoadReport:
             f"{len(self.unexpected)} unexpected"
             + (f" (weights under {self.container!r})" if self.container else "")
         ]
+        lines += [f"  {note}" for note in self.notes]
+        if self.holds:
+            lines.append(f"  holds: {self.holds}; {self.naming} names")
+        lines += [f"  {count} tensors cast from {kind}" for kind, count in self.cast.items()]
         lines += _grouped("missing, keep their values", self.missing)
         for reason in sorted(set(self.unexpected.values())):
             lines += _grouped(f"left out, {reason}", [k for k, r in self.unexpected.items() if r == reason])
         return "\n".join(lines)
 
 
-def _grouped(title: str, names: tuple[str, ...] | list[str]) -> list[str]:
+def _grouped(title: str, names: Iterable[str]) -> list[str]:
     """One line with the first parts of the names and how often each occurs."""
-    if not names:
+    counts = Counter(name.removeprefix("module.").split(".")[0] for name in names)
+    if not counts:
         return []
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name.split(".")[0]] = counts.get(name.split(".")[0], 0) + 1
     return [f"  {title}: " + ", ".join(f"{top} ({n})" for top, n in sorted(counts.items()))]
 
 
-def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str]:
-    """Read the tensors of a weights file without running code from it.
-
-    Args:
-        path: a .safetensors file, or a file of torch.save with one of the known containers or a plain state
-            dict.
-
-    Returns:
-        (key -> tensor, name of the container or "").
-
-    Raises:
-        WeightsError: if the file is missing, damaged, wants to run code, or holds no tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"Weights file {path} does not exist; check the path.")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path), ""
-        except SafetensorError as error:
-            raise WeightsError(
-                f"{path} is not a complete safetensors file ({error}); get it again."
-            ) from error
-    try:
-        with torch.serialization.safe_globals(NUMPY_SCALARS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if asked is None:
-            raise WeightsError(f"{path} is not a torch file; get it again.") from error
-        raise WeightsError(
-            f"{path} asks to run code while loading ({asked[1]}), which a weights file never needs; it was "
-            "refused. Save its state dict as safetensors where you trust it."
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise WeightsError(f"{path} is not a complete torch file ({error}); get it again.") from error
-    return _unpack(content, path)
-
-
-def _unpack(content: object, path: str | Path) -> tuple[dict[str, Tensor], str]:
-    if not isinstance(content, Mapping):
-        raise WeightsError(f"{path} holds a {type(content).__name__}; expected a mapping with a state dict.")
-    for container in CONTAINERS:
-        if isinstance(content.get(container), Mapping):
-            return _tensors(content[container], path), container
-    return _tensors(content, path), ""
-
-
-def _tensors(mapping: Mapping[object, object], path: str | Path) -> dict[str, Tensor]:
-    tensors = {str(key): value for key, value in mapping.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise WeightsError(
-            f"{path} holds no tensors at the top level or under {', '.join(CONTAINERS)}; found: "
-            f"{', '.join(map(str, list(mapping)[:10]))}."
-        )
-    return tensors
-
-
-def native_name(key: str, model: nn.Module) -> str:
-    """Translate a key of an official file into a name of our model; unknown ones only lose their wrappers."""
-    name = key.replace("module.", "")
-    for wrapper in WRAPPERS:
-        name = name.removeprefix(wrapper)
-    official = getattr(model, "official_keys", None)
-    return name if official is None else official.to_ours(name) or name
-
-
 def load_weights(
-    model: nn.Module, source: str | Path | Mapping[str, Tensor], *, allow_partial: bool = False
+    model: nn.Module, source: str | Path | Mapping[str, Any], *, allow_partial: bool = False
 ) -> LoadReport:
-    """Fill a model from an official or own file, and report every name.
+    """Fill a model from an official, hub or own file, and report every name.
 
-    Half precision is cast to the model's dtype; a convolution of kernel size 1 fills a linear layer. A head
-    for another number of classes is left out as a whole. Missing head and class tokens are normal for
-    pre-trained files.
+    Half and double precision are cast to the model's dtype; a convolution of kernel size 1 fills a linear
+    layer. A head for another number of classes is left out as a whole. Missing head and class tokens are
+    normal for pre-trained files. One tensor of a safetensors file is in memory at a time.
 
     Args:
         model: a model of `create_model`.
-        source: path of a weights file, or a state dict, also inside one of the known containers.
-        allow_partial: accept a file that leaves tensors of the backbone unfilled.
+        source: path of a weights file; folder of a finished run; "hub:<id>", see `list_pretrained`; or a
+            state dict, also inside one of the known containers.
+        allow_partial: accept a file that leaves tensors of the backbone unfilled, or that has more blocks.
 
     Returns:
         The report; print it.
 
     Raises:
         WeightsError: if nothing matches, a backbone tensor is missing (unless allow_partial), a shape
-            differs, or the file is refused (see `read_state_dict`). The model is then unchanged.
+            differs, a value is nan or infinite, or the file is refused (see `models.containers`). The model
+            is then unchanged.
     """
-    if isinstance(source, Mapping):
-        (state, container), label = _unpack(source, "state dict"), "state dict"
-    else:
-        (state, container), label = read_state_dict(source), str(source)
-    own = model.state_dict()
-    task_owned = _names_of_parts(model, own, ("head", "tokens"))
-    head = _names_of_parts(model, own, ("head",))
-    found, unexpected, wrong_shape = _match(model, state, own)
-    other_head = [name for name in wrong_shape if name in head]
-    if other_head:
-        reason = f"head for other classes: {wrong_shape[other_head[0]]}"
-        for name in [name for name in found if name in head]:
-            unexpected[found.pop(name)] = reason
-        for name in other_head:
-            unexpected[name] = reason
-    backbone_wrong = {name: text for name, text in wrong_shape.items() if name not in head}
-    missing = [name for name in own if name not in found]
-    needed = [n for n in missing if n not in task_owned and not n.endswith("num_batches_tracked")]
-    _refuse(label, found, needed, backbone_wrong, state, allow_partial)
+    opened = open_source(source)
+    matched = match(model, opened.checkpoint)
+    _refuse(model, opened.label, matched, len(opened.checkpoint.tensors), allow_partial)
+    _refuse_values(model, opened, matched)
+    own, tensors = model.state_dict(), opened.checkpoint.tensors
     with torch.no_grad():
-        for name, key in found.items():
-            own[name].copy_(state[key].reshape(own[name].shape))
-    return LoadReport(label, container, tuple(n for n in own if n in found), tuple(missing), unexpected)
+        for name, key in matched.found.items():
+            own[name].copy_(tensors[key].reshape(own[name].shape))
+    return _report(model, opened, matched)
 
 
-def _match(
-    model: nn.Module, state: Mapping[str, Tensor], own: Mapping[str, Tensor]
-) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
-    """Sort keys: (name -> key used), (key -> why not used), (name -> shapes that differ)."""
-    found: dict[str, str] = {}
-    unexpected: dict[str, str] = {}
-    wrong_shape: dict[str, str] = {}
-    for key, tensor in state.items():
-        name = native_name(key, model)
-        if name not in own:
-            only = re.match(PRETRAINING_ONLY, name)
-            unexpected[key] = "used in pre-training only" if only else "not part of this model"
-        elif name in found:
-            unexpected[key] = f"a second tensor for {name}"
-        elif _without_kernel(tensor) != own[name].shape and not tensor.numel() == own[name].numel() == 1:
-            wrong_shape[name] = f"{tuple(tensor.shape)} in the file, {tuple(own[name].shape)} in the model"
-        else:
-            found[name] = key
-    return found, unexpected, wrong_shape
+def preview(
+    model: nn.Module, source: str | Path | Mapping[str, Any], *, allow_partial: bool = False
+) -> LoadReport:
+    """Report what `load_weights` would do, from names and shapes alone; the model may be on the meta device.
+
+    Raises:
+        WeightsError: as `load_weights`, except for nan and infinity.
+    """
+    opened = open_source(source)
+    matched = match(model, opened.checkpoint)
+    _refuse(model, opened.label, matched, len(opened.checkpoint.tensors), allow_partial)
+    return _report(model, opened, matched)
 
 
-def _without_kernel(tensor: Tensor) -> torch.Size:
-    """Shape of a tensor, where a 1x1 convolution counts as a linear layer: (O, I, 1) -> (O, I)."""
-    is_conv = tensor.dim() == 3 and tensor.shape[2] == 1 and tensor.shape[0] > 1
-    return tensor.shape[:2] if is_conv else tensor.shape
+def _report(model: nn.Module, opened: Source, matched: Match) -> LoadReport:
+    own = model.state_dict()
+    return LoadReport(
+        source=opened.label,
+        container=opened.checkpoint.container,
+        matched=tuple(name for name in own if name in matched.found),
+        missing=tuple(name for name in own if name not in matched.found),
+        unexpected=dict(matched.unexpected),
+        holds=str(matched.identity),
+        naming=matched.naming,
+        cast=_casts(model, opened.checkpoint, matched),
+        notes=opened.notes,
+    )
 
 
-def _names_of_parts(model: nn.Module, own: Mapping[str, Tensor], parts: tuple[str, ...]) -> set[str]:
-    paths = [path for part in parts for path in get_interface(model).parts.get(part, ())]  # type: ignore[call-overload]
-    return {name for name in own for path in paths if name == path or name.startswith(path + ".")}
+def _casts(model: nn.Module, checkpoint: Checkpoint, matched: Match) -> dict[str, int]:
+    own = model.state_dict()
+    kinds = Counter(
+        f"{checkpoint.like(key).dtype} to {own[name].dtype}".replace("torch.", "")
+        for name, key in matched.found.items()
+        if checkpoint.like(key).dtype != own[name].dtype
+    )
+    return dict(kinds)
 
 
-def _refuse(
-    label: str,
-    found: Mapping[str, str],
-    needed: list[str],
-    wrong_shape: Mapping[str, str],
-    state: Mapping[str, Tensor],
-    allow_partial: bool,
-) -> None:
-    if wrong_shape:
-        name, text = next(iter(wrong_shape.items()))
+def _refuse(model: nn.Module, label: str, matched: Match, num_keys: int, allow_partial: bool) -> None:
+    if not matched.found and not matched.wrong_shape:
+        keys = ", ".join(list(matched.unexpected)[:5])
         raise WeightsError(
-            f"{label}: {len(wrong_shape)} tensor(s) have another shape, first {name}: {text}. "
-            "Make the model with the sizes of the file (embed_dim, depth, encoder_dim, ...)."
+            f"{label}: none of its {num_keys} keys belongs to this model (first keys: {keys}). "
+            f"{advice(model, matched)}"
         )
-    if not found:
+    if matched.wrong_shape:
+        name, text = next(iter(matched.wrong_shape.items()))
         raise WeightsError(
-            f"{label}: none of its {len(state)} keys belongs to this model (first keys: "
-            f"{', '.join(list(state)[:5])}); it is a file of another architecture."
+            f"{label}: {len(matched.wrong_shape)} tensor(s) have another shape, first {name}: {text}. "
+            f"{advice(model, matched)}"
         )
-    if needed and not allow_partial:
+    if matched.needed and not allow_partial:
         raise WeightsError(
-            f"{label}: {len(needed)} tensors of the backbone are not in the file (first: "
-            f"{', '.join(needed[:5])}); {len(found)} match. Choose the right file, or pass "
-            "allow_partial=True to keep random values there."
+            f"{label}: {len(matched.needed)} tensors of the backbone are not in the file (first: "
+            f"{', '.join(matched.needed[:5])}); {len(matched.found)} match. {advice(model, matched)} "
+            "Choose the right file, or pass allow_partial=True to keep random values there."
+        )
+    if matched.too_deep and not allow_partial:
+        raise WeightsError(
+            f"{label}: {len(matched.too_deep)} tensors are of blocks that the model does not have (first: "
+            f"{matched.too_deep[0]}). {advice(model, matched)} Pass allow_partial=True to take the first "
+            "blocks alone."
+        )
+
+
+def _refuse_values(model: nn.Module, opened: Source, matched: Match) -> None:
+    """Refuse what cannot be cast, and nan or infinity in what would be loaded; reads each tensor once."""
+    own, checkpoint = model.state_dict(), opened.checkpoint
+    for name, key in matched.found.items():
+        kind = checkpoint.like(key).dtype
+        if own[name].is_floating_point() and not kind.is_floating_point:
+            raise WeightsError(
+                f"{opened.label}: {key} holds {kind} where the model has {own[name].dtype}; quantised files "
+                "are not supported, take the file in full or half precision."
+            )
+    bad = {key: n for key in matched.found.values() if (n := count_not_finite(checkpoint.tensors[key]))}
+    if bad:
+        key, count = next(iter(bad.items()))
+        raise WeightsError(
+            f"{opened.label}: {len(bad)} tensor(s) hold nan or infinity, first {key} ({count} of "
+            f"{checkpoint.like(key).numel()} values). Its training diverged or the file is damaged; take "
+            "another checkpoint."
         )

@@ -1,0 +1,162 @@
+"""Tell from keys and shapes which network of the family a file belongs to, and how large it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pcl_clora.models.origins import method_of
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a file is.
+
+    Attributes:
+        model: the id that `create_model` takes, "" for a network this project does not have.
+        title: its name in words.
+        task: "classification", "part_segmentation", "pretraining", or "" for a backbone without head.
+        method: published fine-tuning method whose tensors are in it, "" for none.
+        sizes: settings of the model's config that the shapes show; num_heads leaves no trace in them.
+    """
+
+    model: str
+    title: str
+    task: str
+    method: str = ""
+    sizes: Mapping[str, int | float | tuple[int, ...]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        words = [self.title]
+        if self.task:
+            words.append(
+                {"part_segmentation": "part segmentation", "pretraining": "pre-training"}.get(
+                    self.task, self.task
+                )
+            )
+        if self.method:
+            words.append(f"fine-tuned with {self.method}")
+        return ", ".join(words)
+
+    def as_call(self) -> str:
+        """Write the call that makes a model of these sizes: create_model("point_mae", embed_dim=48, ...)."""
+        if not self.model:
+            return ""
+        shown = {"task": repr(self.task)} if self.task not in ("", "classification") else {}
+        shown |= {name: repr(value) for name, value in self.sizes.items()}
+        return f'create_model("{self.model}", ' + ", ".join(f"{k}={v}" for k, v in shown.items()) + ")"
+
+
+# What marks other networks whose files are met beside those of the family -> what they are.
+STRANGERS: tuple[tuple[str, str], ...] = (
+    (r"^codebook$|^dgcnn_1\.", "a tokenizer (dVAE) of Point-BERT"),
+    (r"^(h_encoder|h_decoder|token_prop)\.", "Point-M2AE"),
+    (r"^patch_embed\.proj\.", "an image transformer (timm)"),
+    (r"^conv1\.weight$|^layer1\.0\.conv", "a convolutional image network"),
+    (r"^(sa1|sa_module|sa1\.mlp|feat\.stn)", "PointNet or PointNet++"),
+    (r"^encoder\.encoder\.\d+\.\d+\.convs", "PointNeXt (openpoints)"),
+    (r"\.mixer\.(A_log|in_proj)", "PointMamba"),
+)
+
+
+def identify(shapes: Shapes, wrappers: Sequence[str] = ()) -> Identity:
+    """Tell what a file is.
+
+    Args:
+        shapes: official key without wrappers -> shape.
+        wrappers: what stood before the keys; ACT's files differ from Point-MAE's in nothing else.
+    """
+    model, title = _network(shapes, wrappers)
+    if not model:
+        return Identity("", title, "")
+    return Identity(model, title, _task(shapes, wrappers), method_of(shapes), _sizes(shapes))
+
+
+def _network(shapes: Shapes, wrappers: Sequence[str]) -> tuple[str, str]:
+    width = _first(shapes, "norm.weight", "blocks.ln_f.weight", "blocks.blocks.0.norm1.weight")
+    if "blocks.layers.0.ln_1.weight" in shapes:
+        size = {384: "s", 768: "b", 1024: "l"}.get(width, "s")
+        return f"pointgpt_{size}", f"PointGPT-{size.upper()}"
+    if "blocks.blocks.0.norm1_contrast.weight" in shapes:
+        return "recon", "ReCon with its contrast branch"
+    if "reduce_dim.weight" in shapes:
+        return "point_bert", "Point-BERT"
+    position = shapes.get("pos_embed.0.weight")
+    if position is not None and "blocks.blocks.0.norm1.weight" in shapes:
+        if position[1] != 3:
+            return "pcp_mae", "PCP-MAE"
+        if "ACT_encoder." in wrappers or ("label_conv_cls.0.weight" in shapes and not method_of(shapes)):
+            return "act", "ACT"
+        return "point_mae", "Point-MAE"
+    for marks, name in STRANGERS:
+        if any(re.search(marks, key) for key in shapes):
+            return "", name
+    return "", "a network that is not known here"
+
+
+def _task(shapes: Shapes, wrappers: Sequence[str]) -> str:
+    starts = {key.split(".")[0] for key in shapes}
+    if starts & {"convs3", "convs3_cls", "dgcnn_pro_1"}:
+        return "part_segmentation"
+    if any("cls_head_finetune." in key for key in shapes):
+        return "classification"
+    pretraining = {"MAE_decoder", "mask_token", "lm_head", "cls_head", "transformer_k"}
+    # A hub file of PointGPT shows by its missing class token that nothing was fine-tuned yet.
+    without_class = "blocks.layers.0.ln_1.weight" in shapes and "cls_token" not in shapes
+    if starts & pretraining or "GPT_Transformer." in wrappers or without_class:
+        return "pretraining"
+    return ""
+
+
+def _sizes(shapes: Shapes) -> dict[str, int | float | tuple[int, ...]]:
+    """Read settings from shapes; what a file does not show is left out."""
+    sizes: dict[str, int | float | tuple[int, ...]] = {}
+    width = _first(shapes, "norm.weight", "blocks.ln_f.weight", "blocks.blocks.0.norm1.weight")
+    hidden = _first(shapes, "blocks.blocks.0.mlp.fc1.weight", "blocks.layers.0.mlp.0.weight")
+    encoder = _first(shapes, "encoder.second_conv.3.weight")
+    classes = _first(
+        shapes,
+        *(f"{at}cls_head_finetune.{layer}.weight" for at in ("", "blocks.") for layer in (8, 3)),
+    )
+    blocks = {
+        int(fits[1]) for key in shapes if (fits := re.match(r"blocks\.(?:blocks|layers)\.(\d+)\.", key))
+    }
+    if classes:
+        sizes["num_classes"] = classes
+    if width:
+        sizes["embed_dim"] = width
+    if blocks:
+        sizes["depth"] = max(blocks) + 1
+    if encoder and encoder != width:
+        sizes["encoder_dim"] = encoder
+    if width and hidden and hidden != 4 * width:
+        sizes["mlp_ratio"] = hidden / width
+    widths = tuple(
+        _first(shapes, f"encoder.{part}.weight") for part in ("first_conv.0", "first_conv.3", "second_conv.0")
+    )
+    if all(widths) and widths not in ((128, 256, 512), (256, 512, 2048)):
+        sizes["encoder_widths"] = widths
+    return sizes
+
+
+def _first(shapes: Shapes, *keys: str) -> int:
+    """First dimension of the first of the keys that is there; 0 for none."""
+    return next((int(shapes[key][0]) for key in keys if shapes.get(key)), 0)
+
+
+def differences(found: Identity, config: object) -> list[str]:
+    """List where a file differs from a model's config: "embed_dim 96 in the file, 48 in the model".
+
+    The number of classes is no difference: a head for other classes is left out.
+    """
+    listed = []
+    for name, value in found.sizes.items():
+        own = getattr(config, name, None)
+        if name == "num_classes" or own is None:
+            continue
+        if value != own:
+            listed.append(f"{name} {value} in the file, {own} in the model")
+    return listed

@@ -1,0 +1,55 @@
+"""What may be given as weights: a file, the folder of a finished run, an id of the hub, or tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pcl_clora.models.containers import Checkpoint, open_checkpoint
+from pcl_clora.models.hub import HUB_PREFIX, fetch
+
+# The engine rebuilds runs and stands above this layer, so that it is named here and found when needed.
+RUN_READER = "pcl_clora.engine.setup:weights_of_run"
+RUN_CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Opened weights.
+
+    Attributes:
+        label: how messages call them.
+        checkpoint: the tensors.
+        notes: where they come from, a line each: repository, revision, digest, licence.
+    """
+
+    label: str
+    checkpoint: Checkpoint
+    notes: tuple[str, ...] = field(default=())
+
+
+def open_source(source: str | Path | Mapping[str, Any]) -> Source:
+    """Open weights, whatever they are given as.
+
+    Args:
+        source: path of a weights file; folder of a finished run, whose best model is taken, merged;
+            "hub:<id>", see `models.hub.fetch`; or a state dict.
+
+    Raises:
+        WeightsError: if it is none of these, or see `open_checkpoint` and `fetch`.
+    """
+    if isinstance(source, Mapping):
+        checkpoint = open_checkpoint(source)
+        return Source(checkpoint.source, checkpoint)
+    if str(source).startswith(HUB_PREFIX):
+        fetched = fetch(str(source))
+        return Source(str(source), open_checkpoint(fetched.path), fetched.notes)
+    if (Path(source) / RUN_CONFIG).is_file():
+        module, _, name = RUN_READER.partition(":")
+        tensors = getattr(import_module(module), name)(Path(source))
+        return Source(str(source), open_checkpoint(tensors), ("best model of a finished run, merged",))
+    checkpoint = open_checkpoint(source)
+    return Source(checkpoint.source, checkpoint)
