@@ -1,4 +1,4 @@
-"""The command line: `pcl-clora train | eval | report | data | doctor | demo`.
+"""The command line: `pcl-clora train | eval | fewshot | report | data | doctor | demo`.
 
 Commands live in modules of their own and import what they need when they run, so that `--help` is quick.
 """
@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pcl_clora.cli import data, demo, doctor, evaluate, report, train
+from pcl_clora.cli import data, demo, doctor, evaluate, fewshot, report, train
 
 DEBUG = "--debug"
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
+app.command("fewshot")(fewshot.fewshot)
 app.add_typer(report.app, name="report")
 app.add_typer(data.app, name="data")
 app.command("doctor")(doctor.doctor)
