@@ -10,20 +10,31 @@ from pcl_clora.data.dataset import (
     split_validation,
     stack_samples,
 )
+from pcl_clora.data.fewshot import FewshotConfig, ModelNetFewshotConfig
 from pcl_clora.data.loader import PointLoader
 from pcl_clora.data.modelnet import MODELNET40_CLASSES
+from pcl_clora.data.part_taxonomy import SHAPENETPART, PartDataset, PartTaxonomy, read_taxonomy
 from pcl_clora.data.procedural import PROCEDURAL_CLASSES, PROCEDURAL_PARTS, ProceduralConfig, generate_shape
-from pcl_clora.data.registry import build_dataset, list_datasets, parse_data_config, register_dataset
+from pcl_clora.data.registry import (
+    build_dataset,
+    build_validation,
+    list_datasets,
+    parse_data_config,
+    register_dataset,
+)
 from pcl_clora.data.transforms import (
     AUGMENTATIONS,
+    fps_index,
     fps_resample,
     isotropic,
     make_augment,
     normalize_unit_sphere,
     resample,
+    resample_index,
     rotate_so3,
     rotate_y,
     scale_shift,
+    take_points,
 )
 
 __all__ = [
@@ -31,20 +42,27 @@ __all__ = [
     "MODELNET40_CLASSES",
     "PROCEDURAL_CLASSES",
     "PROCEDURAL_PARTS",
+    "SHAPENETPART",
     "ArrayDataset",
     "Batch",
     "DataConfig",
+    "FewshotConfig",
     "Finding",
+    "ModelNetFewshotConfig",
+    "PartDataset",
+    "PartTaxonomy",
     "PointDataset",
     "PointLoader",
     "ProceduralConfig",
     "RootInfo",
     "Sample",
     "build_dataset",
+    "build_validation",
     "check_data",
     "check_manifest",
     "check_root",
     "describe_root",
+    "fps_index",
     "fps_resample",
     "generate_shape",
     "isotropic",
@@ -52,11 +70,14 @@ __all__ = [
     "make_augment",
     "normalize_unit_sphere",
     "parse_data_config",
+    "read_taxonomy",
     "register_dataset",
     "resample",
+    "resample_index",
     "rotate_so3",
     "rotate_y",
     "scale_shift",
     "split_validation",
     "stack_samples",
+    "take_points",
 ]

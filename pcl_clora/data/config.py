@@ -39,6 +39,11 @@ class DataConfig(Config):
         """Points that a sample of this data set holds."""
         return self.pool_points or self.num_points
 
+    @property
+    def has_validation(self) -> bool:
+        """Whether the data set has a validation split of its own that is not trained on."""
+        return False
+
     @model_validator(mode="after")
     def _check_pool(self) -> DataConfig:
         if 0 < self.pool_points < self.num_points:

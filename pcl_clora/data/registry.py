@@ -17,6 +17,8 @@ from pcl_clora.data.procedural import ProceduralConfig, ProceduralShapes
 from pcl_clora.data.procedural_corpus import ProceduralCorpus, ProceduralCorpusConfig
 from pcl_clora.data.scanobjectnn import ScanObjectNN, ScanObjectNNConfig
 from pcl_clora.data.scanobjectnn_raw import ScanObjectNNRaw, ScanObjectNNRawConfig
+from pcl_clora.data.shapenetpart_hdf5 import ShapeNetPartHdf5, ShapeNetPartHdf5Config
+from pcl_clora.data.shapenetpart_txt import ShapeNetPartTxt, ShapeNetPartTxtConfig
 from pcl_clora.data.subset import SubsetDataset, choose_per_class
 from pcl_clora.io import DataError
 
@@ -42,6 +44,8 @@ register_dataset("modelnet40_hdf5", ModelNet40Hdf5Config, ModelNet40Hdf5)
 register_dataset("modelnet40_txt", ModelNet40TxtConfig, ModelNet40Txt)
 register_dataset("scanobjectnn", ScanObjectNNConfig, ScanObjectNN)
 register_dataset("scanobjectnn_raw", ScanObjectNNRawConfig, ScanObjectNNRaw)
+register_dataset("shapenetpart_txt", ShapeNetPartTxtConfig, ShapeNetPartTxt)
+register_dataset("shapenetpart_hdf5", ShapeNetPartHdf5Config, ShapeNetPartHdf5)
 register_dataset("modelnet_fewshot", ModelNetFewshotConfig, ModelNetFewshot)
 register_dataset("fewshot", FewshotConfig, FewshotFold)
 register_dataset("folder", FolderConfig, PointFolder)
@@ -95,3 +99,16 @@ def build_dataset(config: DataConfig | Mapping[str, Any], split: str) -> PointDa
     if split == "train" and parsed.sampling == "paper" and parsed.paper_draws == "order":
         dataset = PaperOrder(dataset, parsed.sampling_seed)
     return dataset
+
+
+def build_validation(config: DataConfig | Mapping[str, Any]) -> PointDataset | None:
+    """Read the validation split of a data set that has one of its own, see `DataConfig.has_validation`.
+
+    Returns:
+        The data set; None where validation clouds have to be held out of the training split.
+
+    Raises:
+        DataError: as `build_dataset`.
+    """
+    parsed = parse_data_config(config)
+    return _datasets.maker(parsed)(parsed, "val") if parsed.has_validation else None

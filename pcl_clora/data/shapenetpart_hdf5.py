@@ -105,6 +105,24 @@ def list_part_files(root: str | Path, split: str) -> list[Path]:
     return [root / name for name in names]
 
 
+def read_part_sizes(file: Path) -> tuple[int, int]:
+    """Read how many clouds of how many points a file holds, without reading them.
+
+    Raises:
+        DataError: if it is missing, truncated, or without `data`.
+    """
+    import h5py
+
+    if not file.is_file():
+        raise DataError(file, "the file is missing, a list names it", GET_AGAIN)
+    try:
+        with h5py.File(file, "r") as handle:
+            shape = handle["data"].shape
+    except (OSError, KeyError) as error:
+        raise DataError(file, f"cannot be read, it may be truncated ({error})", GET_AGAIN) from error
+    return int(shape[0]), int(shape[1])
+
+
 def read_part_hdf5(file: Path, taxonomy: PartTaxonomy) -> Iterator[PartCloud | DataError]:
     """Read the clouds of one file; what is wrong with a cloud, or with all, comes instead of it.
 

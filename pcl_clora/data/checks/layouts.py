@@ -18,6 +18,14 @@ from pcl_clora.data.checks.scanobjectnn import (
     is_raw,
     is_scan,
 )
+from pcl_clora.data.checks.shapenetpart import (
+    check_part_hdf5,
+    check_part_text,
+    describe_part_hdf5,
+    describe_part_text,
+    is_part_hdf5,
+    is_part_text,
+)
 from pcl_clora.data.checks.text import check_text, describe_text, is_text
 from pcl_clora.data.config import DataConfig
 
@@ -41,6 +49,8 @@ class Layout:
 
 # In the order in which they are tried; the last one takes any folder.
 LAYOUTS: tuple[Layout, ...] = (
+    Layout("shapenetpart_hdf5", is_part_hdf5, describe_part_hdf5, check_part_hdf5),
+    Layout("shapenetpart_txt", is_part_text, describe_part_text, check_part_text),
     Layout("modelnet40_hdf5", is_hdf5, describe_hdf5, lambda root, _: check_hdf5(root)),
     Layout("modelnet40_txt", is_text, describe_text, lambda root, _: check_text(root)),
     Layout("scanobjectnn", is_scan, describe_scan, check_scan),
