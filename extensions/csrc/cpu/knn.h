@@ -1,0 +1,304 @@
+// The k nearest points of queries, and what is built on it: patches and ball queries.
+//
+// A search has two halves: a bound that at least k points keep, then all points within the bound, sorted. The
+// bound may be as loose as it likes; the result is the same.
+#pragma once
+
+#include "fps.h"
+#include "planes.h"
+#include "select.h"
+#include "tree.h"
+
+namespace PCL_ISA {
+
+// Candidates of one query: distances and indices side by side, cut back to the k best when they get many.
+template <class T>
+class Candidates {
+  using F = typename SimdOf<T>::F;
+  using Key = typename KeyOf<T>::Key;
+
+ public:
+  explicit Candidates(int64_t k)
+      : k_(k),
+        room_(4 * k + 256),
+        dist2_(room_ + 2 * kLeafPoints),
+        id_(room_ + 2 * kLeafPoints),
+        keys_(room_ + 2 * kLeafPoints + kSortPad) {}
+
+  void clear() { count_ = 0; }
+
+  // Adds those lanes of d that are within the bound; may lower the bound.
+  void add(typename F::V d, const int32_t* ids, T& bound) {
+    const auto within = F::le(d, F::set(bound));
+    F::compress(dist2_.get() + count_, within, d);
+    F::compress_ids(id_.get() + count_, within, ids);
+    count_ += __builtin_popcount(F::bits(within));
+    if (__builtin_expect(count_ > room_, 0)) bound = std::min(bound, cut());
+  }
+
+  // Writes the k nearest; dist2 may be null. At least k candidates were within every bound.
+  void finish(T* dist2, int64_t* idx) {
+    sort();
+    for (int64_t i = 0; i < k_; ++i) idx[i] = key_id(keys_[i]);
+    if (dist2 != nullptr)
+      for (int64_t i = 0; i < k_; ++i) dist2[i] = key_dist2<T>(keys_[i]);
+  }
+
+ private:
+  void sort() {
+    for (int64_t i = 0; i < count_; ++i) keys_[i] = make_key(dist2_[i], id_[i]);
+    sort_smallest(keys_.get(), count_, k_);
+  }
+  T cut() {
+    for (int64_t i = 0; i < count_; ++i) keys_[i] = make_key(dist2_[i], id_[i]);
+    std::nth_element(keys_.get(), keys_.get() + k_ - 1, keys_.get() + count_);
+    for (int64_t i = 0; i < k_; ++i) {
+      dist2_[i] = key_dist2<T>(keys_[i]);
+      id_[i] = key_id(keys_[i]);
+    }
+    count_ = k_;
+    return dist2_[k_ - 1];
+  }
+
+  int64_t k_, count_ = 0, room_;
+  Array<T> dist2_;
+  Array<int32_t> id_;
+  Array<Key> keys_;
+};
+
+// Searches that look at every point.
+template <class T>
+class DenseSearch {
+  using F = typename SimdOf<T>::F;
+  using V = typename F::V;
+  static constexpr int kAccumulators = kColumns / F::W;
+
+ public:
+  DenseSearch(const Planes<T>& planes, int64_t k)
+      : planes_(planes), k_(k), row_(planes.padded), candidates_(k) {}
+
+  T* row() { return row_.get(); }
+
+  void find(const T* query, T* dist2_out, int64_t* idx) {
+    const V qx = F::set(query[0]), qy = F::set(query[1]), qz = F::set(query[2]);
+    V columns[kAccumulators];
+    for (int a = 0; a < kAccumulators; ++a) columns[a] = F::set(std::numeric_limits<T>::infinity());
+    for (int64_t i = 0; i < planes_.padded; i += kColumns)
+#pragma GCC unroll 4
+      for (int a = 0; a < kAccumulators; ++a) {
+        const int64_t at = i + a * F::W;
+        const V d = dist2<F>(planes_.x + at, planes_.y + at, planes_.z + at, qx, qy, qz);
+        F::store(row_.get() + at, d);
+        columns[a] = F::min(d, columns[a]);
+      }
+    find_in_row(columns, dist2_out, idx);
+  }
+
+  // As find, where the distances are in row() already. columns: their minima by position modulo kColumns.
+  void find_in_row(const V* columns, T* dist2_out, int64_t* idx) {
+    T bound = k_ <= kColumns ? kth_of_columns<F>(columns, k_) : std::numeric_limits<T>::infinity();
+    candidates_.clear();
+    alignas(64) int32_t ids[kColumns];
+    for (int lane = 0; lane < kColumns; ++lane) ids[lane] = lane;
+    for (int64_t i = 0; i < planes_.padded; i += kColumns) {
+      const V limit = F::set(bound);
+      uint32_t any = 0;
+      for (int a = 0; a < kAccumulators; ++a) any |= F::bits(F::le(F::load(row_.get() + i + a * F::W), limit));
+      if (any)
+        for (int a = 0; a < kAccumulators; ++a)
+          candidates_.add(F::load(row_.get() + i + a * F::W), ids + a * F::W, bound);
+      for (int lane = 0; lane < kColumns; ++lane) ids[lane] += kColumns;
+    }
+    candidates_.finish(dist2_out, idx);
+  }
+
+ private:
+  const Planes<T>& planes_;
+  int64_t k_;
+  Array<T> row_;
+  Candidates<T> candidates_;
+};
+
+// Searches that look only into leaves that reach within the bound.
+template <class T>
+class TreeSearch {
+  using F = typename SimdOf<T>::F;
+  using V = typename F::V;
+  static constexpr int kAccumulators = kColumns / F::W;
+
+ public:
+  TreeSearch(const Tree<T>& tree, int64_t k) : tree_(tree), k_(k), candidates_(k) {}
+
+  void find(const T* query, T* dist2_out, int64_t* idx) {
+    const V qx = F::set(query[0]), qy = F::set(query[1]), qz = F::set(query[2]);
+    const int64_t home = nearest_leaf(qx, qy, qz);
+    T bound = bound_around(home, qx, qy, qz);
+    candidates_.clear();
+    for (int64_t group = 0; group < tree_.group_boxes.count; group += F::W) {
+      const V near = box_dist2<F>(tree_.group_boxes, group, qx, qy, qz);
+      uint32_t within = F::bits(F::le(near, F::set(bound)));
+      for (; within; within &= within - 1) collect(group + __builtin_ctz(within), qx, qy, qz, bound);
+    }
+    candidates_.finish(dist2_out, idx);
+  }
+
+ private:
+  int64_t nearest_leaf(V qx, V qy, V qz) const {
+    const int64_t group = nearest_box(tree_.group_boxes, 0, tree_.group_boxes.count, qx, qy, qz);
+    return std::min(
+        nearest_box(tree_.leaf_boxes, group * kGroupLeaves, (group + 1) * kGroupLeaves, qx, qy, qz),
+        tree_.num_leaves - 1);
+  }
+
+  static int64_t nearest_box(const Boxes<T>& boxes, int64_t begin, int64_t end, V qx, V qy, V qz) {
+    V best = F::set(std::numeric_limits<T>::infinity()), at = F::set(0);
+    for (int64_t i = begin; i < end; i += F::W) {
+      const V near = box_dist2<F>(boxes, i, qx, qy, qz);
+      const auto closer = F::lt(near, best);
+      best = F::select(closer, near, best);
+      at = F::select(closer, F::set(static_cast<T>(i - begin)), at);
+    }
+    const uint32_t lanes = F::bits(F::eq(best, F::set(F::hmin(best))));
+    alignas(64) T where[F::W];
+    F::store(where, at);
+    const int lane = __builtin_ctz(lanes);
+    return begin + static_cast<int64_t>(where[lane]) + lane;
+  }
+
+  // A distance that at least k points keep: the k-th smallest around a leaf.
+  T bound_around(int64_t home, V qx, V qy, V qz) {
+    if (k_ > kColumns) return std::numeric_limits<T>::infinity();
+    const int64_t want = std::min<int64_t>(tree_.slots, k_ <= 4 ? k_ : 2 * k_ + F::W);
+    int64_t begin = home, end = home + 1;
+    while (points(begin, end) < want && (begin > 0 || end < tree_.num_leaves)) {
+      if (end < tree_.num_leaves) ++end;
+      if (begin > 0) --begin;
+    }
+    V columns[kAccumulators];
+    for (int a = 0; a < kAccumulators; ++a) columns[a] = F::set(std::numeric_limits<T>::infinity());
+    int a = 0;
+    for (int64_t i = tree_.first[begin]; i < tree_.first[end]; i += F::W) {
+      columns[a] = F::min(dist2<F>(tree_.x + i, tree_.y + i, tree_.z + i, qx, qy, qz), columns[a]);
+      a = (a + 1) % kAccumulators;
+    }
+    if (k_ == 1) {
+      for (int i = 1; i < kAccumulators; ++i) columns[0] = F::min(columns[0], columns[i]);
+      return F::hmin(columns[0]);
+    }
+    return kth_of_columns<F>(columns, k_);
+  }
+
+  int64_t points(int64_t begin, int64_t end) const { return tree_.first[end] - tree_.first[begin]; }
+
+  void collect(int64_t group, V qx, V qy, V qz, T& bound) {
+    for (int64_t leaf = group * kGroupLeaves; leaf < (group + 1) * kGroupLeaves; leaf += F::W) {
+      const V near = box_dist2<F>(tree_.leaf_boxes, leaf, qx, qy, qz);
+      uint32_t within = F::bits(F::le(near, F::set(bound)));
+      for (; within; within &= within - 1) {
+        const int64_t at = leaf + __builtin_ctz(within);
+        if (at >= tree_.num_leaves) return;
+        for (int64_t i = tree_.first[at]; i < tree_.first[at + 1]; i += F::W)
+          candidates_.add(
+              dist2<F>(tree_.x + i, tree_.y + i, tree_.z + i, qx, qy, qz), tree_.id + i, bound);
+      }
+    }
+  }
+
+  const Tree<T>& tree_;
+  int64_t k_;
+  Candidates<T> candidates_;
+};
+
+// Whether building a tree for so many queries pays.
+static inline bool search_by_tree(int64_t n, int64_t num_queries) {
+  return n >= 1024 && num_queries >= 16;
+}
+
+// Searches in one cloud, the queries shared out to threads.
+template <class Search, class Index, class T>
+static void search_all(
+    const Index& index, const T* queries, int64_t num_queries, int64_t k, int64_t grain, T* dist2,
+    int64_t* idx) {
+  parallel(num_queries, grain, [&](int64_t begin, int64_t end) {
+    Search search(index, k);
+    for (int64_t i = begin; i < end; ++i)
+      search.find(queries + 3 * i, dist2 == nullptr ? nullptr : dist2 + i * k, idx + i * k);
+  });
+}
+
+template <class T>
+static void knn(
+    const T* cloud, int64_t n, const T* queries, int64_t num_queries, int64_t k, T* dist2, int64_t* idx) {
+  if (search_by_tree(n, num_queries)) {
+    Tree<T> tree;
+    tree.build(cloud, n);
+    return search_all<TreeSearch<T>>(tree, queries, num_queries, k, 256, dist2, idx);
+  }
+  Planes<T> planes;
+  planes.fill(cloud, n);
+  const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 18) / n);
+  search_all<DenseSearch<T>>(planes, queries, num_queries, k, grain, dist2, idx);
+}
+
+// Neighbours minus their centre.
+template <class T>
+static void gather_patches(
+    const T* cloud, const T* center, const int64_t* idx, int64_t begin, int64_t end, int64_t k, T* out) {
+  for (int64_t g = begin; g < end; ++g) {
+    const T cx = center[3 * g], cy = center[3 * g + 1], cz = center[3 * g + 2];
+    for (int64_t i = g * k; i < (g + 1) * k; ++i) {
+      const T* point = cloud + 3 * idx[i];
+      out[3 * i] = point[0] - cx;
+      out[3 * i + 1] = point[1] - cy;
+      out[3 * i + 2] = point[2] - cz;
+    }
+  }
+}
+
+template <class T>
+static void group(
+    const T* cloud, int64_t n, int64_t num_groups, int64_t group_size, int64_t start, bool skip_origin,
+    T* center, T* neighborhood, int64_t* idx, int64_t* center_idx) {
+  const bool all = num_groups == n;
+  const auto copy_centers = [&] {
+    for (int64_t g = 0; g < num_groups; ++g)
+      for (int axis = 0; axis < 3; ++axis) center[3 * g + axis] = cloud[3 * center_idx[g] + axis];
+  };
+  if (all)
+    for (int64_t g = 0; g < n; ++g) center_idx[g] = g;
+  if (search_by_tree(n, num_groups)) {
+    Tree<T> tree;
+    tree.build(cloud, n);
+    if (!all) {
+      if (sample_by_tree(n, num_groups))
+        tree_farthest_points(tree, cloud, num_groups, start, skip_origin, center_idx);
+      else
+        farthest_points(cloud, n, num_groups, start, skip_origin, center_idx);
+    }
+    copy_centers();
+    search_all<TreeSearch<T>>(tree, center, num_groups, group_size, 256, static_cast<T*>(nullptr), idx);
+    return gather_patches(cloud, center, idx, 0, num_groups, group_size, neighborhood);
+  }
+  Planes<T> planes;
+  planes.fill(cloud, n);
+  if (all) {
+    copy_centers();
+    const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 18) / n);
+    search_all<DenseSearch<T>>(planes, center, num_groups, group_size, grain, static_cast<T*>(nullptr), idx);
+    return gather_patches(cloud, center, idx, 0, num_groups, group_size, neighborhood);
+  }
+  // The distances that choose the next centre are those in which the neighbours of this one are found.
+  DenseSampler<T> sampler(planes, skip_origin);
+  DenseSearch<T> search(planes, group_size);
+  typename SimdOf<T>::F::V columns[kColumns / SimdOf<T>::F::W];
+  int64_t chosen = start;
+  for (int64_t g = 0; g < num_groups; ++g) {
+    center_idx[g] = chosen;
+    chosen = sampler.template step<true>(chosen, search.row(), columns);
+    search.find_in_row(columns, nullptr, idx + g * group_size);
+  }
+  copy_centers();
+  gather_patches(cloud, center, idx, 0, num_groups, group_size, neighborhood);
+}
+
+}  // namespace PCL_ISA
