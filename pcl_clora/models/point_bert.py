@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import nn
 
+from pcl_clora.config import Config
 from pcl_clora.models.config import TransformerConfig
 from pcl_clora.models.key_map import KeyMap, Rule
 from pcl_clora.models.layers import PrefixTokens
@@ -20,11 +21,55 @@ BODY_RULES: tuple[Rule, ...] = (
 )
 
 
+class MaskedTokensConfig(Config):
+    """Settings of masked point modelling that only the pre-training form of Point-BERT has."""
+
+    mask_ratio: tuple[float, float] = (0.25, 0.45)  # share of the patches that is hidden: least, most
+    num_tokens: PositiveInt = 8192  # V, size of the tokenizer's vocabulary, a multiple of 4
+    mix: bool = True  # in training, also learn from clouds mixed of two
+    contrast_width: PositiveInt = 512  # of the head that the released contrastive loss uses
+    tokenizer_widths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (
+        128,
+        256,
+        512,
+        512,
+        1024,
+    )  # hidden widths of the tokenizer, all but the first multiples of 4
+
+    @model_validator(mode="after")
+    def _check(self) -> MaskedTokensConfig:
+        least, most = self.mask_ratio
+        if not 0.0 < least <= most < 1.0:
+            raise ValueError(f"mask_ratio={[least, most]} must be two shares with 0 < least <= most < 1.")
+        if any(width % 4 for width in (self.num_tokens, *self.tokenizer_widths[1:])):
+            raise ValueError(
+                f"num_tokens={self.num_tokens} and all but the first of "
+                f"tokenizer_widths={list(self.tokenizer_widths)} must be multiples of 4: the tokenizer "
+                "normalises its features in 4 groups."
+            )
+        return self
+
+
 class PointBERTConfig(TransformerConfig):
     """Settings of Point-BERT; the defaults are the published network at 2,048 points."""
 
     name: Literal["point_bert"] = "point_bert"
     encoder_dim: NonNegativeInt = 256  # width of the patch encoder's result; 0 = embed_dim
+    pretraining: MaskedTokensConfig = MaskedTokensConfig()  # read with task="pretraining" only
+
+    def left_out(self) -> frozenset[str]:
+        """Leave the section `pretraining` out of the settings of other tasks."""
+        other = frozenset() if self.task == "pretraining" else frozenset({"pretraining"})
+        return super().left_out() | other
+
+    @model_validator(mode="after")
+    def _check_pretraining(self) -> PointBERTConfig:
+        if self.task == "pretraining" and int(self.pretraining.mask_ratio[0] * self.num_groups) == 0:
+            raise ValueError(
+                f"mask_ratio={list(self.pretraining.mask_ratio)} may hide none of "
+                f"num_groups={self.num_groups} patches; raise one of them."
+            )
+        return self
 
 
 class TwoLayerHead(nn.Sequential):

@@ -149,6 +149,7 @@ class PointGPT(PatchTransformer):
     """
 
     official_keys: ClassVar[KeyMap] = KeyMap(PATCH_EMBED_RULES + BODY_RULES + CLASSIFIER_RULES)
+    may_miss: ClassVar[tuple[str, ...]] = ("increase_dim.",)  # no output uses it, and the hub drops it
     config: PointGPTConfig
 
     def __init__(self, config: PointGPTConfig) -> None:

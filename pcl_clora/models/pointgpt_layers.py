@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pcl_clora import ops
 from pcl_clora.models.interface import Tokens
 from pcl_clora.models.layers import Attention, Block, PatchEncoder
+from pcl_clora.models.pretraining import chamfer_loss
 
 
 @torch.no_grad()
@@ -204,18 +204,13 @@ def generation_loss(predicted: Tensor, target: Tensor) -> Tensor:
         target: (B, G, K, 3).
 
     Returns:
-        (), the mean over all patches. Its gradient is finite where points coincide, which the formula's is
-        not; where a prediction is not finite, the loss is NaN.
+        (), the mean over all patches; NaN where a prediction is not finite.
 
     Source: Chen et al., PointGPT, NeurIPS 2023, section 3.3.
     """
-    a, b = predicted.float().flatten(0, 1), target.float().flatten(0, 1)
-    near = ops.chamfer_distance(torch.nan_to_num(a), b)
-    terms = [
-        dist2.mean() + dist2.clamp_min(torch.finfo(dist2.dtype).tiny).sqrt().mean() / 2
-        for dist2 in (near.dist_a, near.dist_b)
-    ]
-    return terms[0] + terms[1] + (a.detach() * 0).sum()
+    points = predicted.float().flatten(0, 1)
+    loss = chamfer_loss(torch.nan_to_num(points), target.float().flatten(0, 1), "chamfer_l1_l2")
+    return loss + (points.detach() * 0).sum()
 
 
 class LargePatchEncoder(PatchEncoder):

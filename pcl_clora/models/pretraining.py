@@ -33,7 +33,8 @@ class PretrainingOutput(NamedTuple):
     Attributes:
         loss: (), the sum of the terms; what is minimised.
         terms: name -> (), weighted parts of the loss, with gradients.
-        predicted: (B, M, K, 3), rebuilt points of the hidden patches, relative to their centres.
+        predicted: (B, M, K, 3), rebuilt points of the hidden patches, relative to their centres; a network
+            that predicts something else says so in its `forward`.
         target: (B, M, K, 3), the points they had.
         center: (B, G, 3), centres of all patches.
         mask: (B, G) bool, True where a patch was hidden; `predicted` has them in the order of `center`.
@@ -112,17 +113,20 @@ def chamfer_loss(predicted: Tensor, target: Tensor, kind: str = "chamfer_l2") ->
         predicted: (B, N, 3).
         target: (B, M, 3).
         kind: "chamfer_l2": mean squared distance to the nearest point, both ways added; "chamfer_l1": mean
-            distance, half the sum of both ways.
+            distance, half the sum of both ways; "chamfer_l1_l2": the sum of both.
 
     Returns:
-        (), float.
+        (), float. The gradient is finite where points coincide, which that of the distance is not.
 
-    Source: both forms as in the released losses of the family.
+    Source: all forms as in the released losses of the family.
     """
     found = ops.chamfer_distance(predicted, target)
+    l2 = found.dist_a.mean() + found.dist_b.mean()
     if kind == "chamfer_l2":
-        return found.dist_a.mean() + found.dist_b.mean()
-    return (found.dist_a.sqrt().mean() + found.dist_b.sqrt().mean()) / 2
+        return l2
+    least = torch.finfo(l2.dtype).tiny
+    l1 = (found.dist_a.clamp_min(least).sqrt().mean() + found.dist_b.clamp_min(least).sqrt().mean()) / 2
+    return l1 if kind == "chamfer_l1" else l1 + l2
 
 
 def init_transformer(module: nn.Module) -> None:

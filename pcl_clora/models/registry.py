@@ -14,6 +14,7 @@ from pcl_clora.models.config import ModelConfig, Task
 from pcl_clora.models.pcp_mae import PCPMAE, PCPMAEConfig
 from pcl_clora.models.pcp_mae_pretraining import PCPMAEPretraining
 from pcl_clora.models.point_bert import PointBERT, PointBERTConfig
+from pcl_clora.models.point_bert_pretraining import PointBERTPretraining
 from pcl_clora.models.point_mae import PointMAE, PointMAEConfig
 from pcl_clora.models.pointgpt import (
     PointGPT,
@@ -22,6 +23,7 @@ from pcl_clora.models.pointgpt import (
     PointGPTLConfig,
     PointGPTSConfig,
 )
+from pcl_clora.models.pointgpt_pretraining import PointGPTLargePretraining, PointGPTPretraining
 from pcl_clora.models.pretraining import MaskedAutoencoder
 from pcl_clora.models.recon import ReCon, ReConConfig, ReConPlain, ReConPlainConfig
 from pcl_clora.models.recon_pretraining import ReConPretraining
@@ -32,6 +34,7 @@ from pcl_clora.models.segmentation_models import (
     ReConPlainSegmenter,
     ReConSegmenter,
 )
+from pcl_clora.models.timm_vit import PREFIX, TimmConfig, TimmViT, list_timm_models
 from pcl_clora.models.weights import load_weights
 
 _models: Registry[ModelConfig, dict[Task, type[nn.Module]]] = Registry("model", "name", ModelConfig)
@@ -80,14 +83,36 @@ register_model(
     ReConPlainConfig,
     tasks={"classification": ReConPlain, "part_segmentation": ReConPlainSegmenter},
 )
-register_model("point_bert", PointBERTConfig, tasks={"classification": PointBERT})
-register_model("pointgpt_s", PointGPTSConfig, tasks={"classification": PointGPT})
-register_model("pointgpt_b", PointGPTBConfig, tasks={"classification": PointGPTLarge})
-register_model("pointgpt_l", PointGPTLConfig, tasks={"classification": PointGPTLarge})
+register_model(
+    "point_bert",
+    PointBERTConfig,
+    tasks={"classification": PointBERT, "pretraining": PointBERTPretraining},
+)
+register_model(
+    "pointgpt_s",
+    PointGPTSConfig,
+    tasks={"classification": PointGPT, "pretraining": PointGPTPretraining},
+)
+register_model(
+    "pointgpt_b",
+    PointGPTBConfig,
+    tasks={"classification": PointGPTLarge, "pretraining": PointGPTLargePretraining},
+)
+register_model(
+    "pointgpt_l",
+    PointGPTLConfig,
+    tasks={"classification": PointGPTLarge, "pretraining": PointGPTLargePretraining},
+)
+register_model("timm", TimmConfig, tasks={"classification": TimmViT})
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """List the names of all backbones that match a shell-style pattern, sorted."""
+    """List the names of all backbones that match a shell-style pattern, sorted.
+
+    A pattern that begins with "timm/" lists image transformers of timm, for example "timm/vit_base*".
+    """
+    if pattern.startswith(PREFIX):
+        return [PREFIX + name for name in list_timm_models(pattern.removeprefix(PREFIX))]
     return _models.names(pattern)
 
 
@@ -97,6 +122,9 @@ def parse_model_config(values: Mapping[str, Any] | ModelConfig) -> ModelConfig:
     Raises:
         ValueError: if the name is not known or a setting is wrong; the message names the nearest valid one.
     """
+    name = "" if isinstance(values, ModelConfig) else str(values.get("name", ""))
+    if isinstance(values, Mapping) and name.startswith(PREFIX) and "architecture" not in values:
+        values = {**values, "name": "timm", "architecture": name.removeprefix(PREFIX)}
     return _models.parse(values)
 
 
@@ -118,7 +146,7 @@ def create_model(
     """Make a backbone with its head.
 
     Args:
-        name: one of `list_models()`.
+        name: one of `list_models()`, or "timm/" and the name of a vit_* or deit* model of timm.
         task: "classification", or another task that the backbone has a network for.
         weights: file to load into it with `load_weights`; empty for random weights.
         **settings: fields of the backbone's config, for example num_classes, embed_dim, depth, num_groups.
