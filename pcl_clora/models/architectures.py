@@ -41,11 +41,16 @@ class Identity:
             words.append(f"fine-tuned with {self.method}")
         return ", ".join(words)
 
-    def as_call(self) -> str:
-        """Write the call that makes a model of these sizes: create_model("point_mae", embed_dim=48, ...)."""
+    def as_call(self, task: str = "") -> str:
+        """Write the call that makes a model of these sizes: create_model("point_mae", embed_dim=48, ...).
+
+        Args:
+            task: of the model; that of the file by default.
+        """
         if not self.model:
             return ""
-        shown = {"task": repr(self.task)} if self.task not in ("", "classification") else {}
+        task = task or self.task
+        shown = {"task": repr(task)} if task not in ("", "classification") else {}
         shown |= {name: repr(value) for name, value in self.sizes.items()}
         return f'create_model("{self.model}", ' + ", ".join(f"{k}={v}" for k, v in shown.items()) + ")"
 
@@ -121,15 +126,19 @@ def _sizes(shapes: Shapes) -> dict[str, int | float | tuple[int, ...]]:
         shapes,
         *(f"{at}cls_head_finetune.{layer}.weight" for at in ("", "blocks.") for layer in (8, 3)),
     )
-    blocks = {
-        int(fits[1]) for key in shapes if (fits := re.match(r"blocks\.(?:blocks|layers)\.(\d+)\.", key))
-    }
+    depth = _count(shapes, r"blocks\.(?:blocks|layers)\.(\d+)\.")
+    generator = _count(shapes, r"generator_blocks\.layers\.(\d+)\.")
     if classes:
         sizes["num_classes"] = classes
     if width:
         sizes["embed_dim"] = width
-    if blocks:
-        sizes["depth"] = max(blocks) + 1
+    if depth:
+        sizes["depth"] = depth
+    if generator:
+        sizes["generator_depth"] = generator
+    points = _first(shapes, "generator_blocks.increase_dim.0.weight", "increase_dim.0.weight")
+    if points:
+        sizes["group_size"] = points // 3  # the networks that put points out show how many a patch has
     if encoder and encoder != width:
         sizes["encoder_dim"] = encoder
     if width and hidden and hidden != 4 * width:
@@ -140,6 +149,11 @@ def _sizes(shapes: Shapes) -> dict[str, int | float | tuple[int, ...]]:
     if all(widths) and widths not in ((128, 256, 512), (256, 512, 2048)):
         sizes["encoder_widths"] = widths
     return sizes
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    """Count numbered parts, as 1 + the largest number; 0 for none."""
+    return max((int(fits[1]) + 1 for key in shapes if (fits := re.match(pattern, key))), default=0)
 
 
 def _first(shapes: Shapes, *keys: str) -> int:

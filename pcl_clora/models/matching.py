@@ -163,7 +163,7 @@ def advice(model: nn.Module, matched: Match) -> str:
     """Say what the file is, in what it differs from the model, and what would take it."""
     identity, config = matched.identity, getattr(model, "config", None)
     said = f"The file is {identity}"
-    call = identity.as_call()
+    call = identity.as_call(getattr(config, "task", ""))
     if not call:
         return said + "."
     different = differences(identity, config)

@@ -132,8 +132,15 @@ def _report(model: nn.Module, opened: Source, matched: Match) -> LoadReport:
         holds=str(matched.identity),
         naming=matched.naming,
         cast=_casts(model, opened.checkpoint, matched),
-        notes=opened.notes,
+        notes=opened.notes + _method_note(matched),
     )
+
+
+def _method_note(matched: Match) -> tuple[str, ...]:
+    method = matched.identity.method
+    if not method:
+        return ()
+    return (f"what {method} added is left out: the model computes what the file's base alone computes",)
 
 
 def _casts(model: nn.Module, checkpoint: Checkpoint, matched: Match) -> dict[str, int]:
