@@ -120,7 +120,30 @@ def make_point_mae(num_classes: int = CLASSES) -> nn.Module:
     )
 
 
-BACKBONES = {"point_mae": make_point_mae, "plain": PlainTransformer, "bare": BareTransformer}
+def make_pointgpt(num_classes: int = CLASSES) -> nn.Module:
+    """Two tokens of which the task owns one, a loss of its own, tensors that nothing runs."""
+    return create_model(
+        "pointgpt_s",
+        num_classes=num_classes,
+        embed_dim=24,
+        depth=2,
+        generator_depth=1,
+        num_heads=3,
+        num_groups=12,
+        group_size=8,
+        encoder_widths=(8, 16, 32),
+        head_width=32,
+    )
+
+
+BACKBONES = {
+    "point_mae": make_point_mae,
+    "plain": PlainTransformer,
+    "bare": BareTransformer,
+    "pointgpt_s": make_pointgpt,
+}
+FEW_SETTINGS = ("clora", "lora", "linear_probe", "full")
+WITH_FEW_SETTINGS = ("pointgpt_s",)  # more of a kind that the others show in every setting
 
 SETTINGS: dict[str, dict[str, object]] = {
     "clora": {"method": "clora", "rank": 4, "num_spaces": 3},
@@ -150,6 +173,12 @@ SETTINGS: dict[str, dict[str, object]] = {
     "linear_probe": {"method": "linear_probe"},
     "full": {"method": "full"},
 }  # fmt: skip
+
+PAIRS = [
+    (backbone, setting)
+    for backbone in BACKBONES
+    for setting in (FEW_SETTINGS if backbone in WITH_FEW_SETTINGS else SETTINGS)
+]
 
 
 def make_backbone(name: str, seed: int = 0) -> nn.Module:

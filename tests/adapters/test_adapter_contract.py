@@ -16,10 +16,7 @@ from pcl_clora.adapters import (
     trainable_plan,
 )
 
-pytestmark = [
-    pytest.mark.parametrize("backbone", list(cases.BACKBONES)),
-    pytest.mark.parametrize("setting", list(cases.SETTINGS)),
-]
+pytestmark = pytest.mark.parametrize(("backbone", "setting"), cases.PAIRS)
 
 
 def make(backbone: str, setting: str, name: str = "default") -> AdaptedModel:
