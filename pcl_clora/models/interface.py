@@ -70,6 +70,8 @@ class ModelInterface:
         takes_category: whether the model takes a second input, the category of every cloud, (B,) int64.
         unused: dotted paths of modules and parameters that a network holds because its published files do,
             and that no forward pass runs; nothing trains them.
+        training_only: dotted paths of modules that run only where a loss of the backbone's own is wanted,
+            though the published network runs them always.
     """
 
     embed_dim: int
@@ -78,6 +80,7 @@ class ModelInterface:
     parts: Mapping[Part, tuple[str, ...]]
     takes_category: bool = False
     unused: tuple[str, ...] = ()
+    training_only: tuple[str, ...] = ()
 
     def sites(self, role: Role) -> tuple[RoleSite, ...]:
         """List the layers that play a role, one a block, in block order.

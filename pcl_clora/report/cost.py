@@ -22,6 +22,8 @@ from pcl_clora.report.memory import mib, peak_bytes, storage_bytes
 CONVENTIONS = {
     "published": "linear and convolution layers of the published architecture, one cloud, adapter merged, "
     "head included: what the papers print as GFLOPs",
+    "published_inference": "the same without the layers whose result never reaches the prediction: the "
+    "generator of PointGPT",
     "layers": "the same layers as they really run here, after our exact rewrites, adapter merged",
     "executed": "every matrix product that really runs, attention and the unmerged adapter included",
     "executed_merged": "the same after merging the adapter",
@@ -53,7 +55,8 @@ def cost_report(
         A dict of json values:
 
         * "num_points"; "params": total, trainable, adapter, head, tokens.
-        * "macs": published, layers, executed, executed_merged, attention (see "conventions" in it).
+        * "macs": published, published_inference, layers, executed, executed_merged, attention (see
+          "conventions" in it).
         * "flops": executed, executed_merged (2 x macs), grouping (sampling and neighbour search, by their
           formulas; not in the others) and grouping_by_op.
         * "memory_mib": weights (of the merged model), inference and training_step (peak of what is
@@ -126,10 +129,12 @@ def _random_clouds(model: nn.Module, batch_size: int, num_points: int, seed: int
 def _count(model: nn.Module, merged: nn.Module, cloud: Tensor) -> dict[str, Any]:
     with published_form(merged):
         published = count_layers(merged, cloud)
+    skipped = get_interface(merged).training_only
     unmerged, deployed = count_executed(model, cloud), count_executed(merged, cloud)
     return {
         "macs": {
             "published": sum(published.values()),
+            "published_inference": sum(n for path, n in published.items() if not _inside(path, skipped)),
             "layers": deployed.layer_macs,
             "executed": unmerged.macs,
             "executed_merged": deployed.macs,
@@ -144,6 +149,10 @@ def _count(model: nn.Module, merged: nn.Module, cloud: Tensor) -> dict[str, Any]
         },
         "modules": _by_module(merged, published, deployed),
     }
+
+
+def _inside(path: str, modules: tuple[str, ...]) -> bool:
+    return f"{path}.".startswith(tuple(f"{module}." for module in modules))
 
 
 def _by_module(
