@@ -117,6 +117,7 @@ class PointBERTPretraining(PointBERT):
             *TOKENIZER_RULES,
         )
     )
+    may_miss: ClassVar[tuple[str, ...]] = ("tokenizer.",)  # files of the trained network alone lack it
     config: PointBERTConfig
 
     def __init__(self, config: PointBERTConfig) -> None:

@@ -185,10 +185,11 @@ class PointGPT(PatchTransformer):
     def describe(self) -> ModelInterface:
         """Say where the parts are; the second norm is new in fine-tuning, so it belongs to the task."""
         generator = "generator.start" if self.config.generation_weight else "generator"
-        return self.describe_parts(
+        parts = self.describe_parts(
             tokens=("prefix.token", "prefix.pos", "head_norm"),
             unused=("feature_norm", "increase_dim", generator),
         )
+        return dataclasses.replace(parts, training_only=("generator",))
 
     def describe_parts(self, tokens: tuple[str, ...], unused: tuple[str, ...]) -> ModelInterface:
         """Make the interface: positions have no parameters, and norms are those of the extractor."""
