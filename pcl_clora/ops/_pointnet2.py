@@ -9,11 +9,14 @@ the distances returned here are recomputed from the indices in our order of oper
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from pcl_clora.ops import reference
 
 DEVICE_TYPE = "cuda"  # a constant so that tests can put packages of the same signatures in their place
 REMEDY = "choose use_backend('auto')"
@@ -27,14 +30,8 @@ def kernels() -> dict[str, Callable[..., Any]]:
     """
     _package("pointnet2_ops.pointnet2_utils")
     _package("knn_cuda")
-    return {
-        "farthest_point_sample": farthest_point_sample,
-        "knn": knn,
-        "ball_query": ball_query,
-        "gather_points": gather_points,
-        "group_points": group_points,
-        "three_interpolate": three_interpolate,
-    }
+    ours = (farthest_point_sample, knn, ball_query, gather_points, group_points, three_interpolate)
+    return {kernel.__name__: _unless_empty(kernel) for kernel in ours}
 
 
 def farthest_point_sample(
@@ -111,11 +108,23 @@ def three_interpolate(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
     return blended.transpose(1, 2).contiguous()
 
 
+def _unless_empty(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Leave out calls that have nothing to do: a grid of no blocks, and a stack of no clouds, are errors."""
+
+    @wraps(kernel)
+    def called(*arguments: Any, **named: Any) -> Any:
+        if any(isinstance(value, Tensor) and value.numel() == 0 for value in arguments):
+            return getattr(reference, kernel.__name__)(*arguments, **named)
+        return kernel(*arguments, **named)
+
+    return called
+
+
 def _gather(points: Tensor, idx: Tensor) -> Tensor:
     """(B, N, C) and (B, ...) -> (B, ..., C)."""
-    flat = idx.flatten(1).int().contiguous()
+    flat = idx.reshape(len(idx), -1).int()
     picked: Tensor = _pointnet2().gather_operation(points.transpose(1, 2).contiguous(), flat)
-    return picked.transpose(1, 2).reshape(*idx.shape, points.shape[2])
+    return picked.transpose(1, 2).reshape(*idx.shape, points.shape[2]).contiguous()
 
 
 def _refuse(points: Tensor, op: str, lengths: Tensor | None = None) -> None:

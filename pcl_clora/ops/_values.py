@@ -16,6 +16,7 @@ from torch import Tensor
 
 MARKER = "ValueError: "
 ENVIRONMENT = "PCL_CLORA_CHECK_VALUES"
+CHECKED_BY_KERNELS = ("cpu", "meta")  # kinds of device; a meta tensor has no values
 
 _on_accelerators = os.environ.get(ENVIRONMENT, "0") not in ("", "0")
 
@@ -37,7 +38,7 @@ def check_values(enabled: bool) -> None:
 
 def are_checked_here(tensor: Tensor) -> bool:
     """Tell whether a public function must check values before an op, because the kernel does not."""
-    if not _on_accelerators or tensor.device.type in ("cpu", "meta"):
+    if not _on_accelerators or tensor.device.type in CHECKED_BY_KERNELS:
         return False
     return not torch.compiler.is_compiling()
 

@@ -306,4 +306,4 @@ def _pairwise_dist2(points: Tensor, queries: Tensor) -> Tensor:
 def _flat_index(idx: Tensor, num_points: int) -> Tensor:
     """Turn indices within each cloud into a list of indices into the points of all clouds."""
     offset = torch.arange(idx.shape[0], device=idx.device) * num_points
-    return (idx + offset.view(-1, *[1] * (idx.dim() - 1))).view(-1)
+    return (idx + offset.view(-1, *[1] * (idx.dim() - 1))).reshape(-1)

@@ -3,12 +3,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ops_backends import BACKENDS
 
 GOLDEN_FILE = Path(__file__).parents[1] / "golden" / "ops_pointnet2.npz"
 
 
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    """A backend, in use for the test."""
+    with request.param.in_use() as chosen:
+        yield chosen
+
+
 @pytest.fixture(scope="session")
-def pointnet2():
+def golden_ops():
     """The golden arrays of the published CUDA ops, as tensors; scalars are numbers."""
     with np.load(GOLDEN_FILE) as arrays:
         return {

@@ -16,22 +16,24 @@ def with_value(value):
 
 
 TAKES_POINTS = {
-    "farthest_point_sample": lambda p: ops.farthest_point_sample(p, 1),
-    "knn_points": lambda p: ops.knn(p, P, 1),
-    "knn_queries": lambda p: ops.knn(P, p, 1),
-    "three_nn_points": lambda p: ops.three_nn(p, P),
-    "three_nn_queries": lambda p: ops.three_nn(P, p),
-    "chamfer_a": lambda p: ops.chamfer_distance(p, P),
-    "chamfer_b": lambda p: ops.chamfer_distance(P, p),
-    "group_points": lambda p: ops.group_points(p, 2, 2),
+    "farthest_point_sample": lambda p: ops.farthest_point_sample(p, 1, compat="pointnet2"),
+    "knn_points": lambda p: ops.knn(p, P.to(p.device), 1),
+    "knn_queries": lambda p: ops.knn(P.to(p.device), p, 1),
+    "three_nn_points": lambda p: ops.three_nn(p, P.to(p.device)),
+    "three_nn_queries": lambda p: ops.three_nn(P.to(p.device), p),
+    "chamfer_a": lambda p: ops.chamfer_distance(p, P.to(p.device)),
+    "chamfer_b": lambda p: ops.chamfer_distance(P.to(p.device), p),
+    "group_points": lambda p: ops.group_points(p, 2, 2, compat="pointnet2"),
+    "ball_points": lambda p: ops.ball_query(p, P.to(p.device), 1.0, 2),
+    "ball_queries": lambda p: ops.ball_query(P.to(p.device), p, 1.0, 2),
 }
 TAKES_FEATURES = {
     "gather_points": lambda f: ops.gather_points(f, IDX),
     "three_interpolate": lambda f: ops.three_interpolate(f, IDX, WEIGHT),
 }
 TAKES_INDICES = {
-    "gather_points": lambda i: ops.gather_points(P, i),
-    "three_interpolate": lambda i: ops.three_interpolate(P, i, WEIGHT),
+    "gather_points": lambda i: ops.gather_points(P.to(i.device), i),
+    "three_interpolate": lambda i: ops.three_interpolate(P.to(i.device), i, WEIGHT.to(i.device)),
 }
 
 
@@ -59,20 +61,85 @@ def test_wrong_shapes_are_named(op, shape):
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("op", TAKES_POINTS)
-def test_non_finite_coordinates_are_named_with_their_place(op, value):
-    with pytest.raises(ValueError, match=rf"\[1, 2, 0\] is {value}"):
-        TAKES_POINTS[op](with_value(value))
+def test_non_finite_coordinates_are_named_with_their_place(backend, op, value):
+    with pytest.raises(
+        ValueError, match=rf"^\w+\[1, 2, 0\] is {value}; distances to it mean nothing\. Remove"
+    ):
+        backend.run(TAKES_POINTS[op], with_value(value))
 
 
 @pytest.mark.parametrize(
     ("index", "op"),
     [(4, "gather_points"), (-1, "gather_points"), (4, "three_interpolate"), (-1, "three_interpolate")],
 )
-def test_indices_out_of_range_are_named(op, index):
+def test_indices_out_of_range_are_named(backend, op, index):
     idx = IDX.clone()
     idx[1, 3, 2] = index
-    with pytest.raises(ValueError, match=f"idx holds {index}, which is not an index into 4 points"):
-        TAKES_INDICES[op](idx)
+    message = f"^idx holds {index}, which is not an index into 4 points; indices go from 0 to"
+    with pytest.raises(ValueError, match=message):
+        backend.run(TAKES_INDICES[op], idx)
+
+
+LENGTHS = {
+    "none": ([4, 0], {}, r"^lengths\[1\] is 0; points holds 1 to 4 points of a cloud\. Leave out"),
+    "negative": ([-1, 3], {}, r"^lengths\[0\] is -1; points holds 1 to 4"),
+    "too_long": ([3, 5], {}, r"^lengths\[1\] is 5; points holds 1 to 4"),
+    "count": (
+        [4, 1],
+        {},
+        r"^NAME=2 is more than the shortest cloud has \(lengths\[1\] is 1\); lower NAME, or",
+    ),
+    "start": (
+        [3, 4],
+        {"start_index": 3},
+        r"^start_index=3 is not an index into the shortest cloud \(lengths\[0\]",
+    ),
+}
+RAGGED = {
+    "num_samples": lambda p, n, **start: ops.farthest_point_sample(p, 2, lengths=n, **start),
+    "num_groups": lambda p, n, **start: ops.group_points(p, 2, 1, lengths=n, **start),
+    "group_size": lambda p, n, **start: ops.group_points(p, 1, 2, lengths=n, **start),
+    "k": lambda p, n: ops.knn(p, p, 2, lengths=n),
+}
+
+
+@pytest.mark.parametrize("wrong", LENGTHS)
+@pytest.mark.parametrize("count", RAGGED)
+def test_lengths_that_do_not_fit_are_named(backend, count, wrong):
+    lengths, named, message = LENGTHS[wrong]
+    if not backend.takes_lengths or (count == "k" and named):
+        pytest.skip("has no such argument")
+    with pytest.raises(ValueError, match=message.replace("NAME", count)):
+        backend.run(RAGGED[count], P, torch.tensor(lengths), **named)
+
+
+def test_the_first_of_two_faults_is_the_same_on_every_backend(backend):
+    if not backend.takes_lengths:
+        pytest.skip("has no lengths")
+    with pytest.raises(ValueError, match=r"^k=2 is more than the shortest"):
+        backend.run(lambda p, n: ops.knn(p, p, 2, lengths=n), with_value(torch.nan), torch.tensor([4, 1]))
+    with pytest.raises(ValueError, match=r"^points\[1, 2, 0\] is nan"):
+        backend.run(lambda p: ops.knn(p, p, 2), with_value(torch.nan))
+
+
+WRONG_LENGTHS = {
+    "list": ([4, 4], TypeError, r"lengths is a list; pass an int64 tensor"),
+    "dtype": (torch.tensor([4, 4], dtype=torch.int32), ValueError, r"lengths is int32; .* use \.long\(\)"),
+    "shape": (
+        torch.tensor([4]),
+        ValueError,
+        r"lengths has shape \(1,\); expected \(2,\), one number per cloud",
+    ),
+    "device": (torch.tensor([4, 4], device="meta"), ValueError, "points is on cpu and lengths on meta"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_LENGTHS)
+@pytest.mark.parametrize("count", RAGGED)
+def test_lengths_of_another_kind_are_refused(count, wrong):
+    lengths, error, message = WRONG_LENGTHS[wrong]
+    with pytest.raises(error, match=message):
+        RAGGED[count](P, lengths)
 
 
 @pytest.mark.parametrize("op", TAKES_INDICES)
@@ -97,6 +164,11 @@ CALLS = {
     ),
     "k_above_n": (lambda: ops.knn(P, P, 5), r"k=5 .* \(4 points\)"),
     "k_zero": (lambda: ops.knn(P, P, 0), "k=0 must be at least 1"),
+    "ball_of_no_radius": (lambda: ops.ball_query(P, P, 0.0, 1), r"radius=0\.0 is not a positive number"),
+    "ball_of_nan": (lambda: ops.ball_query(P, P, float("nan"), 1), "radius=nan is not a positive number"),
+    "ball_of_tensor": (lambda: ops.ball_query(P, P, torch.ones(1), 1), "radius=tensor"),
+    "ball_no_samples": (lambda: ops.ball_query(P, P, 1.0, 0), "num_samples=0 must be at least 1"),
+    "ball_of_nothing": (lambda: ops.ball_query(P[:, :0], P, 1.0, 1), "clouds of 0 points"),
     "three_nn_of_nothing": (lambda: ops.three_nn(P[:, :0], P), r"\(0 points\)"),
     "chamfer_of_nothing": (lambda: ops.chamfer_distance(P, P[:, :0]), "a has 4 points and b 0"),
     "too_many_groups": (lambda: ops.group_points(P, 5, 1), r"num_groups=5 .* \(4 points\)"),

@@ -2,27 +2,28 @@
 
 import pytest
 import torch
+from ops_backends import NATIVE, REFERENCE
 from ops_oracles import make_cloud
 from torch.utils.flop_counter import FlopCounterMode
 
 from pcl_clora import ops
-from pcl_clora.ops import reference
 from pcl_clora.ops._library import SCHEMAS
 
 
-def arguments(op, batch=2):
+def arguments(op):
     generator = torch.Generator().manual_seed(0)
+    batch = 2
     points, queries = make_cloud("random", batch, 20, 0), make_cloud("random", batch, 7, 1)
     idx = torch.randint(0, 20, (batch, 7, 3), generator=generator)
     weight = torch.rand(batch, 7, 3, generator=generator)
     picked = torch.rand(batch, 7, 3, 5, generator=generator)
     return {
-        "farthest_point_sample": (points, 4, 1, True),
+        "farthest_point_sample": (points, 4, 0, True),
         "knn": (points, queries, 3),
         "ball_query": (points, queries, 0.7, 4),
         "gather_points": (points, idx),
         "gather_points_backward": (picked, idx, 20),
-        "group_points": (points, 4, 5, 0, False),
+        "group_points": (points, 4, 5, 0, True),
         "three_interpolate": (points, idx, weight),
         "three_interpolate_backward": (picked[:, :, 0].contiguous(), idx, weight, 20),
         "chamfer_distance": (points, queries),
@@ -44,38 +45,75 @@ class Everything(torch.nn.Module):
         )
 
 
+FULL = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # opcheck's own
-@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("op", SCHEMAS)
-def test_every_op_passes_opcheck(op, batch):
+def test_every_op_passes_opcheck(backend, op):
     given = [
-        a.requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a
-        for a in arguments(op, batch)
+        a.to(backend.device).requires_grad_(a.is_floating_point()) if isinstance(a, torch.Tensor) else a
+        for a in arguments(op)
     ]
-    results = torch.library.opcheck(getattr(torch.ops.pcl_clora, op), given)
+    # how autograd and graphs are set up does not depend on who serves: two backends show it
+    checks = FULL if backend in (REFERENCE, NATIVE) else ("test_schema", "test_faketensor")
+    results = torch.library.opcheck(getattr(torch.ops.pcl_clora, op), given, test_utils=checks)
     assert set(results.values()) == {"SUCCESS"}
 
 
 @pytest.mark.slow
-def test_a_compiled_graph_gives_the_same_values_and_gradients():
-    points = make_cloud("random", 2, 20).requires_grad_()
-    compiled = torch.compile(Everything(), fullgraph=True, backend="aot_eager")
-    found, expected = compiled(points), Everything()(points)
-    assert torch.equal(found, expected)
-    (found_grad,) = torch.autograd.grad(found.sum(), points)
-    (expected_grad,) = torch.autograd.grad(expected.sum(), points)
-    torch.testing.assert_close(found_grad, expected_grad)
+@pytest.mark.parametrize("op", ["farthest_point_sample", "knn", "group_points"])
+@pytest.mark.parametrize("name", ["reference", "native"])
+def test_ops_with_lengths_pass_opcheck(name, op):
+    lengths = torch.tensor([20, 9])
+    with {"reference": REFERENCE, "native": NATIVE}[name].in_use():
+        results = torch.library.opcheck(
+            getattr(torch.ops.pcl_clora, op), arguments(op), {"lengths": lengths}, test_utils=FULL[:3]
+        )
+    assert set(results.values()) == {"SUCCESS"}
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """A graph that was compiled once; it must follow the choice of the backend."""
+    return torch.compile(Everything(), fullgraph=True, backend="aot_eager")
+
+
+@pytest.fixture(scope="module")
+def reloaded(tmp_path_factory):
+    """A graph that was exported for batches of any size, saved and loaded again."""
+    file = tmp_path_factory.mktemp("export") / "ops.pt2"
+    dynamic = {"points": {0: torch.export.Dim("batch", min=1, max=64)}}
+    program = torch.export.export(Everything(), (make_cloud("random", 2, 20),), dynamic_shapes=dynamic)
+    torch.export.save(program, file)
+    return torch.export.load(file).module()
+
+
+def expected_and_gradient(points):
+    with ops.use_backend("reference"):
+        expected = Everything()(points)
+        return expected.detach(), torch.autograd.grad(expected.sum(), points)[0]
 
 
 @pytest.mark.slow
-def test_an_exported_graph_takes_any_batch_after_a_reload(tmp_path):
-    dynamic = {"points": {0: torch.export.Dim("batch", min=1, max=64)}}
-    program = torch.export.export(Everything(), (make_cloud("random", 2, 20),), dynamic_shapes=dynamic)
-    torch.export.save(program, tmp_path / "ops.pt2")
-    reloaded = torch.export.load(tmp_path / "ops.pt2").module()
-    points = make_cloud("random", 5, 20, seed=1)
-    assert torch.equal(reloaded(points), Everything()(points))
+def test_a_compiled_graph_gives_the_same_values_and_gradients(backend, compiled):
+    if backend.own_ties or backend.device != "cpu":
+        pytest.skip("samples by one rule only, and the graph uses both")
+    points = make_cloud("random", 2, 20).requires_grad_()
+    expected, expected_grad = expected_and_gradient(points)
+    found = compiled(points)
+    (grad,) = torch.autograd.grad(found.sum(), points)
+    torch.testing.assert_close(found, expected)  # blending adds three products in an order of its own
+    torch.testing.assert_close(grad, expected_grad)
+
+
+@pytest.mark.slow
+def test_an_exported_graph_takes_any_batch_after_a_reload(backend, reloaded):
+    if backend.own_ties or backend.device != "cpu":
+        pytest.skip("samples by one rule only, and the graph uses both")
+    points = make_cloud("random", 5, 20, seed=1).requires_grad_()
+    torch.testing.assert_close(reloaded(points).detach(), expected_and_gradient(points)[0])
 
 
 # one FLOP each subtraction, multiplication, addition: 8 a distance
@@ -105,41 +143,6 @@ def test_grouping_without_sampling_counts_no_sampling():
     assert counter.get_total_flops() == 2 * 20 * 20 * 8 + 2 * 20 * 5 * 3
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
-@pytest.mark.parametrize("num_good", [0, 1, 7])
-@pytest.mark.parametrize("num_points", [9, 21, 1025])
-def test_without_the_check_non_finite_points_still_give_indices_in_range(num_points, num_good, value):
-    # what an accelerator does, where nothing may wait for a look at the data
-    planes = make_cloud("random", 2, num_points).permute(2, 0, 1).contiguous()
-    queries = planes[:, :, :5].clone()
-    planes[:, :, : num_points - num_good] = value
-    found = (
-        reference._farthest_point_sample(planes, 8, 0, False),
-        reference._farthest_point_sample(planes, 8, 0, True),
-        reference._knn(planes, queries, 2)[1],
-    )
-    assert all(idx.min() >= 0 and idx.max() < num_points for idx in found)
-
-
-def test_report_names_the_backend_of_every_op():
-    assert ops.report() == dict.fromkeys(SCHEMAS, "reference")
-    assert ops.report("cuda") == dict.fromkeys(SCHEMAS, "reference")
-
-
-def test_a_kernel_for_one_device_replaces_the_plain_one_and_is_reported():
-    points = make_cloud("random", 1, 6)
-
-    def first_points(points, num_samples, start_index=0, skip_origin=False, lengths=None):
-        return torch.arange(num_samples).repeat(len(points), 1)
-
-    with torch.library._scoped_library("pcl_clora", "IMPL") as library:
-        library.impl("farthest_point_sample", first_points, "CPU")
-        assert ops.farthest_point_sample(points, 4).tolist() == [[0, 1, 2, 3]]
-        assert ops.report()["farthest_point_sample"] == "native"
-        assert ops.report("cuda")["farthest_point_sample"] == "reference"
-    assert ops.report()["farthest_point_sample"] == "reference"
-
-
 @pytest.mark.parametrize("op", SCHEMAS)
 def test_ops_run_on_shapes_alone(op):
     given = [a.to("meta") if isinstance(a, torch.Tensor) else a for a in arguments(op)]
@@ -159,7 +162,9 @@ def test_autocast_does_not_change_the_patches():
     assert all(map(torch.equal, found, expected))
 
 
-def test_deterministic_algorithms_are_available_for_forward_and_backward():
+def test_deterministic_algorithms_are_available_for_forward_and_backward(backend):
+    if backend.own_ties or backend.device != "cpu":
+        pytest.skip("samples by one rule only, or adds atomically")
     points = make_cloud("random", 2, 40).requires_grad_()
     torch.use_deterministic_algorithms(True)
     try:
@@ -170,12 +175,24 @@ def test_deterministic_algorithms_are_available_for_forward_and_backward():
 
 
 @pytest.mark.slow
-def test_two_threads_give_the_same_bits():
-    points = make_cloud("random", 2, 6000)  # above the size from which torch splits the work
-    one = ops.group_points(points, 10, 8)
+@pytest.mark.parametrize("shape", [(5, 1500), (1, 140_000)], ids=["many_clouds", "one_cloud"])
+def test_two_threads_give_the_same_bits(backend, shape):
+    if not backend.large or backend.device != "cpu" or (backend is REFERENCE and shape[0] == 1):
+        pytest.skip("does not work in threads, or does so in smaller clouds already")
+    points = make_cloud("random", *shape)
+    features = torch.randn(*shape, 4, generator=torch.Generator().manual_seed(0))
+
+    def answers():
+        groups, near = ops.group_points(points, 10, 8), ops.three_nn(points[:, ::100], points)
+        blended = ops.three_interpolate(features[:, ::100], near.idx, near.dist2)
+        spread = torch.ops.pcl_clora.gather_points_backward(features, near.idx[..., 0], shape[1])
+        chamfer = ops.chamfer_distance(points, points[:, ::100])
+        return (*groups, *near, blended, spread, *chamfer, ops.ball_query(points, groups.center, 0.2, 8))
+
+    one = answers()
     torch.set_num_threads(2)
     try:
-        two = ops.group_points(points, 10, 8)
+        two = answers()
     finally:
         torch.set_num_threads(1)
     assert all(map(torch.equal, one, two))
