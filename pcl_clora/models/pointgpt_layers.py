@@ -200,7 +200,7 @@ def generation_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """Measure how far generated patches are from the true ones: chamfer L1 + chamfer L2.
 
     Args:
-        predicted: (B, G, K, 3), any floating dtype; the loss is computed in float32.
+        predicted: (B, G, K, 3), any floating dtype; the loss is computed in float32 at least.
         target: (B, G, K, 3).
 
     Returns:
@@ -208,8 +208,9 @@ def generation_loss(predicted: Tensor, target: Tensor) -> Tensor:
 
     Source: Chen et al., PointGPT, NeurIPS 2023, section 3.3.
     """
-    points = predicted.float().flatten(0, 1)
-    loss = chamfer_loss(torch.nan_to_num(points), target.float().flatten(0, 1), "chamfer_l1_l2")
+    dtype = torch.promote_types(predicted.dtype, torch.float32)
+    points = predicted.to(dtype).flatten(0, 1)
+    loss = chamfer_loss(torch.nan_to_num(points), target.to(dtype).flatten(0, 1), "chamfer_l1_l2")
     return loss + (points.detach() * 0).sum()
 
 

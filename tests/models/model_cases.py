@@ -64,9 +64,9 @@ def assert_gradients_match(model, archive):
     np.testing.assert_allclose(ours, archive["grad_l2"], rtol=2e-3, atol=2e-5)  # norms of float32 sums
 
 
-def assert_checkpoint_gives(name, checkpoint: Path, archive, rest: tuple[str, ...] = ()):
+def assert_checkpoint_gives(name, checkpoint: Path, archive, rest: tuple[str, ...] = (), **settings):
     """Load an official file, fill what it does not hold from the golden file, and compare the logits."""
-    model = create_model(name, num_classes=15, **SIZES).eval()
+    model = create_model(name, num_classes=15, **SIZES, **settings).eval()
     report = load_weights(model, checkpoint)
     filled = {key: value for key, value in weights_of(archive).items() if key.startswith(rest)}
     load_weights(model, filled, allow_partial=True)
