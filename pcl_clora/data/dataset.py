@@ -42,7 +42,7 @@ class Batch:
     """Clouds stacked along a first dimension.
 
     Attributes:
-        points: (B, N, 3), float32; a copy that may be changed.
+        points: (B, N, 3), float32; a copy that may be changed. A data set of images gives (B, C, H, W) here.
         label: (B,), int64.
         index: (B,), int64, positions in the data set.
         part_labels: (B, N), int64, or None.
@@ -59,6 +59,20 @@ class Batch:
 
     def __len__(self) -> int:
         return self.points.shape[0]
+
+    @property
+    def holds_images(self) -> bool:
+        """Whether `points` are images, which go to the model as they were read."""
+        return self.points.ndim == 4
+
+    def take(self, index: Tensor) -> Batch:
+        """Choose points of every cloud with what is known of them: index (B, M), int64 -> M points."""
+        chosen = {
+            name: None if value is None else torch.gather(value, 1, index)
+            for name, value in (("part_labels", self.part_labels), ("mask", self.mask))
+        }
+        points = torch.gather(self.points, 1, index[..., None].expand(-1, -1, 3))
+        return replace(self, points=points, **chosen)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Copy all tensors to a device."""

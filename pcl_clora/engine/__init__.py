@@ -16,21 +16,28 @@ from pcl_clora.engine.metrics import ClassificationMetrics, ConfusionMatrix
 from pcl_clora.engine.optim import build_optimizer, learning_rate
 from pcl_clora.engine.run_folder import RunFolder, environment
 from pcl_clora.engine.seed import deterministic_mode, seed_everything
+from pcl_clora.engine.segmentation_metrics import SegmentationMeter, SegmentationMetrics
 from pcl_clora.engine.setup import choose_device, load_run, make_backbone, make_data
 from pcl_clora.engine.snapshot import NonFiniteLossError
 from pcl_clora.engine.state import RunResult
+from pcl_clora.engine.tasks import ClassificationTask, PartSegmentationTask, Task, headlines, make_task
 from pcl_clora.engine.trainer import Trainer
 
 __all__ = [
     "CheckpointError",
     "ClassificationMetrics",
+    "ClassificationTask",
     "ConfusionMatrix",
     "NonFiniteLossError",
     "OptimConfig",
+    "PartSegmentationTask",
     "ProtocolConfig",
     "RunConfig",
     "RunFolder",
     "RunResult",
+    "SegmentationMeter",
+    "SegmentationMetrics",
+    "Task",
     "TrainConfig",
     "Trainer",
     "TrainingInterrupted",
@@ -40,12 +47,14 @@ __all__ = [
     "deterministic_mode",
     "environment",
     "evaluate",
+    "headlines",
     "learning_rate",
     "load_checkpoint",
     "load_run",
     "load_run_config",
     "make_backbone",
     "make_data",
+    "make_task",
     "read_metrics",
     "save_checkpoint",
     "seed_everything",

@@ -84,6 +84,11 @@ class OptimConfig(Config):
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)  # share of the target spread evenly
     lag_epochs: NonNegativeInt = 0  # epochs the curve runs behind; the published loops have 1
     step_unit: Literal["epoch", "step"] = "epoch"  # set the rate each epoch, or each step
+    double_step: bool = False  # step twice a batch, before and after clipping, as published part segmentation
+
+    def left_out(self) -> frozenset[str]:
+        """Name the settings that came later, where they have their default; see `Config.left_out`."""
+        return super().left_out() | self.at_default("double_step")
 
     @model_validator(mode="after")
     def _check(self) -> OptimConfig:
@@ -165,6 +170,15 @@ class RunConfig(Config):
     optim: OptimConfig = OptimConfig()
     protocol: ProtocolConfig = ProtocolConfig()
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _check_images(self) -> RunConfig:
+        if self.data.kind == "images" and (self.augment != "none" or self.protocol.votes > 1):
+            raise ValueError(
+                f"augment={self.augment!r} and protocol.votes={self.protocol.votes} are for clouds, but "
+                f"{self.data.name} holds images; set augment=none and protocol.votes=1."
+            )
+        return self
 
 
 def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

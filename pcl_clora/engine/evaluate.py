@@ -1,91 +1,105 @@
-"""Evaluation: deterministic test points, no gradients, all metrics from one confusion matrix."""
+"""Evaluation: deterministic test points, no gradients, all metrics from sums over clouds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, cast
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pcl_clora.data import Batch, PointDataset, PointLoader, Sample, fps_resample, make_augment, resample
-from pcl_clora.engine.metrics import ClassificationMetrics, ConfusionMatrix
+from pcl_clora.data import Batch, PointDataset, PointLoader, Sample, make_augment, stack_samples
 from pcl_clora.engine.seed import make_generator
+from pcl_clora.engine.tasks import ClassificationTask, Task, thin
+
+POINTWISE = ("points", "part_labels", "mask")  # what a sample has one of for every point
 
 
 def evaluate(
     model: nn.Module,
     loader: PointLoader,
     *,
-    num_classes: int,
     num_points: int,
+    task: Task | None = None,
+    num_classes: int = 0,
     votes: int = 1,
     vote_augment: str = "none",
     seed: int = 0,
     amp: bool = False,
     keep_logits: bool = False,
-) -> ClassificationMetrics:
-    """Classify every cloud of a loader and measure the result.
+) -> Any:
+    """Predict every cloud of a loader and measure the result.
 
-    Without votes a cloud is thinned by farthest point sampling, so nothing is random. With votes it is
-    thinned that many times by a seeded random choice, and the logits are averaged; each vote costs a whole
-    evaluation.
+    Without votes a cloud is thinned by farthest point sampling, so nothing is random. With votes logits are
+    averaged over that many passes, each a whole evaluation: in classification over seeded random choices of
+    points, in part segmentation over seeded orders of the same points.
 
     Args:
-        model: points (B, N, 3) -> logits (B, C); put into evaluation mode, and back as it was.
+        model: what the task gives it -> logits; put into evaluation mode, and back as it was.
         loader: which clouds; not shuffled, nothing dropped.
-        num_classes: C.
         num_points: N that the model gets; no cloud may have fewer.
-        votes: resamplings per cloud.
-        vote_augment: augmentation preset of the resamplings.
-        seed: decides the resamplings.
+        task: what to do; None for classification into num_classes.
+        num_classes: C, where no task is given.
+        votes: passes per cloud.
+        vote_augment: augmentation preset of the passes.
+        seed: decides the passes.
         amp: bfloat16 where it is safe.
         keep_logits: also return logits and indices.
 
     Returns:
-        Metrics with the mean cross entropy of the (averaged) logits.
+        `ClassificationMetrics` or `SegmentationMetrics`, with the mean cross entropy of the (averaged)
+        logits.
 
     Source: averaging logits over resamplings follows the released evaluation of Point-MAE and its relatives,
         with a fixed number of votes instead of the best of many.
     """
+    task = ClassificationTask(num_classes) if task is None else task
     device = next(model.parameters()).device
-    confusion = ConfusionMatrix(num_classes, device)
+    meter = task.meter(device)
     loss_sum, count = torch.zeros((), dtype=torch.float64, device=device), 0
     kept: list[Tensor] = []
     indices: list[Tensor] = []
     with evaluation_mode(model), torch.inference_mode(), autocast(device, amp):
-        for number, batch in enumerate(loader.batches(0)):
-            points, label = batch.points.to(device), batch.label.to(device)
-            logits = _vote(model, points, num_points, votes, vote_augment, (seed, number))
-            loss_sum += F.cross_entropy(logits, label, reduction="sum").double()
-            count += len(label)
-            confusion.update(logits, label)
+        for number, read in enumerate(loader.batches(0)):
+            batch = read.to(device)
+            if votes == 1:
+                batch = thin(batch, num_points)
+                logits = model(*task.inputs(batch)).float()
+            else:
+                logits = _vote(model, task, batch, num_points, votes, vote_augment, (seed, number))
+                batch = thin(batch, num_points) if logits.dim() == 3 else batch
+            loss_sum += task.loss_sum(logits, batch).double()
+            count += len(batch)
+            task.count(meter, logits, batch)
             if keep_logits:
                 kept.append(logits.cpu())
                 indices.append(batch.index.cpu())
-    metrics = confusion.metrics()
-    extra: dict[str, Any] = {"loss": float(loss_sum) / count}
-    if keep_logits:
+    extra: dict[str, Any] = {"loss": float(loss_sum) / max(count, 1)}
+    if keep_logits and kept:
         extra |= {"logits": torch.cat(kept).clone(), "indices": torch.cat(indices)}
-    return ClassificationMetrics(**{**vars(metrics), **extra})
+    return replace(meter.metrics(), **extra)
 
 
 def _vote(
-    model: nn.Module, points: Tensor, num_points: int, votes: int, augment_name: str, key: tuple[int, int]
+    model: nn.Module,
+    task: Task,
+    batch: Batch,
+    num_points: int,
+    votes: int,
+    augment_name: str,
+    key: tuple[int, int],
 ) -> Tensor:
-    """(B, N, 3) -> (B, C) float32 logits, averaged over the votes."""
-    if votes == 1:
-        return cast(Tensor, model(fps_resample(points, num_points))).float()
+    """Average float32 logits over the votes."""
     augment = make_augment(augment_name)
     seed, number = key
     total: Tensor | None = None
     for vote in range(votes):
-        chosen = resample(points, num_points, make_generator(seed, "vote", vote))
-        moved = augment(chosen, make_generator(seed, "vote augment", vote, number))
-        logits = model(moved).float()
+        chosen, back = task.vote(batch, num_points, make_generator(seed, "vote", vote))
+        moved = augment(chosen.points, make_generator(seed, "vote augment", vote, number))
+        logits = model(*task.inputs(replace(chosen, points=moved))).float()
+        logits = logits if back is None else logits[:, back]
         total = logits if total is None else total + logits
     assert total is not None
     return total / votes
@@ -102,7 +116,7 @@ class ThinnedDataset:
     def __init__(self, dataset: PointDataset, num_points: int) -> None:
         self._dataset, self._num_points = dataset, num_points
         self.class_names, self.labels = dataset.class_names, dataset.labels
-        self._points = torch.empty(0)
+        self._kept: dict[str, Tensor] = {}
         self._known = torch.zeros(len(dataset), dtype=torch.bool)
 
     def __len__(self) -> int:
@@ -110,19 +124,24 @@ class ThinnedDataset:
 
     def __getitem__(self, index: int) -> Sample:
         sample = self._dataset[index]
-        return replace(sample, points=fps_resample(sample.points[None], self._num_points)[0])
+        batch = thin(stack_samples([sample]), self._num_points)
+        first = {name: None if (v := getattr(batch, name)) is None else v[0] for name in POINTWISE}
+        return replace(sample, **first)
 
     def read_batch(self, indices: Sequence[int] | Tensor) -> Batch:
         """Copy clouds of num_points points into one batch."""
         index = torch.as_tensor(indices, dtype=torch.int64)
         if bool(self._known[index].all()):
-            return Batch(points=self._points[index], label=self.labels[index], index=index)
-        batch = self._dataset.read_batch(index)
-        points = fps_resample(batch.points, self._num_points)
-        if self._points.numel() == 0:
-            self._points = points.new_empty(len(self), *points.shape[1:])
-        self._points[index], self._known[index] = points, True
-        return Batch(points=points, label=batch.label, index=batch.index)
+            return Batch(index=index, **{name: value[index] for name, value in self._kept.items()})
+        batch = thin(self._dataset.read_batch(index), self._num_points)
+        for field in fields(batch):
+            value = getattr(batch, field.name)
+            if field.name != "index" and value is not None:
+                if field.name not in self._kept:
+                    self._kept[field.name] = value.new_empty(len(self), *value.shape[1:])
+                self._kept[field.name][index] = value
+        self._known[index] = True
+        return batch
 
 
 def autocast(device: torch.device, enabled: bool) -> torch.autocast:

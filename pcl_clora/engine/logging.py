@@ -214,13 +214,15 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
+METRIC_LABELS = {"oa": "OA", "macc": "mAcc", "instance_miou": "inst. mIoU", "class_miou": "class mIoU"}
+
+
 def describe(event: Mapping[str, Any]) -> str:
     """Say an event in a few words, for people."""
     parts = []
-    if "oa" in event:
-        parts.append(f"{event.get('split', '')} OA {100 * event['oa']:.2f}")
-    if "macc" in event:
-        parts.append(f"mAcc {100 * event['macc']:.2f}")
+    shown = [f"{label} {100 * event[key]:.2f}" for key, label in METRIC_LABELS.items() if key in event]
+    if shown:
+        parts += [f"{event.get('split', '')} {shown[0]}", *shown[1:]]
     if event.get("loss") is not None:
         parts.append(f"loss {event['loss']:.4f}")
     if "lr" in event:

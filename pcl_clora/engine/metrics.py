@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -45,6 +45,18 @@ class ConfusionMatrix:
         """Compute the metrics of what was counted."""
         return metrics_from_counts(self.counts)
 
+    def state(self) -> Mapping[str, Tensor]:
+        """Return the counts by name; the tensor itself."""
+        return {"counts": self.counts}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over counts."""
+        self.counts.copy_(state["counts"])
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.counts.zero_()
+
 
 @dataclass(frozen=True)
 class ClassificationMetrics:
@@ -69,6 +81,11 @@ class ClassificationMetrics:
     loss: float = float("nan")
     logits: Tensor | None = None
     indices: Tensor | None = None
+
+    @property
+    def score(self) -> float:
+        """The number that chooses an epoch: overall accuracy."""
+        return self.oa
 
     @property
     def num_clouds(self) -> int:

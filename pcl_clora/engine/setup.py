@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from pcl_clora.adapters import AdaptedModel, attach_adapter, load_adapter
 from pcl_clora.config import ConfigError
-from pcl_clora.data import PointDataset, PointLoader, build_dataset, split_validation
+from pcl_clora.data import PointDataset, PointLoader, build_dataset, build_validation, split_validation
 from pcl_clora.engine.config import RunConfig, differences, flatten, load_run_config
 from pcl_clora.engine.evaluate import ThinnedDataset
 from pcl_clora.engine.run_folder import RunFolder
+from pcl_clora.engine.tasks import Task, make_task
 from pcl_clora.models import LoadReport, build_model, load_weights
 
 
@@ -24,21 +25,29 @@ class RunData:
 
     Attributes:
         name: of the data set.
-        class_names: in label order.
+        task: what is done with them, with the names of classes or parts.
         train: shuffled, whole batches only.
-        validation: the held-out part of train, None unless the protocol selects on it.
+        validation: the data set's own validation split, or the held-out part of train; None unless the
+            protocol selects on it.
         test: in order, nothing dropped.
         num_train: clouds that are trained on.
-        num_validation: clouds that are held out.
+        num_validation: clouds of validation.
+        own_validation: whether validation is a split of the data set itself.
     """
 
     name: str
-    class_names: tuple[str, ...]
+    task: Task
     train: PointLoader
     validation: PointLoader | None
     test: PointLoader
     num_train: int
     num_validation: int
+    own_validation: bool = False
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes or categories, in label order."""
+        return self.task.class_names
 
     def split(self, name: str) -> PointLoader:
         """Return the loader that an evaluation on "validation" or "test" uses."""
@@ -132,22 +141,23 @@ def adapt(cfg: RunConfig, given: nn.Module | None) -> tuple[AdaptedModel, LoadRe
 
 
 def make_data(cfg: RunConfig) -> RunData:
-    """Open both splits and make their loaders.
+    """Open all splits and make their loaders.
 
     Raises:
-        ConfigError: if the head does not fit the classes, or the training set is smaller than a batch.
+        ConfigError: if the head does not fit the classes or parts, test has categories that train lacks, or
+            the training set is smaller than a batch.
     """
     train, test = build_dataset(cfg.data, "train"), build_dataset(cfg.data, "test")
-    names = tuple(train.class_names)
-    if len(names) != cfg.model.num_classes:
-        raise ConfigError(
-            f"model.num_classes={cfg.model.num_classes}, but the data set has {len(names)} classes; set "
-            f"model.num_classes={len(names)}."
-        )
-    indices, validation = None, None
+    task = make_task(cfg.model, train)
+    task.check_splits(train, test)
+    indices, validation, own = None, None, None
     if cfg.protocol.select == "validation":
-        indices, held_out = split_validation(train.labels, cfg.protocol.val_fraction, cfg.seed)
-        validation = _eval_loader(train, cfg, held_out)
+        own = build_validation(cfg.data)
+        if own is None:
+            indices, held_out = split_validation(train.labels, cfg.protocol.val_fraction, cfg.seed)
+            validation = _eval_loader(train, cfg, held_out)
+        else:
+            validation = _eval_loader(own, cfg, None)
     num_train = len(train) if indices is None else len(indices)
     if num_train < cfg.optim.batch_size:
         raise ConfigError(
@@ -163,9 +173,16 @@ def make_data(cfg: RunConfig) -> RunData:
         seed=cfg.seed,
         num_workers=cfg.train.num_workers,
     )
-    test_loader = _eval_loader(test, cfg, None)
-    held = len(train) - num_train
-    return RunData(cfg.data.name, names, loader, validation, test_loader, num_train, held)
+    return RunData(
+        name=cfg.data.name,
+        task=task,
+        train=loader,
+        validation=validation,
+        test=_eval_loader(test, cfg, None),
+        num_train=num_train,
+        num_validation=len(train) - num_train if own is None else len(own),
+        own_validation=own is not None,
+    )
 
 
 def _eval_loader(dataset: PointDataset, cfg: RunConfig, indices: Tensor | None) -> PointLoader:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
 
 from pcl_clora.adapters import AdaptedModel
 from pcl_clora.data import Batch
@@ -95,21 +94,21 @@ class Snapshot:
         restore_rng_state(saved["rng"])
 
     def refuse_step(
-        self, path: Path, batch: Batch, points: Tensor, rng: Mapping[str, Any], numbers: Mapping[str, float]
+        self, path: Path, batch: Batch, rng: Mapping[str, Any], numbers: Mapping[str, float]
     ) -> NoReturn:
         """Save batch and state of a step that must not be taken, and raise.
 
         Args:
             path: file to write, a checkpoint with "indices", "points", "label" and "numbers" besides.
-            batch: as it was read.
-            points: (B, N, 3), as the model saw them.
+            batch: as the model saw it.
             rng: state of the generators before the step.
             numbers: of the loss.
 
         Raises:
             NonFiniteLossError: always.
         """
-        culprit = {"indices": batch.index, "points": points, "label": batch.label, "numbers": dict(numbers)}
+        seen = {"indices": batch.index, "points": batch.points, "label": batch.label}
+        culprit = {**seen, "part_labels": batch.part_labels, "numbers": dict(numbers)}
         save_checkpoint(path, {**self.tree(0), "rng": rng, **culprit}, self._identity)
         what = "The gradient" if math.isfinite(numbers["loss"]) else "The loss"
         state = self._state

@@ -11,8 +11,8 @@ from typing import Any
 from pcl_clora.adapters import AdaptedModel
 from pcl_clora.config import config_hash
 from pcl_clora.engine.config import RunConfig
-from pcl_clora.engine.metrics import ClassificationMetrics, ConfusionMatrix
 from pcl_clora.engine.setup import RunData
+from pcl_clora.engine.tasks import Meter, Metrics
 
 
 @dataclass
@@ -20,7 +20,7 @@ class RunState:
     """Position of a run and what it has summed up so far; all of it is in a checkpoint.
 
     Attributes:
-        confusion: of the training predictions of this epoch.
+        meter: of the training predictions of this epoch.
         epoch: epoch of the next batch, 0-based.
         batch: number of the next batch in its epoch, 0-based.
         step: steps done.
@@ -30,7 +30,7 @@ class RunState:
         best: epoch and metrics of the best evaluation on the split that chooses, None before the first.
     """
 
-    confusion: ConfusionMatrix
+    meter: Meter
     epoch: int = 0
     batch: int = 0
     step: int = 0
@@ -55,18 +55,18 @@ class RunState:
         """Go to the first batch of the next epoch."""
         self.epoch, self.batch = self.epoch + 1, 0
         self.loss_sum, self.epoch_seconds = 0.0, 0.0
-        self.confusion.counts.zero_()
+        self.meter.reset()
 
     def tree(self) -> dict[str, Any]:
         """Return everything as plain values and tensors."""
         names = ("epoch", "batch", "step", "loss_sum", "seconds", "epoch_seconds", "best")
-        return {"confusion": self.confusion.counts, **{name: getattr(self, name) for name in names}}
+        return {"meter": dict(self.meter.state()), **{name: getattr(self, name) for name in names}}
 
     def load(self, tree: Mapping[str, Any]) -> None:
         """Take over a saved state."""
         for name, value in tree.items():
-            if name == "confusion":
-                self.confusion.counts.copy_(value)
+            if name == "meter":
+                self.meter.load(value)
             else:
                 setattr(self, name, value)
 
@@ -83,7 +83,7 @@ class RunResult:
     """
 
     run_dir: Path
-    metrics: ClassificationMetrics
+    metrics: Metrics
     result: Mapping[str, Any]
     model: AdaptedModel
 
@@ -92,7 +92,7 @@ def describe_result(
     cfg: RunConfig,
     data: RunData,
     model: AdaptedModel,
-    metrics: ClassificationMetrics,
+    metrics: Metrics,
     state: RunState,
     env: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def describe_result(
         "name": cfg.protocol.name,
         "select": cfg.protocol.select,
         "votes": cfg.protocol.votes,
-        "val_fraction": cfg.protocol.val_fraction if cfg.protocol.select == "validation" else 0.0,
+        "val_fraction": 0.0 if data.validation is None or data.own_validation else cfg.protocol.val_fraction,
     }
     return {
         "name": cfg.name,
@@ -120,6 +120,7 @@ def describe_result(
         "augment": cfg.augment,
         "git": env["git"],
         "versions": env["versions"],
+        "task": cfg.model.task,
         "model": cfg.model.name,
         "data": {
             "name": data.name,

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from pcl_clora.data import Batch, make_augment, resample
+from pcl_clora.data import Batch, make_augment
 from pcl_clora.engine.checkpoint import load_checkpoint
 from pcl_clora.engine.config import RunConfig, run_identity
 from pcl_clora.engine.ema import WeightAverage
 from pcl_clora.engine.evaluate import autocast, evaluate
 from pcl_clora.engine.interrupt import PoliteStop, TrainingInterrupted
 from pcl_clora.engine.logging import Event, RunLog
-from pcl_clora.engine.losses import classification_loss
-from pcl_clora.engine.metrics import ClassificationMetrics, ConfusionMatrix
 from pcl_clora.engine.optim import build_optimizer, rate_at, trained_parameters
 from pcl_clora.engine.run_folder import RunFolder, environment
 from pcl_clora.engine.seed import capture_rng_state, deterministic_mode, make_generator, seed_everything
 from pcl_clora.engine.setup import adapt, choose_device, describe_plan, make_data
 from pcl_clora.engine.snapshot import Snapshot
 from pcl_clora.engine.state import RunResult, RunState, describe_result
+from pcl_clora.engine.tasks import Metrics, draw_points
 from pcl_clora.io import finite, write_json
 
 
@@ -106,7 +106,7 @@ class Trainer:
         self._trained = list(trained_parameters(self.model).values())
         self._average = WeightAverage(self.model, cfg.train.ema_decay)
         self._augment = make_augment(cfg.augment)
-        self.state = RunState(ConfusionMatrix(len(self.data.class_names), self.device))
+        self.state = RunState(self.data.task.meter(self.device))
         self._snapshot = Snapshot(self.model, self.optimizer, self._average, self.state, identity)
         if saved is not None:
             self._snapshot.restore(saved)
@@ -137,39 +137,44 @@ class Trainer:
 
     def _step(self, batch: Batch) -> dict[str, Any]:
         """Do one optimiser step and describe it."""
-        cfg, state = self.cfg, self.state
+        cfg, state, task = self.cfg, self.state, self.data.task
         rng = capture_rng_state()
-        points, label = self._training_points(batch), batch.label.to(self.device)
+        batch = self._training_points(batch)
         lr = rate_at(state.epoch, state.batch, self.data.train.num_batches, cfg.optim)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         with autocast(self.device, cfg.train.amp):
-            logits = self.model(points)
-        extra = self.model.extra_losses()
-        terms = classification_loss(logits, label, extra, label_smoothing=cfg.optim.label_smoothing)
+            logits = self.model(*task.inputs(batch))
+        terms = task.loss(logits, batch, self.model.extra_losses(), cfg.optim.label_smoothing)
         numbers = terms.log()
         self.optimizer.zero_grad(set_to_none=True)
         norm = math.nan
         if math.isfinite(numbers["loss"]):
             terms.total.backward()  # type: ignore[no-untyped-call]
+            if cfg.optim.double_step and self._gradient_is_finite():
+                self.optimizer.step()
             norm = float(
                 nn.utils.clip_grad_norm_(self._trained, cfg.optim.clip_norm or math.inf, foreach=True)
             )
         if not math.isfinite(norm):
-            self._snapshot.refuse_step(self.folder.nonfinite(state.step + 1), batch, points, rng, numbers)
+            self._snapshot.refuse_step(self.folder.nonfinite(state.step + 1), batch, rng, numbers)
         self.optimizer.step()
         self._average.update()
-        state.confusion.update(logits.detach(), label)
+        task.count(state.meter, logits.detach(), batch)
         state.loss_sum += numbers["loss"]
         state.step, state.batch = state.step + 1, state.batch + 1
         place = {"kind": "train", "step": state.step, "epoch": state.epoch}
         return {**place, **numbers, "grad_norm": norm, "lr": lr}
 
-    def _training_points(self, batch: Batch) -> Tensor:
-        """Thin and augment a batch; (seed, epoch, batch) decide how, so resuming needs no state."""
+    def _gradient_is_finite(self) -> bool:
+        gradients = [parameter.grad for parameter in self._trained if parameter.grad is not None]
+        return math.isfinite(float(nn.utils.get_total_norm(gradients)))
+
+    def _training_points(self, batch: Batch) -> Batch:
+        """Thin and augment clouds; (seed, epoch, batch) decide how, so resuming needs no state."""
         generator = make_generator(self.cfg.seed, "augment", self.state.epoch, self.state.batch)
-        points = resample(batch.points.to(self.device), self.cfg.data.num_points, generator)
-        return self._augment(points, generator)
+        batch = draw_points(batch.to(self.device), self.cfg.data.num_points, generator)
+        return replace(batch, points=self._augment(batch.points, generator))
 
     def _epoch_event(self) -> dict[str, Any]:
         state, num_batches = self.state, self.data.train.num_batches
@@ -181,7 +186,7 @@ class Trainer:
             "step": state.step,
             "epoch": state.epoch,
             "loss": state.loss_sum / num_batches,
-            "oa": state.confusion.metrics().oa,
+            self.data.task.key: state.meter.metrics().score,
             **values,
             "lr": self.optimizer.param_groups[0]["lr"],
             "seconds": round(state.epoch_seconds, 3),
@@ -199,19 +204,19 @@ class Trainer:
         with self._average.applied():
             if chooser != "last":
                 metrics = self._evaluate(chooser, "select")
-                if state.best is None or metrics.oa > state.best["oa"]:
+                if state.best is None or metrics.score > state.best[self.data.task.key]:
                     state.best = {"epoch": state.epoch, "selected_on": chooser, **metrics.summary()}
                     self._save_best({"best": state.best})
             if cfg.train.test_curve and chooser != "test":
                 self._evaluate("test", "curve")
 
-    def _evaluate(self, split: str, purpose: str) -> ClassificationMetrics:
+    def _evaluate(self, split: str, purpose: str) -> Metrics:
         """Evaluate the weights as they are now, and tell."""
         cfg = self.cfg
-        metrics = evaluate(
+        metrics: Metrics = evaluate(
             self.model,
             self.data.split(split),
-            num_classes=len(self.data.class_names),
+            task=self.data.task,
             num_points=cfg.data.num_points,
             votes=cfg.protocol.votes,
             vote_augment=cfg.protocol.vote_augment,
@@ -240,7 +245,7 @@ class Trainer:
         return RunResult(self.folder.path, metrics, result, self.model)
 
     def _save_best(self, metadata: Mapping[str, Any]) -> None:
-        content = finite({"classes": list(self.data.class_names), **metadata})
+        content = finite({"classes": list(self.data.task.logit_names), **metadata})
         self.model.save_adapter(self.folder.best, metadata=content)
 
     def _save(self) -> None:

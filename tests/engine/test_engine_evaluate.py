@@ -12,10 +12,11 @@ from engine_cases import tiny_config
 from torch import Tensor, nn
 
 from pcl_clora.adapters import attach_adapter
-from pcl_clora.data import ArrayDataset, PointLoader, fps_resample, resample
+from pcl_clora.data import ArrayDataset, Batch, PointLoader, fps_resample, resample
 from pcl_clora.engine import evaluate
 from pcl_clora.engine.evaluate import ThinnedDataset
 from pcl_clora.engine.seed import make_generator
+from pcl_clora.engine.tasks import thin
 from pcl_clora.models import build_model
 
 
@@ -138,11 +139,11 @@ def test_thinned_clouds_are_computed_once_and_stay_the_same(
 ) -> None:
     calls = []
 
-    def spy(points: Tensor, num_points: int) -> Tensor:
-        calls.append(len(points))
-        return fps_resample(points, num_points)
+    def spy(batch: Batch, num_points: int) -> Batch:
+        calls.append(len(batch))
+        return thin(batch, num_points)
 
-    monkeypatch.setattr(sys.modules[evaluate.__module__], "fps_resample", spy)
+    monkeypatch.setattr(sys.modules[evaluate.__module__], "thin", spy)
     thinned = ThinnedDataset(clouds, 16)
     expected = fps_resample(clouds.read_batch(range(10)).points, 16)
     first = [thinned.read_batch([0, 1, 2]), thinned.read_batch([3, 4])]

@@ -26,6 +26,7 @@ from pcl_clora.engine import (
     load_run_config,
     make_data,
 )
+from pcl_clora.engine import tasks as tasks_module
 from pcl_clora.engine import trainer as trainer_module
 from pcl_clora.models import build_model
 
@@ -266,7 +267,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(tmp_path: P
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = trainer_module.classification_loss, []
+    real, calls = tasks_module.classification_loss, []
 
     def broken(logits: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         terms = real(logits, *args, **kwargs)
@@ -275,7 +276,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched(
             return terms
         return type(terms)(terms.total + (logits * 0).sum().sqrt(), terms.task, terms.extra)
 
-    monkeypatch.setattr(trainer_module, "classification_loss", broken)
+    monkeypatch.setattr(tasks_module, "classification_loss", broken)
     trainer = Trainer(tiny_config(), run_dir=tmp_path)
     with pytest.raises(NonFiniteLossError, match="The gradient is not finite in step 3 "):
         trainer.fit()

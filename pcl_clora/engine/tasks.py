@@ -1,0 +1,273 @@
+"""What depends on the task: how a model is called, what is minimised, measured and reported."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pcl_clora.config import ConfigError
+from pcl_clora.data import Batch, PartDataset, PartTaxonomy, PointDataset, fps_index, resample_index
+from pcl_clora.engine.losses import LossTerms, classification_loss, segmentation_loss
+from pcl_clora.engine.metrics import ClassificationMetrics, ConfusionMatrix
+from pcl_clora.engine.segmentation_metrics import SegmentationMeter, SegmentationMetrics
+from pcl_clora.models import ModelConfig
+
+Metrics = ClassificationMetrics | SegmentationMetrics
+
+
+class Meter(Protocol):
+    """Sums from which the metrics of a task follow."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Return the sums by name."""
+        ...
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over sums."""
+        ...
+
+    def reset(self) -> None:
+        """Forget everything."""
+        ...
+
+    def metrics(self) -> Metrics:
+        """Compute the metrics."""
+        ...
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A number that tables show first.
+
+    Attributes:
+        key: its name in the metrics, such as "oa".
+        label: its name for people, such as "OA".
+        title: its name in a sentence.
+    """
+
+    key: str
+    label: str
+    title: str
+
+
+class Task(ABC):
+    """One task.
+
+    Attributes:
+        name: as `model.task` says it.
+        headlines: what tables show; the first one chooses an epoch.
+        class_names: what clouds are sorted into: classes, or categories.
+        logit_names: name of every logit.
+    """
+
+    name: ClassVar[str]
+    headlines: ClassVar[tuple[Headline, ...]]
+    class_names: tuple[str, ...]
+    logit_names: tuple[str, ...]
+
+    @abstractmethod
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Pick from a batch what the model takes."""
+
+    @abstractmethod
+    def loss(
+        self, logits: Tensor, batch: Batch, extra: Mapping[str, Tensor], label_smoothing: float
+    ) -> LossTerms:
+        """Compute what is minimised, and its terms."""
+
+    @abstractmethod
+    def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Sum the loss of every cloud, without smoothing: ()."""
+
+    @abstractmethod
+    def meter(self, device: torch.device | str) -> Any:
+        """Make an empty meter."""
+
+    @abstractmethod
+    def count(self, meter: Any, logits: Tensor, batch: Batch) -> None:
+        """Count the predictions of a batch."""
+
+    @abstractmethod
+    def vote(self, batch: Batch, num_points: int, generator: torch.Generator) -> tuple[Batch, Tensor | None]:
+        """Draw the points of one vote; with the order that puts the logits of points back, if they differ."""
+
+    def check_splits(self, train: PointDataset, test: PointDataset) -> None:  # noqa: B027 - nothing to check
+        """Refuse splits that do not fit together; a task says why.
+
+        Raises:
+            ConfigError: naming what is wrong.
+        """
+
+    @property
+    def key(self) -> str:
+        """Name of the number that chooses an epoch."""
+        return self.headlines[0].key
+
+
+class ClassificationTask(Task):
+    """One label a cloud.
+
+    Args:
+        class_names: in label order; or only how many there are.
+    """
+
+    name = "classification"
+    headlines = (Headline("oa", "OA", "overall accuracy"), Headline("macc", "mAcc", "mean class accuracy"))
+
+    def __init__(self, class_names: Sequence[str] | int) -> None:
+        if isinstance(class_names, int):
+            class_names = [f"class{number}" for number in range(class_names)]
+        self.class_names = self.logit_names = tuple(class_names)
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Points only."""
+        return (batch.points,)
+
+    def loss(
+        self, logits: Tensor, batch: Batch, extra: Mapping[str, Tensor], label_smoothing: float
+    ) -> LossTerms:
+        """Cross entropy of the clouds, plus the extra terms."""
+        return classification_loss(logits, batch.label, extra, label_smoothing=label_smoothing)
+
+    def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Sum the cross entropy of the clouds: ()."""
+        return F.cross_entropy(logits, batch.label, reduction="sum")
+
+    def meter(self, device: torch.device | str) -> ConfusionMatrix:
+        """Make an empty confusion matrix."""
+        return ConfusionMatrix(len(self.class_names), device)
+
+    def count(self, meter: ConfusionMatrix, logits: Tensor, batch: Batch) -> None:
+        """Count the predicted classes of a batch."""
+        meter.update(logits, batch.label)
+
+    def vote(self, batch: Batch, num_points: int, generator: torch.Generator) -> tuple[Batch, Tensor | None]:
+        """Draw other points of the clouds."""
+        return batch.take(resample_index(batch.points, num_points, generator)), None
+
+
+class PartSegmentationTask(Task):
+    """One label a point, among the parts of the cloud's category, which the model is told.
+
+    Args:
+        taxonomy: categories and parts.
+    """
+
+    name = "part_segmentation"
+    headlines = (
+        Headline("instance_miou", "inst. mIoU", "instance mIoU"),
+        Headline("class_miou", "class mIoU", "class mIoU"),
+    )
+
+    def __init__(self, taxonomy: PartTaxonomy) -> None:
+        self.taxonomy = taxonomy
+        self.class_names, self.logit_names = taxonomy.categories, taxonomy.part_names
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Points and category."""
+        return batch.points, _known(batch.category)
+
+    def loss(
+        self, logits: Tensor, batch: Batch, extra: Mapping[str, Tensor], label_smoothing: float
+    ) -> LossTerms:
+        """Cross entropy of the points over all parts, plus the extra terms."""
+        labels = _known(batch.part_labels)
+        return segmentation_loss(logits, labels, extra, label_smoothing=label_smoothing)
+
+    def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Sum over clouds of the mean cross entropy of their points: ()."""
+        labels = _known(batch.part_labels)
+        return F.cross_entropy(logits.transpose(1, 2), labels, reduction="sum") / labels.shape[1]
+
+    def check_splits(self, train: PointDataset, test: PointDataset) -> None:
+        """Refuse test categories that have no training clouds: their parts cannot be learnt.
+
+        Raises:
+            ConfigError: naming the categories.
+        """
+        unseen = sorted(set(test.labels.tolist()) - set(train.labels.tolist()))
+        if unseen:
+            names = ", ".join(self.class_names[label] for label in unseen[:8])
+            raise ConfigError(
+                f"{len(unseen)} categories of test have no training clouds: {names}; add clouds, or leave "
+                "these categories out. `pcl-clora data check` says more."
+            )
+
+    def meter(self, device: torch.device | str) -> SegmentationMeter:
+        """Make empty sums."""
+        return SegmentationMeter(self.taxonomy, device)
+
+    def count(self, meter: SegmentationMeter, logits: Tensor, batch: Batch) -> None:
+        """Count the predicted parts of a batch."""
+        meter.update(logits, _known(batch.part_labels), _known(batch.category))
+
+    def vote(self, batch: Batch, num_points: int, generator: torch.Generator) -> tuple[Batch, Tensor | None]:
+        """Keep the points and mix their order: another one starts the grouping."""
+        batch = thin(batch, num_points)
+        order = torch.randperm(num_points, generator=generator).to(batch.points.device)
+        return batch.take(order.expand(len(batch), -1)), order.argsort()
+
+
+TASKS: Mapping[str, type[Task]] = {task.name: task for task in (ClassificationTask, PartSegmentationTask)}
+
+
+def headlines(task: str) -> tuple[Headline, ...]:
+    """Say what tables show of a task; the first number chooses an epoch."""
+    return TASKS[task].headlines
+
+
+def make_task(model: ModelConfig, dataset: PointDataset) -> Task:
+    """Make the task that a model was built for, with the names of a data set.
+
+    Raises:
+        ConfigError: if the model and the data set do not fit together; the message names the setting.
+    """
+    if model.task == ClassificationTask.name:
+        _require("num_classes", model, len(dataset.class_names), "classes")
+        return ClassificationTask(dataset.class_names)
+    if model.task != PartSegmentationTask.name:
+        raise ConfigError(
+            f"model.task={model.task!r} cannot be run here; it can be one of {', '.join(TASKS)}."
+        )
+    if not isinstance(dataset, PartDataset):
+        raise ConfigError(
+            "model.task=part_segmentation needs a data set with part labels, such as shapenetpart_txt, "
+            "shapenetpart_hdf5 or procedural; choose another data.name."
+        )
+    _require("num_parts", model, dataset.taxonomy.num_parts, "parts")
+    _require("num_categories", model, dataset.taxonomy.num_categories, "categories")
+    return PartSegmentationTask(dataset.taxonomy)
+
+
+def _require(setting: str, model: ModelConfig, expected: int, what: str) -> None:
+    given = getattr(model, setting)
+    if given != expected:
+        raise ConfigError(
+            f"model.{setting}={given}, but the data set has {expected} {what}; set "
+            f"model.{setting}={expected}."
+        )
+
+
+def draw_points(batch: Batch, num_points: int, generator: torch.Generator) -> Batch:
+    """Draw the points of a training step, their labels with them; see `data.resample`. Images stay whole."""
+    if batch.holds_images:
+        return batch
+    return batch.take(resample_index(batch.points, num_points, generator))
+
+
+def thin(batch: Batch, num_points: int) -> Batch:
+    """Take the points of a test step, their labels with them; see `data.fps_resample`. Images stay whole."""
+    if batch.holds_images or batch.points.shape[1] == num_points:
+        return batch
+    return batch.take(fps_index(batch.points, num_points))
+
+
+def _known(value: Tensor | None) -> Tensor:
+    assert value is not None  # make_task has refused data sets without parts
+    return value
