@@ -13,6 +13,7 @@ class DataConfig(Config):
     """Settings of a data set; a data set's own settings are in a subclass next to its reader."""
 
     reads_files: ClassVar[bool] = True  # whether `root` must be given
+    kind: ClassVar[Literal["points", "images"]] = "points"  # images are neither sampled nor augmented
     # Whether `shots` is a matter of the reader; otherwise build_dataset leaves other training clouds out.
     shots_in_reader: ClassVar[bool] = False
     # What published code draws from numpy's global generator when it reads a cloud: not known, the order

@@ -72,6 +72,7 @@ class ModelInterface:
             and that no forward pass runs; nothing trains them.
         training_only: dotted paths of modules that run only where a loss of the backbone's own is wanted,
             though the published network runs them always.
+        input_shape: (C, H, W) of an image, for a backbone that takes images; None for clouds.
     """
 
     embed_dim: int
@@ -81,6 +82,7 @@ class ModelInterface:
     takes_category: bool = False
     unused: tuple[str, ...] = ()
     training_only: tuple[str, ...] = ()
+    input_shape: tuple[int, int, int] | None = None
 
     def sites(self, role: Role) -> tuple[RoleSite, ...]:
         """List the layers that play a role, one a block, in block order.

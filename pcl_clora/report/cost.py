@@ -119,8 +119,11 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
 
 
 def _random_clouds(model: nn.Module, batch_size: int, num_points: int, seed: int) -> Tensor:
-    """(B, N, 3) in the unit ball, on the model's device."""
+    """(B, N, 3) in the unit ball, or the images that the model takes, on the model's device."""
     generator = torch.Generator().manual_seed(seed)
+    image = get_interface(model).input_shape
+    if image is not None:
+        return torch.randn(batch_size, *image, generator=generator).to(next(model.parameters()).device)
     points = torch.randn(batch_size, num_points, 3, generator=generator)
     points = points / points.norm(dim=-1).amax(dim=1)[:, None, None]
     return points.to(next(model.parameters()).device)
