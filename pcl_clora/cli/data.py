@@ -1,15 +1,20 @@
-"""`pcl-clora data check | info`."""
+"""`pcl-clora data check | info | pack`."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pcl_clora.cli.common import AsJson, print_json, show
+from pcl_clora.cli.common import AsJson, Overrides, interruptible, print_json, show
 
-app = typer.Typer(no_args_is_help=True, help="Look at data folders.")
+if TYPE_CHECKING:
+    from pcl_clora.data import DataConfig
+    from pcl_clora.data.pack import ShardDone
+
+app = typer.Typer(no_args_is_help=True, help="Look at data folders, check them, pack them.")
 
 Root = Annotated[Path, typer.Argument(help="Folder of one data set.")]
 
@@ -55,4 +60,66 @@ def info(root: Root, as_json: AsJson = False) -> None:
     if as_json:
         print_json(asdict(found))
         return
-    show(str(found), f"read it with: data.name={found.layout} data.root={root}", ", ".join(found.class_names))
+    more = "".join(f" data.{key}={value}" for key, value in found.settings.items())
+    how = f"read it with: data.name={found.layout} data.root={root}{more}"
+    show(str(found), how, ", ".join(found.class_names))
+
+
+@app.command()
+def pack(
+    source: Annotated[
+        Path,
+        typer.Argument(help="Folder of one data set, or a yaml file with a section data, such as of cfgs."),
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder of the packed data; made if it is missing.")],
+    overrides: Overrides = None,
+    shard_clouds: Annotated[
+        int, typer.Option(min=0, help="Clouds a shard; 0 takes as many as have about 64 MiB of points.")
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a data set into shards that are mapped into memory: data.name=packed data.root=OUT reads them.
+
+    All splits are packed with the points that are read with these settings, for example data.num_points=2048
+    (a folder whose clouds have one size gives all their points). A killed pack goes on with the same command;
+    `pcl-clora data check OUT` compares every shard with its digest.
+    """
+    from pcl_clora.data.pack import pack_dataset
+
+    config = _source_config(source, overrides or [])
+    with interruptible("Stopped; the same command goes on."):
+        index = pack_dataset(config, out, clouds_per_shard=shard_clouds, on_shard=None if as_json else _tell)
+    if as_json:
+        print_json({"root": str(out), **index.model_dump(mode="json")})
+        return
+    splits = ", ".join(f"{entry.num_clouds} {name}" for name, entry in index.splits.items())
+    shards = sum(len(entry.shards) for entry in index.splits.values())
+    show(f"{out}: {splits} in {shards} shards.", f"read it with: data.name=packed data.root={out}")
+
+
+def _tell(done: ShardDone) -> None:
+    state = "was there" if done.kept else "written"
+    print(f"{done.split}: shard {done.number + 1} of {done.num_shards} {state}", file=sys.stderr)
+
+
+def _source_config(source: Path, overrides: list[str]) -> DataConfig:
+    """Read the data section of a yaml file, or find out how a folder is read."""
+    from pcl_clora.config import ConfigError, merge, parse_overrides, read_yaml
+    from pcl_clora.data import describe_root, parse_data_config
+
+    changes = parse_overrides(overrides)
+    if changes.keys() - {"data"}:
+        raise ConfigError(f"only data can be set here, as data.setting=value, not {sorted(changes)}.")
+    if source.suffix in (".yaml", ".yml"):
+        below = {"data": read_yaml(source).get("data", {})}
+    else:
+        found = describe_root(source)
+        below = {"data": {"name": found.layout, "root": str(source), **found.settings}}
+        size = changes.get("data", {}).get("num_points") or found.num_points
+        if not size:
+            raise ConfigError(
+                f"{source}: how many points its clouds have is not known without reading them; set "
+                "data.num_points."
+            )
+        below["data"]["num_points"] = size
+    return parse_data_config(merge(below, changes)["data"])

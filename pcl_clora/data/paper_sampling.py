@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,8 @@ from numpy.random import RandomState
 from torch import Tensor
 
 from pcl_clora.data.dataset import Batch, PointDataset, Sample, stack_samples
+from pcl_clora.data.loader import derive_seed
+from pcl_clora.data.part_taxonomy import PartDataset
 
 _KEYS = 624  # 32-bit words of the state of the Mersenne twister
 
@@ -45,10 +46,9 @@ class PaperOrder:
     """A data set whose points are in the order that published code gives them in the first pass.
 
     The order of a cloud is the one it gets when all clouds are visited from the first to the last after
-    numpy.random.seed(seed). Here it depends on (seed, index) only: any sample can be read at any time, in any
-    process, and is the same every time; the state before each cloud is remembered (2.5 kB a cloud). Published
-    code goes on with other orders in later epochs; as the model gets points chosen and grouped by farthest
-    point sampling, an order decides little more than the first point.
+    numpy.random.seed(seed). Here it depends on (seed, epoch, index) only: any sample can be read at any time,
+    in any process, and is the same every time; the state before each cloud is remembered (2.5 kB a cloud).
+    Published code goes on with the same stream in later epochs; here every one has a stream of its own.
 
     Args:
         dataset: clouds of one size; labels of points and masks move with their points.
@@ -62,18 +62,23 @@ class PaperOrder:
     """
 
     def __init__(self, dataset: PointDataset, seed: int) -> None:
-        self._dataset = dataset
+        self._dataset, self._seed = dataset, seed
         self.class_names, self.labels = dataset.class_names, dataset.labels
+        if isinstance(dataset, PartDataset):
+            self.taxonomy = dataset.taxonomy
         self._keys = np.empty((len(dataset) + 1, _KEYS), dtype=np.uint32)
         self._position = np.empty(len(dataset) + 1, dtype=np.int64)
-        self._keys[0], self._position[0] = RandomState(seed).get_state()[1:3]
-        self._known = 0  # clouds whose order was drawn once
         self._num_points = 0
+        self._epoch = -1
+        self.set_epoch(0)
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._dataset, name)
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the orders of an epoch; epoch 0 has those that numpy.random.seed(seed) leads to."""
+        if epoch != self._epoch:
+            self._epoch = epoch
+            seed = self._seed if epoch == 0 else derive_seed("order", self._seed, epoch) % 2**32
+            self._keys[0], self._position[0] = RandomState(seed).get_state()[1:3]
+            self._known = 0  # clouds whose order was drawn once in this epoch
 
     def __len__(self) -> int:
         return len(self._dataset)

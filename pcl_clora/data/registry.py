@@ -10,9 +10,9 @@ from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import PointDataset, check_split
 from pcl_clora.data.fewshot import FewshotConfig, FewshotFold, ModelNetFewshot, ModelNetFewshotConfig
 from pcl_clora.data.folder import FolderConfig, PointFolder
-from pcl_clora.data.images import Digits, DigitsConfig
 from pcl_clora.data.modelnet_hdf5 import ModelNet40Hdf5, ModelNet40Hdf5Config
 from pcl_clora.data.modelnet_txt import ModelNet40Txt, ModelNet40TxtConfig
+from pcl_clora.data.packed import PackedConfig, PackedDataset
 from pcl_clora.data.paper_sampling import PaperOrder
 from pcl_clora.data.procedural import ProceduralConfig, ProceduralShapes
 from pcl_clora.data.procedural_corpus import ProceduralCorpus, ProceduralCorpusConfig
@@ -50,9 +50,9 @@ register_dataset("shapenetpart_hdf5", ShapeNetPartHdf5Config, ShapeNetPartHdf5)
 register_dataset("modelnet_fewshot", ModelNetFewshotConfig, ModelNetFewshot)
 register_dataset("fewshot", FewshotConfig, FewshotFold)
 register_dataset("folder", FolderConfig, PointFolder)
+register_dataset("packed", PackedConfig, PackedDataset)
 register_dataset("procedural", ProceduralConfig, ProceduralShapes)
 register_dataset("procedural_corpus", ProceduralCorpusConfig, ProceduralCorpus)
-register_dataset("digits", DigitsConfig, Digits)
 
 
 def list_datasets() -> list[str]:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pcl_clora.data.dataset import Batch, PointDataset, Sample
+from pcl_clora.data.loader import RedrawnDataset
+from pcl_clora.data.part_taxonomy import PartDataset
 from pcl_clora.io import DataError
 
 
 class SubsetDataset:
     """Some samples of a data set, in a given order; read from it when they are asked for.
-
-    Whatever else the data set knows (such as its parts) is reached through this object as well.
 
     Args:
         dataset: where the samples are.
@@ -40,11 +39,13 @@ class SubsetDataset:
             labels = torch.tensor([classes[label] for label in labels.tolist()], dtype=torch.int64)
         self.labels = labels
         self.class_names = tuple(dataset.class_names if class_names is None else class_names)
+        if isinstance(dataset, PartDataset):
+            self.taxonomy = dataset.taxonomy
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # also before __init__ ran, in a worker that unpickles this object
-            raise AttributeError(name)
-        return getattr(self._dataset, name)
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the data set the epoch, if it draws points anew in every one."""
+        if isinstance(self._dataset, RedrawnDataset):
+            self._dataset.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self._indices)

@@ -42,7 +42,7 @@ def _pickles(root: Path) -> list[tuple[int, int, Path]]:
 def describe_fewshot(root: Path) -> RootInfo:
     """Describe the first fold; all settings that are there are the variants."""
     pickles = _pickles(root)
-    ways, _, first = pickles[0]
+    ways, shots, first = pickles[0]
     clouds = {split: read_fewshot(first, split, ways) for split in SPLITS}
     folders = dict.fromkeys(file.parent.name for _, _, file in pickles)
     return RootInfo(
@@ -52,6 +52,7 @@ def describe_fewshot(root: Path) -> RootInfo:
         {split: len(read.labels) for split, read in clouds.items()},
         min(read.points.shape[1] for read in clouds.values()),
         tuple(folders),
+        {"ways": ways, "shots": shots, "fold": int(first.stem)},
     )
 
 

@@ -45,6 +45,7 @@ class RootInfo:
         num_samples: split -> number of clouds.
         num_points: points that every cloud has; 0 where that is not known without reading them all.
         variants: what the folder holds side by side, such as variants of a data set; empty if only one thing.
+        settings: settings besides name and root that read what is counted here.
     """
 
     root: str
@@ -53,11 +54,12 @@ class RootInfo:
     num_samples: Mapping[str, int] = field(default_factory=dict)
     num_points: int = 0
     variants: tuple[str, ...] = ()
+    settings: Mapping[str, str | int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {split}" for split, count in self.num_samples.items())
         points = f", {self.num_points} points a cloud" if self.num_points else ""
-        variants = f", variants {', '.join(self.variants)}" if self.variants else ""
+        variants = f" ({', '.join(self.variants)})" if self.variants else ""
         return f"{self.root}: {self.layout}, {len(self.class_names)} classes, {counts}{points}{variants}"
 
 

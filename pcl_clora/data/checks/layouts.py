@@ -10,6 +10,7 @@ from pcl_clora.data.checks.fewshot import check_fewshot, describe_fewshot, is_fe
 from pcl_clora.data.checks.finding import Finding, RootInfo
 from pcl_clora.data.checks.folder import check_folder, describe_folder
 from pcl_clora.data.checks.hdf5 import check_hdf5, describe_hdf5, is_hdf5
+from pcl_clora.data.checks.packed import check_packed, describe_packed, is_packed
 from pcl_clora.data.checks.scanobjectnn import (
     check_raw,
     check_scan,
@@ -49,6 +50,7 @@ class Layout:
 
 # In the order in which they are tried; the last one takes any folder.
 LAYOUTS: tuple[Layout, ...] = (
+    Layout("packed", is_packed, describe_packed, check_packed),
     Layout("shapenetpart_hdf5", is_part_hdf5, describe_part_hdf5, check_part_hdf5),
     Layout("shapenetpart_txt", is_part_text, describe_part_text, check_part_text),
     Layout("modelnet40_hdf5", is_hdf5, describe_hdf5, lambda root, _: check_hdf5(root)),

@@ -64,6 +64,7 @@ def describe_scan(root: Path) -> RootInfo:
         {split: headers[split].num_shapes for split in SPLITS if split in headers},
         min(header.stored_points for header in headers.values()),
         tuple(variants),
+        {"variant": shown},
     )
 
 
