@@ -10,6 +10,7 @@ from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import PointDataset, check_split
 from pcl_clora.data.fewshot import FewshotConfig, FewshotFold, ModelNetFewshot, ModelNetFewshotConfig
 from pcl_clora.data.folder import FolderConfig, PointFolder
+from pcl_clora.data.images import Digits, DigitsConfig
 from pcl_clora.data.modelnet_hdf5 import ModelNet40Hdf5, ModelNet40Hdf5Config
 from pcl_clora.data.modelnet_txt import ModelNet40Txt, ModelNet40TxtConfig
 from pcl_clora.data.packed import PackedConfig, PackedDataset
@@ -53,6 +54,7 @@ register_dataset("folder", FolderConfig, PointFolder)
 register_dataset("packed", PackedConfig, PackedDataset)
 register_dataset("procedural", ProceduralConfig, ProceduralShapes)
 register_dataset("procedural_corpus", ProceduralCorpusConfig, ProceduralCorpus)
+register_dataset("digits", DigitsConfig, Digits)
 
 
 def list_datasets() -> list[str]:
