@@ -25,7 +25,7 @@ from pcl_clora.adapters.plan import (
 )
 from pcl_clora.adapters.routing import group_samples, put_in_order
 from pcl_clora.adapters.tree import base_tensors, live_path, locate, tuner_layers, walk
-from pcl_clora.models.interface import ModelInterface, get_interface
+from pcl_clora.models.interface import ModelInterface, auxiliary_losses, get_interface
 
 
 class AdaptedModel(nn.Module):
@@ -177,14 +177,9 @@ class AdaptedModel(nn.Module):
         return self
 
     def extra_losses(self) -> dict[str, Tensor]:
-        """Compute the terms beside the task loss, by name, each times its weight.
-
-        These are the active method's and those of a backbone that has some (`auxiliary_losses()`, for example
-        PointGPT's generator): they belong to its last forward pass and can be had once.
-        """
-        ask = getattr(self.base, "auxiliary_losses", None)
-        terms = {} if ask is None else dict(ask())
-        return terms if self._active is None else {**terms, **self.method.extra_losses()}
+        """Compute the backbone's and the method's terms beside the task loss, by name, times their weights."""
+        own = auxiliary_losses(self.base)
+        return own if self._active is None else {**own, **self.method.extra_losses()}
 
     def extra_loss_values(self) -> dict[str, Tensor]:
         """Compute the same terms before weighting, without gradient, for the log."""

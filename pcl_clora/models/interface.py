@@ -167,6 +167,18 @@ def get_interface(model: nn.Module) -> ModelInterface:
     return interface
 
 
+def auxiliary_losses(model: nn.Module) -> dict[str, Tensor]:
+    """Ask a backbone for what its last forward pass adds to the task's loss.
+
+    A backbone that has such terms offers a method of this name, which hands them over once; most have none.
+
+    Returns:
+        Name -> () term, weighted already; empty if there is none.
+    """
+    ask = getattr(model, "auxiliary_losses", None)
+    return {} if ask is None else dict(ask())
+
+
 def is_tensor_path(model: nn.Module, path: str) -> bool:
     """Tell whether a dotted path names a parameter (True) or a module (False).
 
