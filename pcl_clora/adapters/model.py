@@ -177,7 +177,7 @@ class AdaptedModel(nn.Module):
         return self
 
     def extra_losses(self) -> dict[str, Tensor]:
-        """Compute the backbone's and the method's terms beside the task loss, by name, times their weights."""
+        """Compute the backbone's and the method's terms beside the task loss by name, times their weights."""
         own = auxiliary_losses(self.base)
         return own if self._active is None else {**own, **self.method.extra_losses()}
 
