@@ -6,8 +6,8 @@
 #ifdef __CUDACC__
 #include <cooperative_groups.h>
 #endif
+#include <cmath>
 #include <cstdint>
-#include <limits>
 
 namespace pcl_clora {
 
@@ -30,8 +30,7 @@ __device__ __forceinline__ T squared_norm(T x, T y, T z) {
 
 template <class T>
 __device__ __forceinline__ T infinity() {
-    constexpr T value = std::numeric_limits<T>::infinity();
-    return value;
+    return static_cast<T>(INFINITY);
 }
 
 // The squared distance of a search. NaN counts as infinitely far: every pair of candidates then has an order, so a

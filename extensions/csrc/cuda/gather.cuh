@@ -24,8 +24,7 @@ struct GatherTask {
 
 template <class T>
 __device__ __forceinline__ T picked(const T* rows, int64_t index, const GatherTask<T>& task, int64_t channel) {
-    constexpr T nothing = std::numeric_limits<T>::quiet_NaN();
-    return index >= 0 && index < task.num_rows ? rows[index * task.channels + channel] : nothing;
+    return index >= 0 && index < task.num_rows ? rows[index * task.channels + channel] : static_cast<T>(NAN);
 }
 
 // Threads are laid out (channels, rows). BLEND adds three weighted rows, in the order of the weights.

@@ -22,9 +22,9 @@ void gather(Host& host, const GatherTask<T>& task) {
     host.launch(gather_kernel<T, BLEND>, grid_of(host, ceil_div(picks, threads.y)), threads, task);
 }
 
-// `idx` says where each position of each cloud points to; the scratch is set here.
-template <class Host, class T>
-void scatter(Host& host, ScatterTask<T> task, const int64_t* idx) {
+// `idx` says where each position of each cloud points to, as whatever the host can sort; the scratch is set here.
+template <class Host, class T, class Idx>
+void scatter(Host& host, ScatterTask<T> task, const Idx& idx) {
     const int64_t rows = task.num_clouds * task.num_rows;
     if (rows == 0 || task.channels == 0) return;
     const Sorted sorted = host.sort(idx, task.num_clouds, task.num_positions);

@@ -63,9 +63,13 @@ __global__ void __launch_bounds__(THREADS) knn_warp_kernel(const KnnTask<T> task
         for (int64_t done = 0; done < task.k; done += kListed) {
             const int64_t missing = task.k - done;
             const int wanted = missing < kListed ? static_cast<int>(missing) : kListed;
+            const int unused = kListed - wanted;  // places in front of the list that beat everything
             Candidate<T> list[SLOTS];
 #pragma unroll
-            for (int slot = 0; slot < SLOTS; ++slot) list[slot] = {infinity<T>(), kNoIndex};
+            for (int slot = 0; slot < SLOTS; ++slot) {
+                list[slot] = {infinity<T>(), kNoIndex};
+                if (SLOTS * lane + slot < unused) list[slot] = {-infinity<T>(), -1};
+            }
             Candidate<T> worst = {infinity<T>(), kNoIndex};  // what a new neighbour has to beat
 
             for (int64_t begin = 0; begin < length; begin += TILE) {
@@ -101,20 +105,15 @@ __global__ void __launch_bounds__(THREADS) knn_warp_kernel(const KnnTask<T> task
                                 list[slot] = is_first || !closer(next, before) ? next : before;
                             }
                         }
-                        worst = list[0];
-#pragma unroll
-                        for (int slot = 1; slot < SLOTS; ++slot) {
-                            if (slot == (wanted - 1) % SLOTS) worst = list[slot];
-                        }
-                        worst = from_lane(worst, (wanted - 1) / SLOTS);
+                        worst = from_lane(list[SLOTS - 1], 31);
                     }
                 }
             }
             if (!active) continue;
 #pragma unroll
             for (int slot = 0; slot < SLOTS; ++slot) {
-                const int place = SLOTS * lane + slot;
-                if (place < wanted) put_neighbor(task, points, query, done + place, list[slot], at);
+                const int place = SLOTS * lane + slot - unused;
+                if (place >= 0) put_neighbor(task, points, query, done + place, list[slot], at);
             }
             last = from_lane(list[SLOTS - 1], 31);
         }
