@@ -6,6 +6,7 @@ import torch
 
 from pcl_clora.models import create_model, published_form
 from pcl_clora.models.pcp_mae import sin_cos_features
+from pcl_clora.report import count_cost
 from tests.models.model_cases import (
     TINY,
     assert_checkpoint_gives,
@@ -56,6 +57,12 @@ def test_an_official_pretrained_file_gives_the_golden_logits(archive, shared):
 @pytest.mark.parametrize(("classes", "expected"), [(15, 22_338_959), (40, 22_345_384)])
 def test_parameter_count_is_the_published_one(classes, expected):
     assert count(meta_model("pcp_mae", num_classes=classes)) == (expected, 174)
+
+
+@pytest.mark.slow
+def test_the_layers_of_the_published_form_multiply_as_often_as_published():
+    macs = count_cost(create_model("pcp_mae", num_classes=40, num_groups=64), 1024)["macs"]
+    assert round(macs["published"] / 1e9, 3) == 2.407
 
 
 def test_positions_are_the_sines_and_cosines_of_the_formula():

@@ -9,6 +9,7 @@ import torch
 from pcl_clora.models import create_model, load_weights, published_form
 from pcl_clora.models.interface import Backbone, Tokens, get_interface
 from pcl_clora.models.recon import ContrastBlock
+from pcl_clora.report import count_cost
 from tests.models import formulas
 from tests.models.model_cases import (
     TINY,
@@ -91,6 +92,12 @@ def test_official_key_lists_match_as_the_official_loaders_do(
 )
 def test_parameter_count_is_the_published_one(name, classes, expected):
     assert count(meta_model(name, num_classes=classes)) == expected
+
+
+@pytest.mark.slow
+def test_the_layers_of_the_published_form_multiply_as_often_as_published():
+    macs = count_cost(create_model("recon", num_classes=40, num_groups=64), 1024)["macs"]
+    assert round(macs["published"] / 1e9, 3) == 2.650
 
 
 def test_the_block_follows_its_formula(generator):
