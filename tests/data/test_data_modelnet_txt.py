@@ -1,8 +1,5 @@
-import importlib.util
 import os
 import pickle
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -253,20 +250,9 @@ def test_real_text_files_give_what_numpy_reads(shared, split, count):
     assert dataset.class_names[dataset[11].label] in dataset[11].path
 
 
-@pytest.fixture(scope="module")
-def mini(tmp_path_factory):
-    """The official layouts as the shared script writes them."""
-    folder = Path(__file__).resolve().parents[3] / "shared" / "fixtures"
-    spec = importlib.util.spec_from_file_location("make_mini_data", folder / "make_mini_data.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(folder))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(folder))
-    out = tmp_path_factory.mktemp("mini")
-    module.main(str(out))
-    return out / "ModelNet" / "modelnet40_normal_resampled"
+@pytest.fixture
+def mini(mini_layouts):
+    return mini_layouts / "ModelNet" / "modelnet40_normal_resampled"
 
 
 @pytest.mark.shared_data
