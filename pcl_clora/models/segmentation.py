@@ -305,6 +305,10 @@ class PartSegmenter(_Transformer):
             parts["tokens"] = ()
         return replace(interface, parts=parts, takes_category=True)
 
+    def no_weight_decay(self) -> set[str]:
+        """Name what weight decay spares besides biases and 1-D tensors: learned tokens, where there are any."""
+        return set() if isinstance(self.prefix, NoPrefix) else super().no_weight_decay()
+
     def fetch(self, tokens: Tokens) -> Fetched:
         """Run the blocks and gather what the head looks at."""
         wanted = self.config.fetched
