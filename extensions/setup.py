@@ -36,6 +36,7 @@ ISA = {  # object name -> flags. GCC 12 warns about its own AVX-512 header.
     "isa_avx2": ["-mavx2"],
     "isa_avx512": ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-Wno-uninitialized"],
 }
+HOST = ("dispatch", "memory", "ops")  # what is the same for all instruction sets
 CUDA = [*COMMON, "--fmad=false", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-DUSE_CUDA"]
 LEAST_ARCHITECTURE = 75
 
@@ -54,7 +55,8 @@ def find_torch() -> Path:
             return Path(folder) / "torch"
     raise SystemExit(
         "torch is not installed for this interpreter, or is hidden from this build. Install torch >= "
-        f"{'.'.join(map(str, LEAST_TORCH))} first; where it is installed, use pip install --no-build-isolation."
+        f"{'.'.join(map(str, LEAST_TORCH))} first; where it is installed, "
+        "use pip install --no-build-isolation."
     )
 
 
@@ -122,6 +124,7 @@ class Build(build_ext):
     """Compiles every source with its own flags, several at once, and only what has changed."""
 
     def build_extension(self, ext: Extension) -> None:
+        """Compile, link, and write down what was used."""
         torch = find_torch()
         built_with = version_of(torch)
         cuda = Cuda(sorted((CSRC / "cuda").glob("*.cu")))
@@ -153,19 +156,20 @@ class Build(build_ext):
 
     @staticmethod
     def isas() -> list[str]:
+        """Return the objects of the instruction sets of this kind of processor, the baseline first."""
         return list(ISA) if platform.machine() in ("x86_64", "AMD64") else ["isa_baseline"]
 
     def plan(self, torch: Path, compiler: list[str], cuda: Cuda) -> tuple[list[Path], list[list[str]]]:
         """Return the objects in the order in which they are linked, and how each is made.
 
         A function that several objects have in common, such as std::sort of integers, is taken from the first
-        that has it. So the baseline comes first, and no such function holds instructions that are missing here.
+        that has it. So the baseline comes first, and no such function needs more than every processor has.
         """
         include = [f"-I{torch / 'include'}"]
         folder = Path(self.build_temp).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         plan = [(CSRC / "cpu" / f"{name}.cpp", [*compiler, *CPU, *ISA[name]]) for name in self.isas()[:1]]
-        plan += [(CSRC / "cpu" / f"{name}.cpp", [*compiler, *CPU, *include]) for name in ("dispatch", "ops")]
+        plan += [(CSRC / "cpu" / f"{name}.cpp", [*compiler, *CPU, *include]) for name in HOST]
         plan += [(CSRC / "cpu" / f"{name}.cpp", [*compiler, *CPU, *ISA[name]]) for name in self.isas()[1:]]
         if not cuda.missing:
             plan += [(source, [cuda.nvcc, *cuda.flags(), *include]) for source in cuda.sources]
@@ -178,6 +182,7 @@ class Build(build_ext):
 
     @staticmethod
     def link(torch: Path, compiler: list[str], cuda: Cuda, objects: list[Path], library: Path) -> list[str]:
+        """Return the command that links the library; torch's own libraries are found at run time."""
         libraries = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-ltorch", "-lc10"]
         if not cuda.missing:
             libraries += [f"-L{cuda.runtime}", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]

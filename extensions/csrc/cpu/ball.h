@@ -53,8 +53,7 @@ class BallSearch {
   }
 
   void search_leaf(int64_t leaf, int64_t from, V qx, V qy, V qz) {
-    if (leaf >= tree_->num_leaves) return;
-    for (int64_t i = tree_->first[leaf]; i < tree_->first[leaf + 1]; i += F::W) {
+    for (int64_t i = tree_->begin[leaf] * int64_t{F::W}; i < tree_->end[leaf] * int64_t{F::W}; i += F::W) {
       const V d = dist2<F>(tree_->x + i, tree_->y + i, tree_->z + i, qx, qy, qz);
       uint32_t within = F::bits(F::lt(d, F::set(radius2_)));
       for (; within; within &= within - 1) {

@@ -98,21 +98,13 @@ class TreeSampler {
         leaf_lowest_(tree.leaf_boxes.count),
         group_lowest_(tree.group_boxes.count) {
     const T none = -std::numeric_limits<T>::infinity();
-    for (int64_t i = 0; i < tree.slots; ++i) {
-      const bool is_point = tree.id[i] != std::numeric_limits<int32_t>::max();
-      nearest_[i] = is_point ? first_distance(skip_origin, tree.x[i], tree.y[i], tree.z[i]) : none;
-    }
     std::fill(leaf_largest_.get(), leaf_largest_.get() + tree.leaf_boxes.count, none);
     std::fill(group_largest_.get(), group_largest_.get() + tree.group_boxes.count, none);
     std::fill(leaf_lowest_.get(), leaf_lowest_.get() + tree.leaf_boxes.count, kUnknown);
     std::fill(group_lowest_.get(), group_lowest_.get() + tree.group_boxes.count, kUnknown);
-    for (int64_t leaf = 0; leaf < tree.num_leaves; ++leaf)
-      leaf_largest_[leaf] = *std::max_element(
-          nearest_.get() + tree.first[leaf], nearest_.get() + tree.first[leaf + 1]);
-    for (int64_t leaf = 0; leaf < tree.num_leaves; ++leaf) {
-      T& largest = group_largest_[leaf / kGroupLeaves];
-      largest = std::max(largest, leaf_largest_[leaf]);
-    }
+    parallel(tree.num_groups, 256, [&](int64_t from, int64_t to) {
+      for (int64_t leaf = from * kGroupLeaves; leaf < to * kGroupLeaves; ++leaf) start_leaf(leaf, skip_origin);
+    });
     touched_ = tree.slots;
   }
 
@@ -145,6 +137,19 @@ class TreeSampler {
   static constexpr int32_t kUnknown = -1;
   static constexpr int64_t kParallelSlots = 1 << 17;
 
+  void start_leaf(int64_t leaf, bool skip_origin) {
+    T largest = -std::numeric_limits<T>::infinity();
+    for (int64_t i = tree_.begin[leaf] * int64_t{F::W}; i < tree_.end[leaf] * int64_t{F::W}; ++i) {
+      const bool is_point = tree_.id[i] != Tree<T>::kNoPoint;
+      nearest_[i] = is_point ? first_distance(skip_origin, tree_.x[i], tree_.y[i], tree_.z[i])
+                             : -std::numeric_limits<T>::infinity();
+      largest = std::max(largest, nearest_[i]);
+    }
+    leaf_largest_[leaf] = largest;
+    T& of_group = group_largest_[leaf / kGroupLeaves];
+    of_group = std::max(of_group, largest);
+  }
+
   // Returns how many slots it looked at.
   int64_t update(const T* q, int64_t begin, int64_t end) {
     const V qx = F::set(q[0]), qy = F::set(q[1]), qz = F::set(q[2]);
@@ -172,7 +177,7 @@ class TreeSampler {
   }
 
   int64_t update_leaf(int64_t leaf, V qx, V qy, V qz) {
-    const int64_t begin = tree_.first[leaf], end = tree_.first[leaf + 1];
+    const int64_t begin = tree_.begin[leaf] * int64_t{F::W}, end = tree_.end[leaf] * int64_t{F::W};
     V largest = F::set(-std::numeric_limits<T>::infinity());
     for (int64_t i = begin; i < end; i += F::W) {
       const V d = dist2<F>(tree_.x + i, tree_.y + i, tree_.z + i, qx, qy, qz);
@@ -214,12 +219,10 @@ class TreeSampler {
   }
 
   int32_t find_in_leaf(int64_t leaf, V value) const {
-    int32_t lowest = std::numeric_limits<int32_t>::max();
-    for (int64_t i = tree_.first[leaf]; i < tree_.first[leaf + 1]; i += F::W) {
-      uint32_t equal = F::bits(F::eq(F::load(nearest_.get() + i), value));
-      for (; equal; equal &= equal - 1) lowest = std::min(lowest, tree_.id[i + __builtin_ctz(equal)]);
+    for (int64_t i = tree_.begin[leaf] * int64_t{F::W};; i += F::W) {
+      const uint32_t equal = F::bits(F::eq(F::load(nearest_.get() + i), value));
+      if (equal) return tree_.id[i + __builtin_ctz(equal)];  // indices ascend within a leaf
     }
-    return lowest;
   }
 
   const Tree<T>& tree_;

@@ -1,8 +1,8 @@
 // A cloud as three coordinate planes, for loops over all of its points.
 #pragma once
 
+#include "array.h"
 #include "kernels.h"
-#include "memory.h"
 #include "simd.h"
 
 namespace PCL_ISA {
@@ -21,10 +21,11 @@ struct Planes {
   void fill(const T* cloud, int64_t num_points) {
     n = num_points;
     padded = (n + kChunk - 1) / kChunk * kChunk;
-    memory.resize(3 * padded);
+    const int64_t step = apart(padded);
+    memory.resize(3 * step);
     x = memory.get();
-    y = x + padded;
-    z = y + padded;
+    y = x + step;
+    z = y + step;
     for (int64_t i = 0; i < n; ++i) {
       x[i] = cloud[3 * i];
       y[i] = cloud[3 * i + 1];

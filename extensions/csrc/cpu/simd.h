@@ -22,6 +22,7 @@ struct F32 {
   using V = __m512;
   using M = __mmask16;
   static constexpr int W = 16;
+  static constexpr bool kPacks = true;  // compress is one instruction or two
   static V load(const T* p) { return _mm512_load_ps(p); }
   static V loadu(const T* p) { return _mm512_loadu_ps(p); }
   static void store(T* p, V v) { _mm512_store_ps(p, v); }
@@ -35,6 +36,7 @@ struct F32 {
   static M lt(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
   static M le(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
   static M eq(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+  static M no(M m) { return static_cast<M>(~m); }
   static uint32_t bits(M m) { return m; }
   static V select(M m, V yes, V no) { return _mm512_mask_mov_ps(no, m, yes); }
   static T hmax(V v) { return _mm512_reduce_max_ps(v); }
@@ -51,6 +53,7 @@ struct F64 {
   using V = __m512d;
   using M = __mmask8;
   static constexpr int W = 8;
+  static constexpr bool kPacks = true;
   static V load(const T* p) { return _mm512_load_pd(p); }
   static V loadu(const T* p) { return _mm512_loadu_pd(p); }
   static void store(T* p, V v) { _mm512_store_pd(p, v); }
@@ -64,6 +67,7 @@ struct F64 {
   static M lt(V a, V b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
   static M le(V a, V b) { return _mm512_cmp_pd_mask(a, b, _CMP_LE_OQ); }
   static M eq(V a, V b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
+  static M no(M m) { return static_cast<M>(~m); }
   static uint32_t bits(M m) { return m; }
   static V select(M m, V yes, V no) { return _mm512_mask_mov_pd(no, m, yes); }
   static T hmax(V v) { return _mm512_reduce_max_pd(v); }
@@ -106,6 +110,7 @@ struct F32 {
   using V = __m256;
   using M = __m256;
   static constexpr int W = 8;
+  static constexpr bool kPacks = true;
   static V load(const T* p) { return _mm256_load_ps(p); }
   static V loadu(const T* p) { return _mm256_loadu_ps(p); }
   static void store(T* p, V v) { _mm256_store_ps(p, v); }
@@ -119,6 +124,7 @@ struct F32 {
   static M lt(V a, V b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
   static M le(V a, V b) { return _mm256_cmp_ps(a, b, _CMP_LE_OQ); }
   static M eq(V a, V b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
+  static M no(M m) { return _mm256_xor_ps(m, _mm256_castsi256_ps(_mm256_set1_epi32(-1))); }
   static uint32_t bits(M m) { return static_cast<uint32_t>(_mm256_movemask_ps(m)); }
   static V select(M m, V yes, V no) { return _mm256_blendv_ps(no, yes, m); }
   static void compress(T* p, M m, V v) {
@@ -147,6 +153,7 @@ struct F64 {
   using V = __m256d;
   using M = __m256d;
   static constexpr int W = 4;
+  static constexpr bool kPacks = true;
   static V load(const T* p) { return _mm256_load_pd(p); }
   static V loadu(const T* p) { return _mm256_loadu_pd(p); }
   static void store(T* p, V v) { _mm256_store_pd(p, v); }
@@ -160,6 +167,7 @@ struct F64 {
   static M lt(V a, V b) { return _mm256_cmp_pd(a, b, _CMP_LT_OQ); }
   static M le(V a, V b) { return _mm256_cmp_pd(a, b, _CMP_LE_OQ); }
   static M eq(V a, V b) { return _mm256_cmp_pd(a, b, _CMP_EQ_OQ); }
+  static M no(M m) { return _mm256_xor_pd(m, _mm256_castsi256_pd(_mm256_set1_epi32(-1))); }
   static uint32_t bits(M m) { return static_cast<uint32_t>(_mm256_movemask_pd(m)); }
   static V select(M m, V yes, V no) { return _mm256_blendv_pd(no, yes, m); }
   static void compress(T* p, M m, V v) {
@@ -192,6 +200,7 @@ struct Baseline {
   typedef Number V __attribute__((vector_size(16)));
   typedef Integer M __attribute__((vector_size(16)));
   static constexpr int W = Lanes;
+  static constexpr bool kPacks = false;
   static V load(const T* p) { return *reinterpret_cast<const V*>(p); }
   static V loadu(const T* p) {
     V v;
@@ -207,6 +216,7 @@ struct Baseline {
   static M lt(V a, V b) { return a < b; }
   static M le(V a, V b) { return a <= b; }
   static M eq(V a, V b) { return a == b; }
+  static M no(M m) { return ~m; }
   static V select(M m, V yes, V no) { return m ? yes : no; }
 #if defined(__SSE2__)
   static V min(V a, V b) {

@@ -1,8 +1,8 @@
-// A cloud cut into leaves of at most kLeafPoints nearby points, and groups of kGroupLeaves leaves, each with
-// its bounding box.
+// A cloud cut into leaves of at most kLeafPoints nearby points, and groups of at most kGroupLeaves leaves, each
+// with its bounding box.
 //
-// The cut is that of a kd-tree: along the widest axis of a sample, at the sample's median. Only speed depends
-// on where the cuts are: the kernels prune with bounds that hold in floating point too. For a point p inside a
+// The cut is that of a kd-tree: along the widest axis, near the median. Only speed depends on where the cuts
+// are: the kernels prune with bounds that hold in floating point too. For a point p inside a
 // box and a query q outside, fl(lo - q) <= fl(p - q) because rounding is monotonic, and so are the squares and
 // sums that follow in the same order. So box_dist2 <= dist2, exactly, without any tolerance.
 #pragma once
@@ -10,14 +10,15 @@
 #include <algorithm>
 #include <vector>
 
+#include "array.h"
 #include "kernels.h"
-#include "memory.h"
 #include "simd.h"
 
 namespace PCL_ISA {
 
 constexpr int64_t kLeafPoints = 64;
 constexpr int64_t kGroupLeaves = 16;
+constexpr int64_t kGroupPoints = 640;  // a part of the cloud with so many points becomes a group of leaves
 constexpr int kMaxDepth = 64;  // behind this only adversarial clouds are left, which are cut as they lie
 
 // Boxes of many nodes, axis by axis, so that one vector operation looks at F::W of them. Boxes that do not
@@ -56,199 +57,250 @@ static inline typename F::V box_dist2(
 template <class T>
 class Tree {
   using F = typename SimdOf<T>::F;
+  using V = typename F::V;
 
  public:
-  // Points in the order of the leaves. Every leaf begins at a multiple of F::W; the lanes behind its last point
-  // have NaN as coordinates.
+  // Points in the order of the leaves; within a leaf indices ascend. Every leaf begins at a multiple of F::W;
+  // the lanes behind its last point have NaN as coordinates and kNoPoint as index.
   T *x = nullptr, *y = nullptr, *z = nullptr;
   int32_t* id = nullptr;
   int64_t slots = 0;
-  std::vector<int64_t> first;  // leaf -> its first slot, and one more for the end
-  int64_t num_leaves = 0, num_groups = 0;
+  // Leaf l of group g has the number g * kGroupLeaves + l; where a group has fewer leaves the others are empty.
+  std::vector<int32_t> begin, end;  // slots of a leaf, in vectors of F::W
+  int64_t num_groups = 0;
   Boxes<T> leaf_boxes, group_boxes;
 
+  static constexpr int32_t kNoPoint = std::numeric_limits<int32_t>::max();
+
   void build(const T* cloud, int64_t n) {
-    std::vector<Leaf> leaves;
-    leaves.reserve(3 * n / kLeafPoints + 4);
-    Array<Record> a(n), b(n);
-    parallel(n, 1 << 16, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i)
-        a[i] = {cloud[3 * i], cloud[3 * i + 1], cloud[3 * i + 2], static_cast<Index>(i)};
+    const int64_t step = apart(n);  // at least n and a vector
+    Array<T> memory(6 * step);
+    Array<int32_t> ids(2 * step);
+    T* const at = memory.get();
+    const Points points{{at, at + step, at + 2 * step}, ids.get()};
+    const Points spare{{at + 3 * step, at + 4 * step, at + 5 * step}, ids.get() + step};
+    parallel(n, 1 << 16, [&](int64_t from, int64_t to) {
+      for (int64_t i = from; i < to; ++i) {
+        points.at[0][i] = cloud[3 * i];
+        points.at[1][i] = cloud[3 * i + 1];
+        points.at[2][i] = cloud[3 * i + 2];
+        points.id[i] = static_cast<int32_t>(i);
+      }
     });
-    const int64_t share = n >= kParallelPoints && num_threads() > 1 ? n / 32 : 0;
-    if (share == 0) {
-      split({a.get(), b.get(), 0, n, 0}, 0, leaves, nullptr);
+    std::vector<Leaf> leaves;
+    leaves.reserve(2 * n / kLeafPoints + 4);
+    const Cutter cutter{points, spare};
+    if (n < kParallelPoints || num_threads() == 1) {
+      cutter.cut({0, n, 0, false, false}, 0, leaves, nullptr);
     } else {
       std::vector<Span> spans;
-      split({a.get(), b.get(), 0, n, 0}, share, leaves, &spans);
+      cutter.cut({0, n, 0, false, false}, n / 32, leaves, &spans);
       std::vector<std::vector<Leaf>> parts(spans.size());
-      parallel(static_cast<int64_t>(spans.size()), 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) split(spans[i], 0, parts[i], nullptr);
+      parallel(static_cast<int64_t>(spans.size()), 1, [&](int64_t from, int64_t to) {
+        for (int64_t i = from; i < to; ++i) cutter.cut(spans[i], 0, parts[i], nullptr);
       });
       for (const auto& part : parts) leaves.insert(leaves.end(), part.begin(), part.end());
     }
-    lay_out(leaves);
+    lay_out(points, leaves);
   }
 
  private:
-  using Index = typename std::conditional<sizeof(T) == 4, int32_t, int64_t>::type;
-  struct Record {
-    T at[3];
-    Index id;
+  static constexpr int64_t kParallelPoints = 1 << 16;
+  static constexpr int64_t kExactPoints = 1024;  // from here on a sample tells where to cut
+
+  struct Points {
+    T* at[3];
+    int32_t* id;
   };
   struct Leaf {
-    const Record* points;
-    int64_t count;
+    int64_t begin, end;
+    bool opens_group;
   };
   struct Span {
-    Record *from, *spare;  // the records are in `from`; the same places of `spare` are free
     int64_t begin, end;
     int depth;
+    bool in_group, opens_group;
   };
-  static constexpr int64_t kParallelPoints = 1 << 16;
 
-  // Cuts a span down to leaves, in order; with `spans`, only down to `share` points, which are then appended
-  // to `spans` instead.
-  static void split(Span span, int64_t share, std::vector<Leaf>& leaves, std::vector<Span>* spans) {
-    while (true) {
-      const int64_t count = span.end - span.begin;
-      if (spans != nullptr && count <= std::max(share, kLeafPoints)) {
-        spans->push_back(span);
-        return;
+  // Cuts spans of the points in place; the same places of the spare memory may be used.
+  struct Cutter {
+    Points points, spare;
+
+    // Cuts a span down to leaves, in order; with `spans`, only down to `share` points, which are then appended
+    // to `spans` instead.
+    void cut(Span span, int64_t share, std::vector<Leaf>& leaves, std::vector<Span>* spans) const {
+      while (true) {
+        const int64_t count = span.end - span.begin;
+        if (spans != nullptr && count <= share) {
+          spans->push_back(span);
+          return;
+        }
+        if (!span.in_group && count <= kGroupPoints) span.in_group = span.opens_group = true;
+        int axis = 0;
+        T pivot = 0;
+        if (count <= kLeafPoints || span.depth >= kMaxDepth || !find_cut(span, axis, pivot)) {
+          bool opens = span.opens_group || !span.in_group;
+          for (int64_t i = span.begin; i < span.end; i += kLeafPoints, opens = false)
+            leaves.push_back({i, std::min(i + kLeafPoints, span.end), opens});
+          return;
+        }
+        ++span.depth;
+        Span left = span;
+        left.end = span.begin = partition(span, axis, pivot);
+        span.opens_group = false;
+        cut(left, share, leaves, spans);
       }
-      int axis = 0;
-      T pivot = 0;
-      if (count <= kLeafPoints || span.depth >= kMaxDepth || !find_cut(span, axis, pivot)) {
-        for (int64_t i = span.begin; i < span.end; i += kLeafPoints)
-          leaves.push_back({span.from + i, std::min(kLeafPoints, span.end - i)});
-        return;
+    }
+
+    // Points below the pivot to the front, the others behind them, both in the order they had. Where a packed
+    // vector is stored, the lanes behind it hold nothing that is still needed.
+    int64_t partition(const Span& span, int axis, T pivot) const {
+      int64_t low = span.begin, high = span.begin, i = span.begin;
+      if constexpr (F::kPacks) {
+        const V limit = F::set(pivot);
+        for (; i + F::W <= span.end; i += F::W) {
+          const auto below = F::lt(F::loadu(points.at[axis] + i), limit);
+          const auto above = F::no(below);
+          for (int a = 0; a < 3; ++a) {
+            const V v = F::loadu(points.at[a] + i);
+            F::compress(points.at[a] + low, below, v);
+            F::compress(spare.at[a] + high, above, v);
+          }
+          F::compress_ids(spare.id + high, above, points.id + i);
+          F::compress_ids(points.id + low, below, points.id + i);
+          const int num_below = __builtin_popcount(F::bits(below));
+          low += num_below;
+          high += F::W - num_below;
+        }
       }
-      const int64_t middle = partition(span, axis, pivot);
-      std::swap(span.from, span.spare);
-      ++span.depth;
-      Span left = span;
-      left.end = span.begin = middle;
-      split(left, share, leaves, spans);
-    }
-  }
-
-  // Records below the pivot to the front, the others to the back, in the spare memory. Both places are written
-  // for every record, and only one of them counts: nothing to predict.
-  static int64_t partition(const Span& span, int axis, T pivot) {
-    int64_t low = span.begin, high = span.end - 1;
-    for (int64_t i = span.begin; i < span.end; ++i) {
-      const Record record = span.from[i];
-      span.spare[low] = record;
-      span.spare[high] = record;
-      const bool below = record.at[axis] < pivot;
-      low += below;
-      high -= !below;
-    }
-    return low;
-  }
-
-  // An axis and a value that leave points on both sides; false where all points are equal.
-  static bool find_cut(const Span& span, int& axis, T& pivot) {
-    constexpr int kMost = 64;
-    const int64_t count = span.end - span.begin;
-    const int sampled = count <= 512 ? 16 : count <= 8192 ? 32 : kMost;
-    T sample[3][kMost];
-    const int64_t step = count / sampled;
-    const Record* from = span.from + span.begin + step / 2;
-    for (int i = 0; i < sampled; ++i)
-      for (int a = 0; a < 3; ++a) sample[a][i] = from[i * step].at[a];
-    T width[3];
-    for (int a = 0; a < 3; ++a) {
-      T low = sample[a][0], high = low;
-      for (int i = 1; i < sampled; ++i) {
-        low = std::min(low, sample[a][i]);
-        high = std::max(high, sample[a][i]);
+      for (; i < span.end; ++i) {
+        const T at[3] = {points.at[0][i], points.at[1][i], points.at[2][i]};
+        const int32_t id = points.id[i];
+        const bool below = points.at[axis][i] < pivot;
+        for (int a = 0; a < 3; ++a) points.at[a][low] = spare.at[a][high] = at[a];
+        points.id[low] = spare.id[high] = id;
+        low += below;
+        high += !below;
       }
-      width[a] = high - low;
+      const std::size_t above = static_cast<std::size_t>(high - span.begin);
+      for (int a = 0; a < 3; ++a)
+        std::memcpy(points.at[a] + low, spare.at[a] + span.begin, above * sizeof(T));
+      std::memcpy(points.id + low, spare.id + span.begin, above * sizeof(int32_t));
+      return low;
     }
-    axis = width[1] > width[0] ? 1 : 0;
-    if (width[2] > width[axis]) axis = 2;
-    if (!(width[axis] > 0)) return find_cut_of_rare(span, axis, pivot);
-    T* values = sample[axis];
-    std::nth_element(values, values + sampled / 2, values + sampled);
-    pivot = values[sampled / 2];
-    // Where copies reach down to the smallest value, nothing may be below the median: cut above it.
-    T lowest = pivot, above = std::numeric_limits<T>::infinity();
-    for (int i = 0; i < sampled; ++i) {
-      lowest = std::min(lowest, values[i]);
-      if (values[i] > pivot) above = std::min(above, values[i]);
-    }
-    if (lowest == pivot) pivot = above;
-    return true;
-  }
 
-  // The sample saw copies of one point: look at all points.
-  static bool find_cut_of_rare(const Span& span, int& axis, T& pivot) {
-    T low[3], high[3];
-    for (int a = 0; a < 3; ++a) low[a] = high[a] = span.from[span.begin].at[a];
-    for (int64_t i = span.begin; i < span.end; ++i)
+    // An axis and a value that leave points on both sides; false where all points are equal.
+    bool find_cut(const Span& span, int& axis, T& pivot) const {
+      if (span.end - span.begin > kExactPoints && find_cut_of_sample(span, axis, pivot)) return true;
+      T low[3], high[3];
+      for (int a = 0; a < 3; ++a) find_range(points.at[a], span, low[a], high[a]);
+      axis = high[1] - low[1] > high[0] - low[0] ? 1 : 0;
+      if (high[2] - low[2] > high[axis] - low[axis]) axis = 2;
+      if (!(high[axis] > low[axis])) return false;
+      T sum = 0;
+      for (int64_t i = span.begin; i < span.end; ++i) sum += points.at[axis][i] - low[axis];
+      pivot = low[axis] + sum / static_cast<T>(span.end - span.begin);
+      if (!(pivot > low[axis] && pivot <= high[axis])) pivot = high[axis];  // also where the sum is infinite
+      return true;
+    }
+
+    static void find_range(const T* values, const Span& span, T& low, T& high) {
+      int64_t i = span.begin;
+      low = high = values[i];
+      if (span.end - i >= F::W) {
+        V least = F::loadu(values + i), most = least;
+        for (; i + F::W <= span.end; i += F::W) {
+          const V v = F::loadu(values + i);
+          least = F::min(v, least);
+          most = F::max(v, most);
+        }
+        low = F::hmin(least);
+        high = F::hmax(most);
+      }
+      for (; i < span.end; ++i) {
+        low = std::min(low, values[i]);
+        high = std::max(high, values[i]);
+      }
+    }
+
+    // The median of a sample, which no outlier can pull away; false where the sample is copies of one point.
+    bool find_cut_of_sample(const Span& span, int& axis, T& pivot) const {
+      constexpr int kSample = 64;
+      const int64_t step = (span.end - span.begin) / kSample, first = span.begin + step / 2;
+      T sample[3][kSample], width[3];
       for (int a = 0; a < 3; ++a) {
-        low[a] = std::min(low[a], span.from[i].at[a]);
-        high[a] = std::max(high[a], span.from[i].at[a]);
+        for (int i = 0; i < kSample; ++i) sample[a][i] = points.at[a][first + i * step];
+        const auto range = std::minmax_element(sample[a], sample[a] + kSample);
+        width[a] = *range.second - *range.first;
       }
-    for (axis = 0; axis < 3 && !(high[axis] > low[axis]); ++axis) {
+      axis = width[1] > width[0] ? 1 : 0;
+      if (width[2] > width[axis]) axis = 2;
+      if (!(width[axis] > 0)) return false;
+      T* values = sample[axis];
+      std::nth_element(values, values + kSample / 2, values + kSample);
+      pivot = values[kSample / 2];
+      if (*std::min_element(values, values + kSample / 2) < pivot) return true;
+      // Copies reach down to the smallest value; nothing may be below it, so cut above it.
+      T above = std::numeric_limits<T>::infinity();
+      for (int i = kSample / 2; i < kSample; ++i)
+        if (values[i] > pivot) above = std::min(above, values[i]);
+      pivot = above;
+      return true;
     }
-    if (axis == 3) return false;
-    for (int a = axis + 1; a < 3; ++a)
-      if (high[a] - low[a] > high[axis] - low[axis]) axis = a;
-    pivot = low[axis] / 2 + high[axis] / 2;
-    if (!(pivot > low[axis]) || pivot > high[axis]) pivot = high[axis];
-    return true;
-  }
+  };
 
-  void lay_out(const std::vector<Leaf>& leaves) {
-    num_leaves = static_cast<int64_t>(leaves.size());
-    num_groups = (num_leaves + kGroupLeaves - 1) / kGroupLeaves;
-    first.resize(num_leaves + 1);
+  void lay_out(const Points& points, const std::vector<Leaf>& leaves) {
+    const int64_t num_leaves = static_cast<int64_t>(leaves.size());
+    std::vector<int64_t> first;  // leaf of each group
+    for (int64_t leaf = 0; leaf < num_leaves; ++leaf)
+      if (leaf == 0 || leaves[leaf].opens_group || leaf - first.back() == kGroupLeaves) first.push_back(leaf);
+    num_groups = static_cast<int64_t>(first.size());
+    first.push_back(num_leaves);
+    leaf_boxes.resize(num_groups * kGroupLeaves);
+    group_boxes.resize(num_groups);
+    begin.assign(leaf_boxes.count, 0);
+    end.assign(leaf_boxes.count, 0);
     slots = 0;
-    for (int64_t leaf = 0; leaf < num_leaves; ++leaf) {
-      first[leaf] = slots;
-      slots += (leaves[leaf].count + F::W - 1) / F::W * F::W;
-    }
-    first[num_leaves] = slots;
-    const int64_t room = slots + 16;  // so that a whole vector of ids can be read anywhere
+    for (int64_t group = 0; group < num_groups; ++group)
+      for (int64_t leaf = first[group]; leaf < first[group + 1]; ++leaf) {
+        const int64_t number = group * kGroupLeaves + leaf - first[group];
+        begin[number] = static_cast<int32_t>(slots / F::W);
+        slots += (leaves[leaf].end - leaves[leaf].begin + F::W - 1) / F::W * F::W;
+        end[number] = static_cast<int32_t>(slots / F::W);
+      }
+    const int64_t room = apart(slots);  // a whole vector can be read anywhere
     coordinates_.resize(3 * room);
     ids_.resize(room);
     x = coordinates_.get();
     y = x + room;
     z = y + room;
     id = ids_.get();
-    leaf_boxes.resize(num_leaves);
-    group_boxes.resize(num_groups);
-    parallel(num_groups, 64, [&](int64_t begin, int64_t end) {
-      for (int64_t group = begin; group < end; ++group) lay_out_group(leaves, group);
+    parallel(num_groups, 64, [&](int64_t from, int64_t to) {
+      for (int64_t group = from; group < to; ++group)
+        for (int64_t leaf = first[group]; leaf < first[group + 1]; ++leaf)
+          lay_out_leaf(points, leaves[leaf], group, group * kGroupLeaves + leaf - first[group]);
     });
   }
 
-  void lay_out_group(const std::vector<Leaf>& leaves, int64_t group) {
+  void lay_out_leaf(const Points& points, const Leaf& leaf, int64_t group, int64_t number) {
     T* const plane[3] = {x, y, z};
-    const int64_t last = std::min(num_leaves, (group + 1) * kGroupLeaves);
-    for (int64_t leaf = group * kGroupLeaves; leaf < last; ++leaf) {
-      const Leaf& points = leaves[leaf];
-      const int64_t slot = first[leaf];
-      for (int64_t i = 0; i < points.count; ++i) id[slot + i] = static_cast<int32_t>(points.points[i].id);
-      for (int64_t i = slot + points.count; i < first[leaf + 1]; ++i)
-        id[i] = std::numeric_limits<int32_t>::max();
-      for (int axis = 0; axis < 3; ++axis) {
-        T low = std::numeric_limits<T>::infinity(), high = -low;
-        for (int64_t i = 0; i < points.count; ++i) {
-          const T value = points.points[i].at[axis];
-          plane[axis][slot + i] = value;
-          low = value < low ? value : low;
-          high = value > high ? value : high;
-        }
-        for (int64_t i = slot + points.count; i < first[leaf + 1]; ++i)
-          plane[axis][i] = std::numeric_limits<T>::quiet_NaN();
-        leaf_boxes.low[axis][leaf] = low;
-        leaf_boxes.high[axis][leaf] = high;
-        group_boxes.low[axis][group] = std::min(group_boxes.low[axis][group], low);
-        group_boxes.high[axis][group] = std::max(group_boxes.high[axis][group], high);
+    const int64_t slot = begin[number] * int64_t{F::W}, stop = end[number] * int64_t{F::W};
+    const int64_t count = leaf.end - leaf.begin;
+    std::memcpy(id + slot, points.id + leaf.begin, static_cast<std::size_t>(count) * sizeof(int32_t));
+    for (int64_t i = slot + count; i < stop; ++i) id[i] = kNoPoint;
+    for (int axis = 0; axis < 3; ++axis) {
+      V low = F::set(std::numeric_limits<T>::infinity()), high = F::set(-std::numeric_limits<T>::infinity());
+      T* to = plane[axis];
+      std::memcpy(to + slot, points.at[axis] + leaf.begin, static_cast<std::size_t>(count) * sizeof(T));
+      for (int64_t i = slot + count; i < stop; ++i) to[i] = std::numeric_limits<T>::quiet_NaN();
+      for (int64_t i = slot; i < stop; i += F::W) {
+        low = F::min(F::load(to + i), low);
+        high = F::max(F::load(to + i), high);
       }
+      leaf_boxes.low[axis][number] = F::hmin(low);
+      leaf_boxes.high[axis][number] = F::hmax(high);
+      group_boxes.low[axis][group] = std::min(group_boxes.low[axis][group], leaf_boxes.low[axis][number]);
+      group_boxes.high[axis][group] = std::max(group_boxes.high[axis][group], leaf_boxes.high[axis][number]);
     }
   }
 
