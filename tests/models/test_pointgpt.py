@@ -2,13 +2,16 @@
 
 import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
 from pcl_clora.adapters import attach_adapter
+from pcl_clora.engine import RunConfig, Trainer
 from pcl_clora.engine.losses import classification_loss
 from pcl_clora.models import create_model, load_weights, parse_model_config, published_form
 from pcl_clora.models.interface import Backbone
@@ -366,3 +369,42 @@ def test_settings_of_pretraining_are_not_written_for_other_tasks():
     assert parse_model_config(config.model_dump(mode="json")) == config
     written = parse_model_config({"name": "pointgpt_b", "task": "pretraining"}).model_dump(mode="json")
     assert written["pretraining"] == {"mask_ratio": 0.7, "keep_first": 10}
+
+
+@pytest.mark.slow
+def test_training_minimises_both_losses_and_logs_their_shares(tmp_path):
+    values = {
+        "output": str(tmp_path),
+        "model": {"name": "pointgpt_s", **SMALL},
+        "adapter": {"method": "full"},
+        "data": {"name": "procedural", "train_size": 80, "test_size": 40, "num_points": 64},
+        "optim": {"epochs": 1, "batch_size": 40, "warmup_epochs": 0},
+        "train": {"progress": "off", "device": "cpu"},
+    }
+    run = Trainer(RunConfig.model_validate(values)).fit()
+    events = [json.loads(line) for line in (run.run_dir / "metrics.jsonl").read_text().splitlines()]
+    steps = [event for event in events if event["kind"] == "train"]
+    assert len(steps) == 2
+    for step in steps:
+        assert step["loss"] == pytest.approx(step["loss_task"] + step["loss_generation"], rel=1e-6)
+        assert 0.0 < step["share_generation"] < 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("pointgpt_s", 29_232_335),
+        ("pointgpt_b", 120_461_263),
+        ("pointgpt_l", 360_457_679),
+        ("point_bert", 22_059_535),
+    ],
+)
+def test_the_committed_settings_make_the_published_network(name, parameters):
+    file = Path(__file__).parents[2] / "cfgs" / "_base_" / "model" / f"{name}.yaml"
+    settings = yaml.safe_load(file.read_text())["model"]
+    config = parse_model_config(settings)
+    with torch.device("meta"):
+        model = create_model(**{**settings, "num_classes": 15})
+    assert count(model)[0] == parameters
+    defaults = parse_model_config({"name": name, "num_groups": 64})  # the files are for 1,024 points
+    assert config == defaults
