@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -32,37 +33,49 @@ class _OwnOpsClock(TorchDispatchMode):
         return result
 
 
-def interleaved_seconds(
-    runs: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 1
-) -> dict[str, float]:
-    """Time several functions turn by turn and return the median of each.
+def interleaved_times(
+    runs: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 1, budget_s: float = math.inf
+) -> dict[str, list[float]]:
+    """Time several functions turn by turn.
 
     Args:
         runs: name -> what to time; must wait for its own result.
         repeats: rounds that count.
         warmup: rounds before that do not.
+        budget_s: a function whose counted rounds took this long together sits out the others.
 
     Returns:
-        Name -> seconds.
+        Name -> seconds of every counted round; at least one.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(warmup + repeats):
         for name, run in runs.items():
+            if sum(times[name]) >= budget_s:
+                continue
             began = time.perf_counter()
             run()
             if turn >= warmup:
                 times[name].append(time.perf_counter() - began)
+    return times
+
+
+def interleaved_seconds(
+    runs: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 1
+) -> dict[str, float]:
+    """Time several functions turn by turn and return the median of each, name -> seconds."""
+    times = interleaved_times(runs, repeats, warmup)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
 def model_latency_ms(
-    models: Mapping[str, nn.Module], points: Tensor, *, repeats: int, warmup: int = 1
+    models: Mapping[str, nn.Module], points: Tensor, *more: Tensor, repeats: int, warmup: int = 1
 ) -> dict[str, float]:
     """Time the forward pass of several models turn by turn, in evaluation mode and without gradients.
 
     Args:
         models: name -> model.
         points: (B, N, 3), on the models' device.
+        more: further inputs of the models, such as categories.
         repeats: rounds that count.
         warmup: rounds before that do not.
 
@@ -72,14 +85,14 @@ def model_latency_ms(
 
     def forward(model: nn.Module) -> float:
         with evaluation(model), torch.inference_mode():
-            return float(model(points).sum())  # reading the value waits for the device
+            return float(model(points, *more).sum())  # reading the value waits for the device
 
     runs = {name: (lambda model=model: forward(model)) for name, model in models.items()}
     seconds = interleaved_seconds(runs, repeats, warmup)
     return {name: 1000 * value / points.shape[0] for name, value in seconds.items()}
 
 
-def grouping_latency_ms(model: nn.Module, points: Tensor, *, repeats: int) -> float | None:
+def grouping_latency_ms(model: nn.Module, points: Tensor, *more: Tensor, repeats: int) -> float | None:
     """Time the share of a forward pass that sampling and neighbour search take, which no MAC count shows.
 
     Returns:
@@ -90,6 +103,6 @@ def grouping_latency_ms(model: nn.Module, points: Tensor, *, repeats: int) -> fl
     times = []
     for _ in range(repeats):
         with _OwnOpsClock() as clock, evaluation(model), torch.no_grad():
-            model(points)
+            model(points, *more)
         times.append(clock.seconds)
     return 1000 * statistics.median(times) / points.shape[0]

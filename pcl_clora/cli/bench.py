@@ -1,0 +1,69 @@
+"""`pcl-clora bench ops | show`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pcl_clora.cli.common import AsJson, interruptible, print_json, show
+
+app = typer.Typer(no_args_is_help=True, help="How fast this installation is, beside other libraries.")
+
+
+@app.command()
+def ops(
+    as_json: AsJson = False,
+    out: Annotated[Path | None, typer.Option(help="Also write the result here, as json.")] = None,
+    threads: Annotated[
+        list[int] | None, typer.Option(min=1, help="Number of threads; may be given several times [1, 2].")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds, at most.")] = 20,
+    budget: Annotated[
+        float, typer.Option(min=0.01, help="Seconds per contender and size; a slow one has fewer rounds.")
+    ] = 4.0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One small size per operator, to see that it works.")
+    ] = False,
+) -> None:
+    """Time sampling, neighbour search and grouping on the CPU against other exact libraries.
+
+    The libraries are those of requirements-bench.txt; one that is missing is named. All contenders of a size
+    run turn by turn in one process, on the same points, after a check that they compute the same. The ratio
+    is that of the minima of the best exact library and the native operators.
+    """
+    from pcl_clora.report.bench import write_record
+    from pcl_clora.report.bench_ops import bench_ops
+    from pcl_clora.report.bench_view import bench_view, row_line
+
+    with interruptible():
+        result = bench_ops(
+            threads or (1, 2),
+            quick=quick,
+            repeats=repeats,
+            budget_s=budget,
+            on_row=lambda row: None if as_json else show(row_line(row)),
+        )
+    if out:
+        write_record(out, result)
+    if as_json:
+        print_json(result)
+    else:
+        show(bench_view(result))
+
+
+@app.command("show")
+def show_result(
+    file: Annotated[Path, typer.Argument(help="A result that a benchmark wrote.")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="As on the pages of docs.")] = False,
+) -> None:
+    """Print a result file as tables, for the terminal or as markdown."""
+    from pcl_clora.report.bench_view import bench_markdown, bench_view
+
+    result = json.loads(file.read_text(encoding="utf-8"))
+    if markdown:
+        typer.echo(bench_markdown(result), nl=False)
+    else:
+        show(bench_view(result))

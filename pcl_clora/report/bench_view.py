@@ -1,0 +1,110 @@
+"""Benchmarks on a terminal and as markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from pcl_clora.report.bench_peers import NATIVE
+from pcl_clora.report.show import plain_table
+from pcl_clora.report.units import markdown_table
+
+TITLES = {
+    "fps": "Farthest point sampling",
+    "knn": "Nearest neighbours, k = 32",
+    "group": "Grouping, patches of 32",
+}
+
+
+def row_line(row: Mapping[str, Any]) -> str:
+    """Say in a line what a row found."""
+    ours = row["contenders"].get(NATIVE)
+    text = f"{row['op']} {row['size']}, {row['threads']} thread(s): "
+    text += f"{milliseconds(ours['min_ms'])} ms" if ours else "no native build"
+    if row["ratio"]:
+        text += f", {row['ratio']:.1f} times as fast as {row['best_exact_peer']}"
+        text += f" (target {row['target']:g})" if row["target"] else ""
+    return text
+
+
+def bench_view(result: Mapping[str, Any]) -> RenderableType:
+    """Lay out a record of `bench_ops`."""
+    parts: list[RenderableType] = [Text(machine_line(result), style="dim")]
+    for title, header, rows in tables(result):
+        parts.append(plain_table(title, header, rows))
+    return Group(*parts, *(Text(line, style="dim") for line in remarks(result)))
+
+
+def bench_markdown(result: Mapping[str, Any]) -> str:
+    """Write a record as markdown: the machine, a table per operator and number of threads, remarks."""
+    parts = [machine_line(result)]
+    for title, header, rows in tables(result):
+        parts.append(f"**{title}**\n\n{markdown_table(header, rows)}")
+    parts.append("\n".join(f"* {line}" for line in remarks(result)))
+    return "\n\n".join(parts) + "\n"
+
+
+def machine_line(result: Mapping[str, Any]) -> str:
+    """Name machine, versions and commit."""
+    environment = result["environment"]
+    peers = ", ".join(f"{name} {number}" for name, number in result["peers"].items() if number)
+    return (
+        f"{result['machine']['cpu']}, {result['machine']['cores']} cores; torch "
+        f"{environment['versions']['torch']}, numpy {environment['versions']['numpy']}; {peers}; commit "
+        f"{(environment['git'] or 'unknown')[:12]}."
+    )
+
+
+def tables(result: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Make title, header and rows of every table: contenders down, sizes across, milliseconds."""
+    made = []
+    for threads in dict.fromkeys(row["threads"] for row in result["rows"]):
+        for op, title in TITLES.items():
+            rows = [row for row in result["rows"] if (row["op"], row["threads"]) == (op, threads)]
+            if rows:
+                number = "one thread" if threads == 1 else f"{threads} threads"
+                made.append((f"{title}, {number}, ms (minimum)", *_table(rows)))
+    return made
+
+
+def _table(rows: list[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    names = list(dict.fromkeys(name for row in rows for name in row["contenders"]))
+    body = [[name, *(_cell(row["contenders"].get(name)) for row in rows)] for name in names]
+    ratios = ["best exact peer / native", *(_ratio(row["ratio"]) for row in rows)]
+    targets = ["target", *(f"{row['target']:g}" if row["target"] else "" for row in rows)]
+    body.append(ratios)
+    if any(targets[1:]):
+        body.append(targets)
+    return ["", *(row["size"] for row in rows)], body
+
+
+def remarks(result: Mapping[str, Any]) -> list[str]:
+    """Say who was not there, and who did not compute the same."""
+    lines: dict[str, None] = {}
+    for row in result["rows"]:
+        for name, why in row["absent"].items():
+            lines[f"{name}: absent ({why})"] = None
+        for name, entry in row["contenders"].items():
+            if not entry["exact"]:
+                lines[f"{name} (*), {row['op']} {row['size']}: not exact; {entry['note']}"] = None
+    return list(lines)
+
+
+def milliseconds(value: float) -> str:
+    """Write a time with three digits: 0.394, 25.4, 1,662."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+
+
+def _cell(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return ""
+    return milliseconds(entry["min_ms"]) + ("" if entry["exact"] else " (*)")
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
