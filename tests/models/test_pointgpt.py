@@ -37,6 +37,7 @@ from tests.models.model_cases import (
     golden_model,
     meta_model,
 )
+from tests.models.plain_pointgpt import plain_classifier
 
 SMALL = {**TINY, "depth": 2, "generator_depth": 1}
 
@@ -408,3 +409,23 @@ def test_the_committed_settings_make_the_published_network(name, parameters):
     assert count(model)[0] == parameters
     defaults = parse_model_config({"name": name, "num_groups": 64})  # the files are for 1,024 points
     assert config == defaults
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "heads"), [("pointgpt_s", 6), ("pointgpt_b", 12), ("pointgpt_l", 16)])
+def test_the_full_widths_equal_a_plain_network_with_the_official_names(name, heads, generator):
+    model = create_model(name, num_classes=15, depth=2, generator_depth=1, num_groups=8, group_size=4).eval()
+    state = {}
+    for key, value in model.state_dict().items():
+        official = model.official_keys.to_theirs(key)
+        state[official] = model.official_keys.tensor_to_theirs(key, value).clone()
+        if value.dim() == 1:
+            state[official] += 0.2 * torch.rand(value.shape, generator=generator)
+    report = load_weights(model, state)
+    assert not report.missing
+    points = torch.rand(2, 32, 3, generator=generator) - 0.5
+    groups = model.group(points)
+    clouds = zip(groups.neighborhood, groups.center, strict=True)
+    expected = torch.stack([plain_classifier(state, *cloud, heads) for cloud in clouds])
+    with torch.no_grad():
+        torch.testing.assert_close(model(points), expected, rtol=0, atol=LOGIT_TOLERANCE)
