@@ -1,4 +1,4 @@
-"""The command line: `pcl-clora train | eval | fewshot | report | bench | data | doctor | demo`.
+"""The command line: `pcl-clora train | eval | fewshot | report | bench | data | weights | doctor | demo`.
 
 Commands live in modules of their own and import what they need when they run, so that `--help` is quick.
 """
@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pcl_clora.cli import bench, data, demo, doctor, evaluate, fewshot, report, train
+from pcl_clora.cli import bench, data, demo, doctor, evaluate, fewshot, report, train, weights
 
 DEBUG = "--debug"
 
@@ -28,6 +28,7 @@ app.command("fewshot")(fewshot.fewshot)
 app.add_typer(report.app, name="report")
 app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")
+app.add_typer(weights.app, name="weights")
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 

@@ -41,6 +41,10 @@ class Registry(Generic[SettingsT, MakerT]):
         """List the names that match a shell-style pattern, sorted."""
         return sorted(fnmatch.filter(self._entries, pattern))
 
+    def makers(self) -> dict[str, MakerT]:
+        """Return what makes each thing, by name."""
+        return {name: maker for name, (_, maker) in self._entries.items()}
+
     def parse(self, values: Mapping[str, Any] | SettingsT) -> SettingsT:
         """Turn a mapping that carries a name into the settings of the thing it names.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pcl_clora.models.origins import method_of
 
@@ -27,7 +28,7 @@ class Identity:
     title: str
     task: str
     method: str = ""
-    sizes: Mapping[str, int | float | tuple[int, ...]] = field(default_factory=dict)
+    sizes: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         words = [self.title]
@@ -41,6 +42,10 @@ class Identity:
             words.append(f"fine-tuned with {self.method}")
         return ", ".join(words)
 
+    def sizes_for(self, task: str) -> dict[str, Any]:
+        """Return the settings for a network of a task that is as large as the one in the file."""
+        return {name: value for name, value in self.sizes.items() if TASK_SIZES.get(name, task) == task}
+
     def as_call(self, task: str = "") -> str:
         """Write the call that makes a model of these sizes: create_model("point_mae", embed_dim=48, ...).
 
@@ -49,11 +54,20 @@ class Identity:
         """
         if not self.model:
             return ""
-        task = task or self.task
-        shown = {"task": repr(task)} if task not in ("", "classification") else {}
-        shown |= {name: repr(value) for name, value in self.sizes.items()}
+        task = task or self.task or "classification"
+        shown = {"task": repr(task)} if task != "classification" else {}
+        shown |= {name: repr(value) for name, value in self.sizes_for(task).items()}
         return f'create_model("{self.model}", ' + ", ".join(f"{k}={v}" for k, v in shown.items()) + ")"
 
+
+# Settings that only one task has -> the task.
+TASK_SIZES = {
+    "num_classes": "classification",
+    "num_parts": "part_segmentation",
+    "propagation_widths": "part_segmentation",
+    "segmentation_widths": "part_segmentation",
+    "pretraining": "pretraining",
+}
 
 # What marks other networks whose files are met beside those of the family -> what they are.
 STRANGERS: tuple[tuple[str, str], ...] = (
@@ -116,9 +130,9 @@ def _task(shapes: Shapes, wrappers: Sequence[str]) -> str:
     return ""
 
 
-def _sizes(shapes: Shapes) -> dict[str, int | float | tuple[int, ...]]:
+def _sizes(shapes: Shapes) -> dict[str, Any]:
     """Read settings from shapes; what a file does not show is left out."""
-    sizes: dict[str, int | float | tuple[int, ...]] = {}
+    sizes: dict[str, Any] = {}
     width = _first(shapes, "norm.weight", "blocks.ln_f.weight", "blocks.blocks.0.norm1.weight")
     hidden = _first(shapes, "blocks.blocks.0.mlp.fc1.weight", "blocks.layers.0.mlp.0.weight")
     encoder = _first(shapes, "encoder.second_conv.3.weight")
@@ -148,6 +162,36 @@ def _sizes(shapes: Shapes) -> dict[str, int | float | tuple[int, ...]]:
     )
     if all(widths) and widths not in ((128, 256, 512), (256, 512, 2048)):
         sizes["encoder_widths"] = widths
+    return sizes | _task_sizes(shapes)
+
+
+def _task_sizes(shapes: Shapes) -> dict[str, Any]:
+    """Read settings of heads and decoders, where they are not the published ones."""
+
+    def widths(*keys: str) -> tuple[int, ...]:
+        return tuple(
+            _first(shapes, f"{key}.weight", f"{key.replace('.', '_cls.', 1)}.weight") for key in keys
+        )
+
+    sizes: dict[str, Any] = {}
+    decoder = _count(shapes, r"MAE_decoder\.blocks\.(\d+)\.")
+    section = {
+        "decoder_depth": (decoder, 4),
+        "image_dim": (_first(shapes, "img_proj.weight"), 768),
+        "text_dim": (_first(shapes, "text_proj.weight"), 512),
+    }
+    changed = {name: found for name, (found, usual) in section.items() if found not in (0, usual)}
+    if changed:
+        sizes["pretraining"] = changed
+    parts = _first(shapes, "convs3.weight", "convs3_cls.weight")
+    if parts:
+        sizes["num_parts"] = parts
+        propagation = widths("propagation_0.mlp_convs.0", "propagation_0.mlp_convs.1")
+        hidden = tuple(_first(shapes, f"{key}.weight", f"{key}_cls.weight") for key in ("convs1", "convs2"))
+        if propagation != (1536, 1024):
+            sizes["propagation_widths"] = propagation
+        if hidden != (512, 256):
+            sizes["segmentation_widths"] = hidden
     return sizes
 
 
@@ -161,15 +205,15 @@ def _first(shapes: Shapes, *keys: str) -> int:
     return next((int(shapes[key][0]) for key in keys if shapes.get(key)), 0)
 
 
-def differences(found: Identity, config: object) -> list[str]:
+def differences(found: Identity, config: object, task: str) -> list[str]:
     """List where a file differs from a model's config: "embed_dim 96 in the file, 48 in the model".
 
     The number of classes is no difference: a head for other classes is left out.
     """
     listed = []
-    for name, value in found.sizes.items():
+    for name, value in found.sizes_for(task).items():
         own = getattr(config, name, None)
-        if name == "num_classes" or own is None:
+        if name in TASK_SIZES or own is None:
             continue
         if value != own:
             listed.append(f"{name} {value} in the file, {own} in the model")

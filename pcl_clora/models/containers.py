@@ -205,7 +205,10 @@ def _unpickle(path: Path, start: bytes) -> object:
             "refused. Save its state dict as safetensors where you trust it."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
-        raise WeightsError(f"{path} is not a complete torch file ({error}); get it again.") from error
+        raise WeightsError(
+            f"{path} is not a torch file, or not a complete one ({type(error).__name__}: {error}); get it "
+            "again."
+        ) from error
 
 
 def _unpack(content: object, source: str) -> Checkpoint:

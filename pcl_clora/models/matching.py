@@ -162,17 +162,20 @@ def _is_too_deep(model: nn.Module, official: str) -> bool:
 def advice(model: nn.Module, matched: Match) -> str:
     """Say what the file is, in what it differs from the model, and what would take it."""
     identity, config = matched.identity, getattr(model, "config", None)
+    here, task = getattr(config, "name", ""), getattr(config, "task", "")
     said = f"The file is {identity}"
-    call = identity.as_call(getattr(config, "task", ""))
-    if not call:
-        return said + "."
-    different = differences(identity, config)
-    here = getattr(config, "name", "")
-    if {here, identity.model} <= SAME_NETWORK or here == identity.model:
+    if not identity.model:
+        return f"{said}; expected a file of {here or type(model).__name__}."
+    # Pre-training needs its own file; any other network starts from every file of its backbone.
+    fitting = identity.task if task == "pretraining" and identity.task else task
+    different = differences(identity, config, task)
+    same = here == identity.model or {here, identity.model} <= SAME_NETWORK
+    if same:
         said += f" ({'; '.join(different)})" if different else ""
     elif here:
         said += f", the model is {here}"
-    return f"{said}; {call} takes it."
+    helps = not same or bool(different) or fitting != task
+    return f"{said}; {identity.as_call(fitting)} takes it." if helps else f"{said}."
 
 
 SAME_NETWORK = {"point_mae", "act", "recon_plain"}

@@ -43,13 +43,22 @@ def read_naming(keys: Iterable[str]) -> Naming:
     return Naming("official", {key: re.sub(r"^(module\.)+", "", key) for key in listed})
 
 
-def names_of_key(key_map: KeyMap, official: str) -> Iterator[str]:
-    """List what a model may call an official key: as it is, unwrapped, and by the names of some files."""
+def places_of_key(key_map: KeyMap, official: str) -> Iterator[tuple[str, str]]:
+    """List what a model may call an official key: as it is, unwrapped, and by the names of some files.
+
+    Returns:
+        Pairs of (official key as the map knows it, name in the model).
+    """
     for variant in dict.fromkeys((official, unwrap(official))):
         for alias in (variant, ALIASES.to_ours(variant), ALIASES.to_theirs(variant)):
             name = key_map.to_ours(alias) if alias else None
-            if name:
-                yield name
+            if alias and name:
+                yield alias, name
+
+
+def names_of_key(key_map: KeyMap, official: str) -> Iterator[str]:
+    """List the names alone of `places_of_key`."""
+    return (name for _, name in places_of_key(key_map, official))
 
 
 def key_map_of(model: nn.Module | type[nn.Module]) -> KeyMap:

@@ -19,6 +19,18 @@ WRAPPERS: dict[str, str] = {
     "model.": "this project's adapter files with a whole network inside",
 }
 
+# Model -> (wrapper of its official pre-training files, keys that stand outside of it).
+_BESIDE_ENCODER = r"(mask_token|MAE_decoder|decoder_pos_embed|increase_dim|pred_pos_proj|(img|text)_proj)\b"
+PRETRAINING_WRAPPERS: dict[str, tuple[str, str]] = {
+    "point_mae": ("MAE_encoder.", _BESIDE_ENCODER),
+    "pcp_mae": ("MAE_encoder.", _BESIDE_ENCODER),
+    "recon": ("MAE_encoder.", _BESIDE_ENCODER),
+    "point_bert": ("transformer_q.", r"(transformer_k|queue|queue_ptr|dvae)\b"),
+    "pointgpt_s": ("GPT_Transformer.", r"$"),
+    "pointgpt_b": ("GPT_Transformer.", r"$"),
+    "pointgpt_l": ("GPT_Transformer.", r"$"),
+}
+
 # Published methods that add to a network or rename its tensors -> keys that only they have. Whatever else
 # in such a file has no place in a network is counted as theirs.
 METHODS: dict[str, str] = {
@@ -83,6 +95,12 @@ def unwrap(key: str) -> str:
         for wrapper in WRAPPERS:
             key = key.removeprefix(wrapper)
     return key
+
+
+def wrap(key: str, model: str) -> str:
+    """Put the wrapper of a model's official pre-training files before a key, where they have it."""
+    wrapper, outside = PRETRAINING_WRAPPERS.get(model, ("", ""))
+    return key if not wrapper or re.match(outside, key) else wrapper + key
 
 
 def wrappers_of(keys: Iterable[str]) -> list[str]:

@@ -106,6 +106,13 @@ register_model(
 register_model("timm", TimmConfig, tasks={"classification": TimmViT})
 
 
+def model_classes() -> dict[tuple[str, Task], type[nn.Module]]:
+    """List the networks of all backbones: (name, task) -> class."""
+    return {
+        (name, task): network for name, tasks in _models.makers().items() for task, network in tasks.items()
+    }
+
+
 def list_models(pattern: str = "*") -> list[str]:
     """List the names of all backbones that match a shell-style pattern, sorted.
 

@@ -1,0 +1,91 @@
+"""`pcl-clora weights list | inspect | diff | convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pcl_clora.cli.common import AsJson, print_json, show
+
+app = typer.Typer(no_args_is_help=True, help="What a weights file is, what loads into what.")
+
+AnyWeights = Annotated[
+    str, typer.Argument(metavar="WEIGHTS", help="Weights file, folder of a finished run, or hub:<id>.")
+]
+
+
+@app.command("list")
+def list_known(
+    pattern: Annotated[str, typer.Argument(help="Shell-style pattern of an id or a model.")] = "*",
+    as_json: AsJson = False,
+) -> None:
+    """List the weights that are known by id: for whom, from where, what their authors state."""
+    from dataclasses import asdict
+
+    from pcl_clora.models.pretrained import list_pretrained
+    from pcl_clora.report.weights import pretrained_view
+
+    found = list_pretrained(pattern)
+    if as_json:
+        print_json([{**asdict(spec), "url": spec.url} for spec in found])
+    else:
+        show(pretrained_view(found))
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A weights file.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what a weights file is, how large its network is, and which models would take how much of it."""
+    from pcl_clora.models.inspection import inspect_weights
+    from pcl_clora.report.weights import file_view
+
+    info = inspect_weights(file)
+    if as_json:
+        print_json(info.as_json())
+    else:
+        show(file_view(info))
+
+
+@app.command()
+def diff(
+    first: AnyWeights,
+    second: AnyWeights,
+    every: Annotated[
+        bool, typer.Option("--all", help="Show every tensor, not the first of a group.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show which tensors and running statistics of two weights files differ, and by how much."""
+    from pcl_clora.models.comparison import compare_weights
+    from pcl_clora.report.weights import comparison_view
+
+    found = compare_weights(first, second)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        show(comparison_view(found, every=every))
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Official, hub or own weights file.")],
+    target: Annotated[Path, typer.Argument(help="File to write: .safetensors, .pth or .pt.")],
+    to: Annotated[str, typer.Option(help="Names to write: official, hub or native.")] = "official",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a weights file under other names or in the other format; the numbers stay as they are."""
+    from dataclasses import asdict
+
+    from pcl_clora.models.convert import convert_weights
+    from pcl_clora.report.weights import conversion_view
+
+    made = convert_weights(source, target, to=to, overwrite=overwrite)  # type: ignore[arg-type]
+    if as_json:
+        print_json(asdict(made))
+    else:
+        show(conversion_view(made))
