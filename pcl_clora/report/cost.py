@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -72,11 +72,11 @@ def cost_report(
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1.")
     merged = merged_copy(model)
-    points = _random_clouds(model, batch_size, num_points, seed)
-    counts = _count(model, merged, points[:1])
+    inputs = _random_clouds(model, batch_size, num_points, seed)
+    counts = _count(model, merged, [value[:1] for value in inputs])
     report = {"num_points": num_points, "params": parameter_counts(model), **counts}
-    report["memory_mib"] = _memory(model, merged, points) if with_memory else None
-    report["latency_ms"] = _latency(model, merged, points, repeats) if with_latency else None
+    report["memory_mib"] = _memory(model, merged, inputs) if with_memory else None
+    report["latency_ms"] = _latency(model, merged, inputs, repeats) if with_latency else None
     return report
 
 
@@ -118,22 +118,24 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
     }
 
 
-def _random_clouds(model: nn.Module, batch_size: int, num_points: int, seed: int) -> Tensor:
-    """(B, N, 3) in the unit ball, or the images that the model takes, on the model's device."""
+def _random_clouds(model: nn.Module, batch_size: int, num_points: int, seed: int) -> list[Tensor]:
+    """Make what the model takes, on its device: (B, N, 3) in the unit ball, or images; a category besides."""
     generator = torch.Generator().manual_seed(seed)
-    image = get_interface(model).input_shape
-    if image is not None:
-        return torch.randn(batch_size, *image, generator=generator).to(next(model.parameters()).device)
+    interface = get_interface(model)
+    device = next(model.parameters()).device
+    if interface.input_shape is not None:
+        return [torch.randn(batch_size, *interface.input_shape, generator=generator).to(device)]
     points = torch.randn(batch_size, num_points, 3, generator=generator)
     points = points / points.norm(dim=-1).amax(dim=1)[:, None, None]
-    return points.to(next(model.parameters()).device)
+    category = torch.zeros(batch_size, dtype=torch.int64)
+    return [points.to(device), category.to(device)] if interface.takes_category else [points.to(device)]
 
 
-def _count(model: nn.Module, merged: nn.Module, cloud: Tensor) -> dict[str, Any]:
+def _count(model: nn.Module, merged: nn.Module, cloud: Sequence[Tensor]) -> dict[str, Any]:
     with published_form(merged):
-        published = count_layers(merged, cloud)
+        published = count_layers(merged, *cloud)
     skipped = get_interface(merged).training_only
-    unmerged, deployed = count_executed(model, cloud), count_executed(merged, cloud)
+    unmerged, deployed = count_executed(model, *cloud), count_executed(merged, *cloud)
     return {
         "macs": {
             "published": sum(published.values()),
@@ -183,38 +185,39 @@ def _executed_in(name: str, modules: Mapping[str, int]) -> int:
     return sum(modules[path] for path in children)
 
 
-def _memory(model: nn.Module, merged: nn.Module, points: Tensor) -> dict[str, Any]:
+def _memory(model: nn.Module, merged: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Any]:
     tensors = [*model.parameters(), *model.buffers()]
     with evaluation(model), torch.no_grad():
-        inference = peak_bytes(lambda: model(points), [*tensors, points])
-    step = _training_peak(model, points)
+        inference = peak_bytes(lambda: model(*inputs), [*tensors, *inputs])
+    step = _training_peak(model, inputs)
     return {
         "weights": mib(storage_bytes([*merged.parameters(), *merged.buffers()])),
         "inference": mib(inference),
         "training_step": None if step is None else mib(step),
-        "batch_size": len(points),
+        "batch_size": len(inputs[0]),
         "method": f"{MEMORY_METHOD}. A training step is forward, backward and the first step of AdamW, whose "
         "state it therefore makes.",
     }
 
 
-def _training_peak(model: nn.Module, points: Tensor) -> int | None:
+def _training_peak(model: nn.Module, inputs: Sequence[Tensor]) -> int | None:
     """Peak of one training step on a copy; None if nothing is trained, or for one cloud (BatchNorm)."""
-    if len(points) < 2 or not any(parameter.requires_grad for parameter in model.parameters()):
+    if len(inputs[0]) < 2 or not any(parameter.requires_grad for parameter in model.parameters()):
         return None
     scratch = copy.deepcopy(model).train()
     optimizer = build_optimizer(scratch, OptimConfig())
-    label = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+    device = inputs[0].device
 
     def step() -> None:
-        loss = F.cross_entropy(scratch(points), label)
+        logits = scratch(*inputs).flatten(0, -2)  # a row for a cloud, or for every point
+        loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=device))
         if isinstance(scratch, AdaptedModel):
             loss = loss + sum(scratch.extra_losses().values())
         loss.backward()
         optimizer.step()
 
-    with _generators_kept(points.device), torch.enable_grad():
-        return peak_bytes(step, [*scratch.parameters(), *scratch.buffers(), points, label])
+    with _generators_kept(device), torch.enable_grad():
+        return peak_bytes(step, [*scratch.parameters(), *scratch.buffers(), *inputs])
 
 
 def _generators_kept(device: torch.device) -> AbstractContextManager[None]:
@@ -224,14 +227,14 @@ def _generators_kept(device: torch.device) -> AbstractContextManager[None]:
     return torch.random.fork_rng(devices=[device], device_type=device.type)
 
 
-def _latency(model: nn.Module, merged: nn.Module, points: Tensor, repeats: int) -> dict[str, Any]:
-    measured = model_latency_ms({"unmerged": model, "merged": merged}, points, repeats=repeats)
+def _latency(model: nn.Module, merged: nn.Module, inputs: Sequence[Tensor], repeats: int) -> dict[str, Any]:
+    measured = model_latency_ms({"unmerged": model, "merged": merged}, *inputs, repeats=repeats)
     return {
         **measured,
-        "grouping": grouping_latency_ms(merged, points, repeats=min(repeats, 3)),
-        "batch_size": len(points),
+        "grouping": grouping_latency_ms(merged, *inputs, repeats=min(repeats, 3)),
+        "batch_size": len(inputs[0]),
         "repeats": repeats,
         "threads": torch.get_num_threads(),
-        "device": str(points.device),
+        "device": str(inputs[0].device),
         "method": "per cloud: median over rounds of the time of a batch / its clouds, forms in turn",
     }

@@ -52,7 +52,7 @@ def evaluation(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def count_layers(model: nn.Module, points: Tensor) -> dict[str, int]:
+def count_layers(model: nn.Module, points: Tensor, *more: Tensor) -> dict[str, int]:
     """Count multiply-adds of the linear and convolution layers that are called, as the papers' counters do.
 
     A product that is no layer of its own (attention, a weight used by hand) is not seen: that is the
@@ -61,6 +61,7 @@ def count_layers(model: nn.Module, points: Tensor) -> dict[str, int]:
     Args:
         model: run in evaluation mode, without gradients.
         points: (1, N, 3), one cloud; the convention is batch 1.
+        more: further inputs of the model, such as a category.
 
     Returns:
         Layer path -> multiply-adds.
@@ -75,7 +76,7 @@ def count_layers(model: nn.Module, points: Tensor) -> dict[str, int]:
     handles = [module.register_forward_hook(hook) for module in layers]
     try:
         with evaluation(model), torch.no_grad():
-            model(points)
+            model(points, *more)
     finally:
         for handle in handles:
             handle.remove()
@@ -111,7 +112,7 @@ class _AttentionCounter(TorchFunctionMode):
         return result
 
 
-def count_executed(model: nn.Module, points: Tensor) -> ExecutedCount:
+def count_executed(model: nn.Module, points: Tensor, *more: Tensor) -> ExecutedCount:
     """Count what one forward pass really multiplies, attention included.
 
     Fused attention kernels count as nothing on some devices, so the plain products run instead while
@@ -121,13 +122,14 @@ def count_executed(model: nn.Module, points: Tensor) -> ExecutedCount:
         model: run in evaluation mode. Gradients stay on: torch's module tracker needs the graph of outputs
             that are views of parameters, such as class tokens.
         points: (1, N, 3), one cloud.
+        more: further inputs of the model, such as a category.
 
     Source: torch.utils.flop_counter; the formulas of our own operators are registered next to them.
     """
     counter = FlopCounterMode(display=False)
     attention = _AttentionCounter(counter)
     with evaluation(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter, attention:
-        model(points)
+        model(points, *more)
     root = type(model).__name__
     modules: dict[str, int] = {}
     grouping: dict[str, int] = {}
