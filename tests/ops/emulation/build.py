@@ -6,6 +6,7 @@ the kernels that ship.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -17,18 +18,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[2] / "extensions" / "csrc" / "cuda"
-UNITS = ("cuda_emulation", "emulated_fps", "emulated_knn", "emulated_gather")
-FLAGS = (
-    "-std=c++17",
-    "-O2",
-    "-fPIC",
-    "-ffp-contract=off",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-Wno-unknown-pragmas",
-)
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1")
+UNITS = ("cuda_emulation", "emulated_fps", "emulated_knn", "emulated_gather", "emulated_selftest")
+WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
+FAST = ("-std=c++17", "-fPIC", "-ffp-contract=off", *WARNINGS, "-O2")
+SANITIZED = (*FAST, "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1")
 COMPILER = "g++"
 
 
@@ -62,15 +55,14 @@ def cache_folder() -> Path:
 
 def shared_library(mutant: Mutant | None = None) -> Path:
     """Build the library that ctypes loads."""
-    objects = [_object(unit, FLAGS, mutant) for unit in UNITS]
-    return _built("emulated.so", FLAGS, objects, ("-shared",))
+    objects = [_object(unit, FAST, mutant) for unit in UNITS]
+    return _built("emulated.so", FAST, objects, ("-shared",))
 
 
 def sanitized_program(mutant: Mutant | None = None) -> Path:
     """Build the program that runs one call from a file under ASan and UBSan."""
-    flags = FLAGS + SANITIZERS
-    objects = [_object(unit, flags, mutant) for unit in (*UNITS, "runner")]
-    return _built("runner", flags, objects, ("-rdynamic", "-ldl"))
+    objects = [_object(unit, SANITIZED, mutant) for unit in (*UNITS, "runner")]
+    return _built("runner", SANITIZED, objects, ("-rdynamic", "-ldl"))
 
 
 @cache
@@ -86,13 +78,14 @@ def _object(unit: str, flags: tuple[str, ...], mutant: Mutant | None) -> Path:
         faulty = mutant.applied_to(sources[mutant.file])
         if _mentions(sources, f"{unit}.cpp", mutant.file):
             sources[mutant.file] = faulty
+            flags = (*flags, "-O0")  # used once: the compiler is the slower part
     key = _key(flags, *(f"{name}\n{text}" for name, text in sorted(sources.items())))
     target = cache_folder() / f"{unit}-{key}.o"
-    if not target.exists():
-        with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
+        if not target.exists():
             for name, text in sources.items():
                 Path(folder, name).write_text(text)
-            _run(target, *flags, "-c", f"{folder}/{unit}.cpp", f"-I{folder}")
+        _run(target, *flags, "-c", f"{folder}/{unit}.cpp", f"-I{folder}")
     return target
 
 
@@ -110,8 +103,7 @@ def _mentions(sources: dict[str, str], unit: str, file: str) -> bool:
 
 def _built(name: str, flags: tuple[str, ...], objects: list[Path], extra: tuple[str, ...]) -> Path:
     target = cache_folder() / f"{_key(flags, *(path.name for path in objects))}-{name}"
-    if not target.exists():
-        _run(target, *flags, *map(str, objects), *extra)
+    _run(target, *flags, *map(str, objects), *extra)
     return target
 
 
@@ -121,10 +113,16 @@ def _key(flags: tuple[str, ...], *texts: str) -> str:
 
 
 def _run(target: Path, *arguments: str) -> None:
-    """Compile or link, and put the result in its place in one step: others may build the same."""
+    """Compile or link what is not there yet. Test processes run side by side: one builds, the others wait."""
+    if target.exists():
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f"{target.name}.{os.getpid()}")
-    done = subprocess.run([COMPILER, *arguments, "-o", str(unfinished)], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{COMPILER} failed for {target.name}:\n{done.stderr[-4000:]}")
-    unfinished.replace(target)
+    with (target.parent / f"{target.stem}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.exists():
+            return
+        unfinished = target.with_name(f"{target.name}.unfinished")
+        done = subprocess.run([COMPILER, *arguments, "-o", str(unfinished)], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"{COMPILER} failed for {target.name}:\n{done.stderr[-4000:]}")
+        unfinished.replace(target)
