@@ -18,6 +18,7 @@ from pcl_clora.data.dataset import SPLITS, PointDataset, Sample
 from pcl_clora.data.packed import PackedConfig
 from pcl_clora.data.packed_format import (
     INDEX,
+    NOTE,
     OPTIONAL_FIELDS,
     PackIndex,
     ShardEntry,
@@ -165,7 +166,7 @@ def _write_split(
     entries, smallest, largest = [], [], []
     for number in range(plan.num_shards):
         file, clouds = folder / plan.file(number), plan.clouds(number)
-        note = {"identity": plan.identity, "number": str(number)}
+        note = f"{plan.identity} {number}"
         kept = file.is_file()
         if kept:
             _check_kept(file, note, plan, dataset[clouds.start])
@@ -204,10 +205,9 @@ def _sizes(file: Path, fields: tuple[str, ...]) -> tuple[Tensor, int]:
     return torch.from_numpy(arrays["offsets"].copy()).diff(), len(arrays["points"])
 
 
-def _check_kept(file: Path, note: dict[str, str], plan: _Plan, first: Sample) -> None:
+def _check_kept(file: Path, note: str, plan: _Plan, first: Sample) -> None:
     """Make sure that a shard which is already there is the one that would be written."""
-    found = read_note(file)
-    same = all(found.get(key) == value for key, value in note.items())
+    same = read_note(file) == note
     if same:
         arrays = map_shard(file, plan.fields)
         stored = torch.from_numpy(arrays["points"][: len(first.points)].copy())
@@ -220,10 +220,10 @@ def _check_kept(file: Path, note: dict[str, str], plan: _Plan, first: Sample) ->
         )
 
 
-def _saver(tensors: dict[str, Tensor], note: dict[str, str]) -> Callable[[Path], None]:
+def _saver(tensors: dict[str, Tensor], note: str) -> Callable[[Path], None]:
     from safetensors.torch import save_file
 
-    return lambda aside: save_file(tensors, aside, metadata=note)
+    return lambda aside: save_file(tensors, aside, metadata={NOTE: note})
 
 
 def _collect(dataset: PointDataset, clouds: range, fields: tuple[str, ...]) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ from pcl_clora.data.part_taxonomy import PartTaxonomy
 from pcl_clora.io import DataError
 
 INDEX = "index.json"
+NOTE = "pack"  # the only key of the metadata: with several, safetensors writes them in a random order
 OPTIONAL_FIELDS = ("part_labels", "category", "mask")
 AGAIN = "pack the data again, or get this file again"
 
@@ -184,15 +185,15 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def read_note(file: Path) -> Mapping[str, str]:
-    """Read the metadata of a shard: text by name."""
+def read_note(file: Path) -> str:
+    """Read what the metadata of a shard say: to which pack it belongs, and its number."""
     try:
         with file.open("rb") as handle:
             (length,) = struct.unpack("<Q", handle.read(8))
-            note = json.loads(handle.read(length)).get("__metadata__", {})
+            note = json.loads(handle.read(length)).get("__metadata__", {}).get(NOTE, "")
     except (OSError, struct.error, ValueError, AttributeError) as error:
         raise DataError(file, f"is not a complete safetensors file ({error})", AGAIN) from error
-    return note if isinstance(note, dict) else {}
+    return str(note)
 
 
 def _check_shapes(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
