@@ -71,7 +71,7 @@ def expected_of(path):
 
 
 def make_meta(identity, task):
-    sizes = dict(identity.sizes)
+    sizes = identity.sizes_for(task)
     if sizes["embed_dim"] == 48:
         sizes["num_heads"] = 3
     with torch.device("meta"):
