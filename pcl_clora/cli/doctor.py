@@ -14,6 +14,7 @@ OPTIONAL = {  # package -> what it makes possible
     "matplotlib": "learning curves as pictures (report run)",
     "tensorboard": "train.tensorboard=true",
     "plyfile": "ply files in data sets of name folder",
+    "open3d": "comparison in bench ops",
 }
 
 
@@ -43,6 +44,12 @@ def doctor(
         plain_table(
             "Point operators", ["operator", "backend"], [list(row) for row in found["ops"].items()], left=2
         ),
+        plain_table(
+            "What point operators can run on",
+            ["backend", "state"],
+            [list(row) for row in found["backends"].items()],
+            left=2,
+        ),
         plain_table("Data", ["folder", "state"], sets or empty, left=2),
         plain_table("Optional packages", ["package", "version", "enables"], optional, left=3),
     )
@@ -55,7 +62,27 @@ def diagnose(data: Path) -> dict[str, Any]:
     return {
         **environment(choose_device("auto")),
         "data": {str(folder): _state_of(folder) for folder in _folders(data)},
+        "backends": _backends(),
         "optional": {name: {"version": _version(name), "enables": use} for name, use in OPTIONAL.items()},
+    }
+
+
+def _backends() -> dict[str, str]:
+    """Say for every backend of the point operators whether it is there, or how to get it."""
+    from pcl_clora import ops
+
+    native = ops.describe_native()
+    if native is None:
+        compiled = "not installed: pip install ./extensions, in a checkout of the repository"
+    else:
+        cuda = native["cuda_architectures"]
+        kernels = f"CUDA kernels for {' '.join(cuda)}" if cuda else f"no CUDA kernels ({native['cuda']})"
+        compiled = f"version {native['version']}, CPU kernels for {native['isa']}, {kernels}"
+    return {
+        "reference": "plain torch, always there",
+        "native": compiled,
+        "pointnet2_ops": _version("pointnet2_ops") or "not installed; needed for backend 'pointnet2' only",
+        "knn_cuda": _version("KNN_CUDA") or "not installed; needed for backend 'pointnet2' only",
     }
 
 

@@ -8,6 +8,7 @@ in `pcl_clora.ops.pointnet2`.
 """
 
 from pcl_clora.ops._backends import report, use_backend
+from pcl_clora.ops._native import describe_native
 from pcl_clora.ops._values import check_values
 from pcl_clora.ops.grouping import PointGroups, group_points
 from pcl_clora.ops.interpolation import three_interpolate
@@ -22,6 +23,7 @@ __all__ = [
     "ball_query",
     "chamfer_distance",
     "check_values",
+    "describe_native",
     "farthest_point_sample",
     "gather_points",
     "group_points",

@@ -41,8 +41,14 @@ def problem() -> str | None:
     return None
 
 
-def description() -> dict[str, Any] | None:
-    """Describe the compiled kernels: version, instruction set in use, CUDA architectures; None without."""
+def describe_native() -> dict[str, Any] | None:
+    """Describe the compiled kernels in use.
+
+    Returns:
+        version; isa, the instruction set that the CPU kernels use here; cuda, the version of the compiler of
+        the CUDA kernels or why there are none; cuda_architectures, such as "90". None where the package
+        pcl-clora-ops is not installed or does not fit.
+    """
     if problem() is not None:
         return None
     package = import_module("pcl_clora_ops")
@@ -50,6 +56,7 @@ def description() -> dict[str, Any] | None:
     return {
         "version": package.BUILD["version"],
         "isa": isa() if callable(isa) else package.BUILD.get("isa", "unknown"),
+        "cuda": str(package.BUILD.get("cuda", "unknown")),
         "cuda_architectures": list(package.BUILD.get("cuda_architectures", ())),
     }
 

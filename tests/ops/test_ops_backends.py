@@ -159,13 +159,13 @@ def test_a_wrong_choice_of_the_environment_is_named(monkeypatch, name, error):
 
 def test_native_is_described_by_version_and_instruction_set():
     with NATIVE.in_use():
-        described = _native.description()
+        described = ops.describe_native()
     assert described["version"] == pcl_clora.__version__
     assert described["isa"]
 
 
 def test_nothing_is_described_where_native_is_missing(without_native):
-    assert _native.description() is None
+    assert ops.describe_native() is None
 
 
 # The packages pointnet2_ops and knn_cuda: what they cannot do is refused by name. They are stand-ins here.

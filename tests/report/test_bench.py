@@ -1,0 +1,267 @@
+"""Benchmarks: the right contenders are compared, and the record says what happened."""
+
+import json
+
+import pytest
+import torch
+
+from pcl_clora import ops
+from pcl_clora.report import bench, bench_ops, bench_peers
+from pcl_clora.report.bench import Contender, Verdict, best_peer, in_child, race, record, write_record
+from pcl_clora.report.bench_ops import QUICK, SIZES, Size, Task, judge_groups, judge_neighbors, judge_sampling
+from pcl_clora.report.bench_view import bench_markdown, milliseconds, row_line
+from pcl_clora.report.latency import interleaved_times
+
+TASK = Task(Size("fps", 2, 64, 12))
+
+
+def missing(_):
+    raise ImportError("no such library\nmore")
+
+
+def broken(_):
+    raise RuntimeError("out of order")
+
+
+def waits(loops):
+    return lambda task: lambda: sum(range(loops))
+
+
+CONTENDERS = [
+    Contender("ours", waits(10), is_peer=False),
+    Contender("quick but wrong", waits(11)),
+    Contender("slow", waits(200_000)),
+    Contender("slower", waits(2_000_000)),
+    Contender("missing", missing),
+    Contender("broken", broken),
+]
+
+
+@pytest.fixture(scope="module")
+def row():
+    """A race of stand-ins; one of them computes something else."""
+    wrong = sum(range(11))
+    return race(CONTENDERS, None, lambda result: Verdict(result != wrong, "by sum"), repeats=3, budget_s=9)
+
+
+def test_the_best_peer_is_the_fastest_one_that_computes_the_right_thing(row):
+    assert best_peer(row) == "slow"
+    assert not row["contenders"]["quick but wrong"]["exact"]
+
+
+def test_who_is_missing_or_fails_is_named_with_the_reason(row):
+    assert row["absent"] == {"missing": "no such library", "broken": "fails: RuntimeError: out of order"}
+    assert list(row["contenders"]) == ["ours", "quick but wrong", "slow", "slower"]
+
+
+def test_our_own_failure_is_not_hidden():
+    with pytest.raises(RuntimeError, match="out of order"):
+        race(
+            [Contender("ours", broken, is_peer=False)],
+            None,
+            lambda _: Verdict(True, ""),
+            repeats=1,
+            budget_s=1,
+        )
+
+
+def test_without_peers_there_is_no_best_one():
+    assert best_peer({"contenders": {"ours": {"is_peer": False, "exact": True, "min_ms": 1.0}}}) is None
+
+
+def test_times_are_minimum_and_median_of_the_rounds(row):
+    entry = row["contenders"]["slow"]
+    assert entry["runs"] == 3
+    assert 0 < entry["min_ms"] <= entry["median_ms"]
+
+
+def test_contenders_take_turns_and_a_slow_one_sits_out():
+    order = []
+    runs = {name: lambda name=name: order.append(name) for name in "ab"}
+    interleaved_times(runs, 2, warmup=1)
+    assert order == list("ababab")
+    order.clear()
+    times = interleaved_times(runs, 3, warmup=0, budget_s=0.0)
+    assert [len(seconds) for seconds in times.values()] == [0, 0]
+    times = interleaved_times(runs, 3, warmup=0, budget_s=1e-12)
+    assert order == ["a", "b"]
+    assert [len(seconds) for seconds in times.values()] == [1, 1]
+
+
+# Who computes the right thing
+
+
+def test_the_same_order_is_exact():
+    assert judge_sampling(TASK, TASK.chosen) == Verdict(True, "same indices")
+
+
+def test_a_library_that_ignores_the_start_index_is_followed_from_its_own():
+    found = ops.farthest_point_sample(TASK.points, 12, start_index=5)
+    assert judge_sampling(TASK, found) == Verdict(True, "same indices, start index ignored")
+
+
+def test_points_without_an_order_are_compared_as_sets():
+    shuffled = TASK.queries.flip(1).double()
+    assert judge_sampling(TASK, shuffled) == Verdict(
+        True, "same points in 2 of 2 clouds, their order is lost"
+    )
+    shuffled[1, 3] += 1
+    assert not judge_sampling(TASK, shuffled).exact
+
+
+def test_equal_distances_in_another_order_are_exact():
+    task = Task(Size("fps", 1, 4, 3))
+    task.points = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [-1, 0, 0], [0.5, 0, 0]]])
+    verdict = judge_sampling(task, torch.tensor([[0, 2, 1]]))
+    assert verdict.exact
+    assert "farthest at every step up to rounding" in verdict.note
+
+
+def test_random_points_are_not_farthest_ones():
+    verdict = judge_sampling(TASK, torch.arange(12).repeat(2, 1))
+    assert not verdict.exact
+    assert "nearer than the farthest was chosen" in verdict.note
+
+
+@pytest.mark.parametrize("is_squared", [True, False])
+def test_neighbours_may_come_with_squared_distances_or_not(is_squared):
+    found = TASK.nearest if is_squared else (TASK.nearest.dist2.sqrt().numpy(), TASK.nearest.idx.numpy())
+    assert judge_neighbors(TASK, found).exact
+
+
+def test_approximate_neighbours_are_told():
+    dist2, idx = TASK.nearest
+    assert not judge_neighbors(TASK, (dist2.sqrt() * 1.001, idx)).exact
+
+
+@pytest.mark.parametrize(
+    ("scale", "moved", "exact"), [(1.0, 0.0, True), (1.01, 0.0, False), (1.0, 0.1, False)]
+)
+def test_patches_must_have_our_centres_and_distances(scale, moved, exact):
+    groups = ops.group_points(TASK.points, 12, TASK.neighbors)
+    found = (groups.center + moved, groups.neighborhood.flip(2) * scale)
+    assert judge_groups(TASK, found).exact == exact
+
+
+# The whole benchmark, at sizes that take no time
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """The quick sizes, with what is always there and one peer."""
+    kept = {"pcl-clora, native", "pcl-clora, reference (plain torch)", "scipy cKDTree", "torch cdist + topk"}
+    few = {op: [c for c in named if c.name in kept] for op, named in bench_peers.CONTENDERS.items()}
+    job = {"sizes": [vars(size) for size in QUICK], "repeats": 2, "budget_s": 1.0, "threads": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench_ops, "CONTENDERS", few)
+        return list(bench_ops.measure(job))
+
+
+def test_a_row_names_its_size_and_the_best_peer(rows):
+    assert [row["size"] for row in rows] == ["2 x 256 -> 16", "2 x 256 -> 16 queries", "2 x 256 -> 16 groups"]
+    assert rows[1]["contenders"]["scipy cKDTree"]["exact"]
+    assert rows[1]["best_exact_peer"] in ("scipy cKDTree", "torch cdist + topk")
+    assert all(row["contenders"]["pcl-clora, reference (plain torch)"]["exact"] for row in rows)
+
+
+def test_the_ratio_is_that_of_the_minima(rows):
+    row = rows[1]
+    native = row["contenders"].get("pcl-clora, native")
+    if native is None:
+        assert row["ratio"] is None
+    else:
+        best = row["contenders"][row["best_exact_peer"]]
+        assert row["ratio"] == pytest.approx(best["min_ms"] / native["min_ms"])
+
+
+def test_a_record_is_written_whole_and_read_back(rows, tmp_path):
+    content = record("ops", bench_peers.CONTENDERS["fps"], rows)
+    write_record(tmp_path / "ops.json", content)
+    assert json.loads((tmp_path / "ops.json").read_text()) == content
+    assert content["machine"]["cpu"]
+    assert set(content["peers"]) == {"pcl-clora-ops", "torch-quickfps", "fpsample", "torch-fps", "open3d"}
+    assert content["environment"]["versions"]["torch"]
+
+
+def test_pages_show_every_row_and_who_is_not_exact(rows):
+    rows = json.loads(json.dumps(rows))
+    rows[0]["absent"]["open3d"] = "no libGL"
+    rows[1]["contenders"]["scipy cKDTree"] |= {"exact": False, "note": "made up"}
+    page = bench_markdown(record("ops", [], rows))
+    assert page.count("| best exact peer / native |") == 3
+    assert "* open3d: absent (no libGL)" in page
+    assert "* scipy cKDTree (*), knn 2 x 256 -> 16 queries: not exact; made up" in page
+    assert page.isascii()
+
+
+def test_a_line_says_ratio_and_target():
+    ours, peer = {"min_ms": 1.0}, {"min_ms": 7.0}
+    row = {
+        "op": "fps",
+        "size": "1 x 8 -> 2",
+        "threads": 1,
+        "ratio": 7.0,
+        "target": 6.0,
+        "best_exact_peer": "x",
+    }
+    row["contenders"] = {bench_peers.NATIVE: ours, "x": peer}
+    assert row_line(row) == "fps 1 x 8 -> 2, 1 thread(s): 1.00 ms, 7.0 times as fast as x (target 6)"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.3943, "0.394"), (1.0, "1.00"), (25.42, "25.4"), (1661.9, "1,662")]
+)
+def test_times_have_three_digits(value, text):
+    assert milliseconds(value) == text
+
+
+def test_every_size_of_the_targets_is_measured():
+    targets = {(size.op, size.num_points): size.target for size in SIZES if size.target}
+    assert targets == {
+        ("fps", 1024): 6.0,
+        ("fps", 2048): 6.0,
+        ("fps", 8192): 5.0,
+        ("fps", 100_000): 4.0,
+        ("fps", 1_000_000): 2.8,
+        ("knn", 1024): 6.0,
+        ("knn", 2048): 4.0,
+        ("knn", 8192): 1.5,
+        ("knn", 100_000): 1.0,
+        ("group", 1024): 15.0,
+        ("group", 2048): 15.0,
+        ("group", 8192): 15.0,
+    }
+
+
+def echo(job):
+    """Say in a child process what it was given and how many threads it has."""
+    yield {"got": job["value"], "threads": torch.get_num_threads()}
+    if job["value"] == "fail":
+        raise ValueError("asked to fail")
+
+
+@pytest.mark.slow
+def test_rows_come_from_a_process_of_their_own_whose_failure_is_seen(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(bench.Path(__file__).parent))
+    rows = in_child("test_bench:echo", {"value": "fail"}, 1)
+    assert next(rows) == {"got": "fail", "threads": 1}
+    with pytest.raises(RuntimeError, match="with 1 threads failed"):
+        next(rows)
+
+
+def test_the_command_prints_writes_and_shows(monkeypatch, tmp_path, rows):
+    from typer.testing import CliRunner
+
+    from pcl_clora.cli import app
+
+    monkeypatch.setattr(bench_ops, "in_child", lambda function, job, threads: iter(rows))
+    file = tmp_path / "bench" / "ops.json"
+    done = CliRunner().invoke(
+        app, ["bench", "ops", "--quick", "--json", "--threads", "1", "--out", str(file)]
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == json.loads(file.read_text())
+    assert json.loads(done.stdout)["quick"]
+    shown = CliRunner().invoke(app, ["bench", "show", str(file), "--markdown"])
+    assert shown.stdout == bench_markdown(json.loads(file.read_text()))
+    assert "Farthest point sampling" in CliRunner().invoke(app, ["bench", "show", str(file)]).stdout
