@@ -39,7 +39,12 @@ lint: venv-dev
 test: system lint
 	$(BIN)/python -m pytest -n 2
 
-bench: venv-dev
+# renews the result and the page that shows it
+bench: system venv-dev
+	$(BIN)/python -m pip install --quiet -r requirements-bench.txt
+	$(BIN)/python -m pip install --quiet ./extensions
+	$(BIN)/pcl-clora bench ops --out results/bench/ops.json
+	$(BIN)/pcl-clora bench show results/bench/ops.json --into docs/ops.md
 	$(BIN)/pcl-clora report cost --config cfgs/scanobjectnn/hardest_clora.yaml
 
 clean:
