@@ -45,9 +45,12 @@ def walk_order(center: Tensor) -> Tensor:
 
 
 def _squared_distances(center: Tensor) -> Tensor:
-    """(B, G, 3) -> (B, G, G), one axis after another, so that no kernel can fuse product and sum."""
+    """(B, G, 3) -> (B, G, G), one axis after another, so that no kernel can fuse product and sum.
+
+    What overflows is cut off below infinity, which marks the centres that have been visited.
+    """
     x, y, z = ((axis[:, :, None] - axis[:, None, :]).square_() for axis in center.unbind(dim=-1))
-    return x.add_(y).add_(z)
+    return x.add_(y).add_(z).clamp_max_(torch.finfo(center.dtype).max)
 
 
 def walk_directions(center: Tensor) -> Tensor:

@@ -217,6 +217,11 @@ def test_a_walk_of_one_centre_stays_where_it_is():
     assert walk_order(torch.zeros(2, 1, 3)).tolist() == [[0], [0]]
 
 
+def test_a_walk_visits_every_centre_once_where_distances_overflow(generator):
+    center = (torch.rand(2, 30, 3, generator=generator) - 0.5) * 1e30
+    assert walk_order(center).sort(dim=1).values.tolist() == [list(range(30))] * 2
+
+
 def test_a_walk_does_not_depend_on_batch_mates(generator):
     center = torch.rand(5, 40, 3, generator=generator)
     alone = torch.cat([walk_order(cloud[None]) for cloud in center])
