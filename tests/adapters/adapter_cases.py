@@ -136,14 +136,30 @@ def make_pointgpt(num_classes: int = CLASSES) -> nn.Module:
     )
 
 
+def make_recon(num_classes: int = CLASSES) -> nn.Module:
+    """Three tokens with a branch of their own beside the patches."""
+    return create_model(
+        "recon",
+        num_classes=num_classes,
+        embed_dim=24,
+        depth=2,
+        num_heads=3,
+        num_groups=12,
+        group_size=8,
+        encoder_widths=(8, 16, 32),
+        head_width=32,
+    )
+
+
 BACKBONES = {
     "point_mae": make_point_mae,
     "plain": PlainTransformer,
     "bare": BareTransformer,
     "pointgpt_s": make_pointgpt,
+    "recon": make_recon,
 }
 FEW_SETTINGS = ("clora", "lora", "linear_probe", "full")
-WITH_FEW_SETTINGS = ("pointgpt_s",)  # more of a kind that the others show in every setting
+WITH_FEW_SETTINGS = ("pointgpt_s", "recon")  # more of a kind that the others show in every setting
 
 SETTINGS: dict[str, dict[str, object]] = {
     "clora": {"method": "clora", "rank": 4, "num_spaces": 3},

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pcl_clora.adapters import attach_adapter
 from pcl_clora.models import create_model, load_weights, published_form
 from pcl_clora.models.interface import Backbone, Tokens, get_interface
 from pcl_clora.models.recon import ContrastBlock
@@ -132,6 +133,23 @@ def test_the_contrast_branch_has_roles():
     assert (site.path, site.rows) == ("blocks.2.attn_contrast.kv", (0, -1))
     assert model.get_submodule(site.path).out_features == 96
     assert model.no_weight_decay() == {"prefix.cls.token", "prefix.img.token", "prefix.text.token"}
+
+
+@pytest.mark.parametrize(
+    ("roles", "size"),
+    [
+        (["contrast_q", "contrast_kv"], 3 * 2 * (48 + 48 + 48 + 96)),  # blocks x rank x (in + out)
+        (["contrast_proj", "contrast_fc1", "contrast_fc2"], 3 * 2 * (96 + 240 + 240)),
+    ],
+)
+def test_lora_adapts_the_contrast_branch(roles, size, points):
+    base = create_model("recon", num_classes=5, **TINY).eval()
+    expected = base(points)
+    model = attach_adapter(base, {"method": "lora", "rank": 2, "targets": roles})
+    assert model.parameter_counts()["adapter"] == size
+    assert torch.equal(model(points), expected)
+    model(points).sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
 def test_the_plain_sense_has_no_contrast_branch():
