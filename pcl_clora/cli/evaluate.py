@@ -46,8 +46,7 @@ def evaluate(
     Settings of data, protocol and train can be changed, for example protocol.votes=10 or data.num_points=512;
     the model is the one that was trained.
     """
-    from pcl_clora.report.show import plain_table
-    from pcl_clora.report.units import percent
+    from pcl_clora.report.show import metrics_view
 
     given = [*(overrides or []), *([f"data.root={data}"] if data else [])]
     result = evaluate_run(run, given)
@@ -55,17 +54,10 @@ def evaluate(
     if as_json:
         print_json(result)
         return
-    metrics = result["metrics"]
-    recall = [[name, "" if value is None else percent(value)] for name, value in metrics["per_class"].items()]
     title = (
         f"{run}: {result['method']} on {result['data']['name']}, {result['data']['num_test']:,} test clouds"
     )
-    summary = [
-        ["overall accuracy", percent(metrics["oa"])],
-        ["mean class accuracy", percent(metrics["macc"])],
-        ["cross entropy", f"{metrics['loss']:.4f}"],
-    ]
-    show(plain_table(title, ["percent", ""], summary), plain_table("", ["class", "recall, percent"], recall))
+    show(metrics_view(result, title))
 
 
 def _diagnose(
@@ -113,6 +105,7 @@ def evaluate_run(folder: Path, overrides: list[str]) -> dict[str, Any]:
     names, metrics = _measure(cfg, model)
     return {
         "run": str(folder),
+        "task": cfg.model.task,
         "method": cfg.adapter.method,
         "model": cfg.model.name,
         "seed": cfg.seed,
@@ -123,26 +116,28 @@ def evaluate_run(folder: Path, overrides: list[str]) -> dict[str, Any]:
 
 
 def _measure(cfg: RunConfig, model: Any) -> tuple[tuple[str, ...], Any]:
-    """Classify the test split; return its class names and the metrics."""
+    """Evaluate the test split; return the names of its classes or categories, and the metrics."""
     from pcl_clora.config import ConfigError
     from pcl_clora.data import PointLoader, build_dataset
-    from pcl_clora.engine import choose_device, evaluate
+    from pcl_clora.engine import choose_device, evaluate, make_task
 
     test = build_dataset(cfg.data, "test")
-    if len(test.class_names) != cfg.model.num_classes:
+    try:
+        task = make_task(cfg.model, test)
+    except ConfigError as error:
+        what = str(error).partition(";")[0]
         raise ConfigError(
-            f"The run was trained on {cfg.model.num_classes} classes, but these data have "
-            f"{len(test.class_names)}; give the data it was trained on."
-        )
+            f"The run was trained on other data: {what}; give the data it was trained on."
+        ) from None
     loader = PointLoader(test, 2 * cfg.optim.batch_size, seed=cfg.seed, num_workers=cfg.train.num_workers)
     metrics = evaluate(
         model.to(choose_device(cfg.train.device)),
         loader,
-        num_classes=cfg.model.num_classes,
+        task=task,
         num_points=cfg.data.num_points,
         votes=cfg.protocol.votes,
         vote_augment=cfg.protocol.vote_augment,
         seed=cfg.seed,
         amp=cfg.train.amp,
     )
-    return tuple(test.class_names), metrics
+    return task.class_names, metrics

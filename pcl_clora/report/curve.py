@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,18 @@ from typing import Any
 from pcl_clora.engine import read_metrics
 from pcl_clora.report.units import csv_table
 
-COLUMNS = (
-    "epoch",
-    "train_loss",
-    "train_oa",
-    "lr",
-    "validation_oa",
-    "validation_loss",
-    "test_oa",
-    "test_loss",
-)
+METRICS = ("instance_miou", "oa")  # what a curve shows: the first of these that a run measured
+
+
+def curve_metric(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say which metric the rows of a curve have."""
+    return next((name for name in METRICS if rows and f"train_{name}" in rows[0]), "oa")
+
+
+def curve_columns(metric: str) -> tuple[str, ...]:
+    """Name the columns of a curve."""
+    splits = [f"{split}_{name}" for split in ("validation", "test") for name in (metric, "loss")]
+    return ("epoch", "train_loss", f"train_{metric}", "lr", *splits)
 
 
 def read_curve(metrics: str | Path) -> list[dict[str, Any]]:
@@ -29,25 +31,28 @@ def read_curve(metrics: str | Path) -> list[dict[str, Any]]:
         metrics: the file.
 
     Returns:
-        Rows with COLUMNS; epochs count from 1, accuracies lie in [0, 1], what was not measured is None. The
-        test accuracy of the last row is the run's result where the last epoch counts.
+        Rows with the columns of `curve_columns`; epochs count from 1, accuracies and IoU lie in [0, 1], what
+        was not measured is None. The test score of the last row is the run's result where the last epoch
+        counts.
     """
+    events = [event for event in read_metrics(metrics) if event["kind"] in ("epoch", "eval")]
+    metric = next((name for name in METRICS if any(name in event for event in events)), "oa")
     rows: dict[int, dict[str, Any]] = {}
-    for event in read_metrics(metrics):
-        kind, split = event["kind"], event.get("split")
-        if kind not in ("epoch", "eval"):
-            continue
-        row = rows.setdefault(event["epoch"], dict.fromkeys(COLUMNS) | {"epoch": event["epoch"] + 1})
-        if kind == "epoch":
-            row |= {"train_loss": event["loss"], "train_oa": event["oa"], "lr": event["lr"]}
+    for event in events:
+        split = event.get("split")
+        empty = dict.fromkeys(curve_columns(metric))
+        row = rows.setdefault(event["epoch"], empty | {"epoch": event["epoch"] + 1})
+        if event["kind"] == "epoch":
+            row |= {"train_loss": event["loss"], f"train_{metric}": event[metric], "lr": event["lr"]}
         else:
-            row |= {f"{split}_oa": event["oa"], f"{split}_loss": event["loss"]}
+            row |= {f"{split}_{metric}": event[metric], f"{split}_loss": event["loss"]}
     return [rows[epoch] for epoch in sorted(rows)]
 
 
 def curve_csv(rows: Sequence[dict[str, Any]]) -> str:
     """Write the rows as csv text; None becomes an empty cell."""
-    return csv_table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
+    columns = curve_columns(curve_metric(rows))
+    return csv_table(columns, [[row[name] for name in columns] for row in rows])
 
 
 def plot_curve(rows: Sequence[dict[str, Any]], path: Path) -> bool:
@@ -63,7 +68,9 @@ def plot_curve(rows: Sequence[dict[str, Any]], path: Path) -> bool:
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, quantity, scale in zip(figure.subplots(1, 2), ("loss", "oa"), (1, 100), strict=True):
+    metric = curve_metric(rows)
+    title = {"oa": "overall accuracy"}.get(metric, "instance mIoU")
+    for axes, quantity, scale in zip(figure.subplots(1, 2), ("loss", metric), (1, 100), strict=True):
         for split in ("train", "validation", "test"):
             drawn = [(row["epoch"], row[f"{split}_{quantity}"]) for row in rows]
             drawn = [(epoch, scale * value) for epoch, value in drawn if value is not None]
@@ -71,7 +78,7 @@ def plot_curve(rows: Sequence[dict[str, Any]], path: Path) -> bool:
                 style = "o" if len(drawn) == 1 else "-"
                 axes.plot(*zip(*drawn, strict=True), style, label=split)
         axes.set_xlabel("epoch")
-        axes.set_ylabel("overall accuracy, percent" if quantity == "oa" else "loss")
+        axes.set_ylabel(f"{title}, percent" if quantity == metric else "loss")
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()

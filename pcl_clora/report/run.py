@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pcl_clora.engine import headlines
 from pcl_clora.io import write_text
 from pcl_clora.report import units
-from pcl_clora.report.curve import curve_csv, plot_curve, read_curve
+from pcl_clora.report.curve import curve_csv, curve_metric, plot_curve, read_curve
 from pcl_clora.report.records import RunRecord, read_run, run_cost
-from pcl_clora.report.tables import protocol_name
+from pcl_clora.report.tables import CLASS_TABLES, protocol_name, task_of
 
 MAX_CURVE_ROWS = 20
 MAX_CONFUSIONS = 10
@@ -72,12 +73,11 @@ def _result(run: RunRecord) -> str:
     metrics, best = run.result["metrics"], run.result["best"]
     chosen = {"last": "the last one", "test": "the best on the test set"}
     how = chosen.get(best["selected_on"], f"the best on {best['selected_on']}")
-    return (
-        "## Result on the test set\n\n"
-        f"Overall accuracy **{units.percent(metrics['oa'])} %**, mean class accuracy "
-        f"{units.percent(metrics['macc'])} %, cross entropy {metrics['loss']:.4f}. "
-        f"Epoch {best['epoch'] + 1}: {how}."
-    )
+    numbers = [
+        f"{head.title} **{units.percent(metrics[head.key])} %**" for head in headlines(task_of(run.result))
+    ]
+    text = f"{', '.join(numbers)}, cross entropy {metrics['loss']:.4f}"
+    return f"## Result on the test set\n\n{text[0].upper()}{text[1:]}. Epoch {best['epoch'] + 1}: {how}."
 
 
 def _cost(run: RunRecord) -> str:
@@ -96,11 +96,18 @@ def _cost(run: RunRecord) -> str:
 
 def _classes(result: Mapping[str, Any]) -> str:
     metrics = result["metrics"]
-    recall: Mapping[str, float | None] = metrics["per_class"]
-    known = sorted(((value, name) for name, value in recall.items() if value is not None))
-    rows = [(name, units.percent(value)) for value, name in known]
-    text = "## Classes, hardest first\n\n" + units.markdown_table(("class", "recall, percent"), rows)
-    confusions = _confusions(metrics["confusion"], list(recall))
+    sections = []
+    for key, name, quantity in CLASS_TABLES:
+        if key in metrics:
+            known = sorted((value, label) for label, value in metrics[key].items() if value is not None)
+            rows = [(label, units.percent(value)) for value, label in known]
+            plural = {"class": "Classes", "category": "Categories", "part": "Parts"}[name]
+            table = units.markdown_table((name, f"{quantity}, percent"), rows)
+            sections.append(f"## {plural}, hardest first\n\n{table}")
+    text = "\n\n".join(sections)
+    confusions = (
+        _confusions(metrics["confusion"], list(metrics["per_class"])) if "confusion" in metrics else ()
+    )
     if confusions:
         text += "\n\nMost frequent confusions:\n\n"
         text += units.markdown_table(("true", "said", "clouds"), confusions)
@@ -126,17 +133,19 @@ def _curve(curve: Sequence[dict[str, Any]], folder: Path) -> str:
         picture = "No picture: `pip install matplotlib` and `pcl-clora report run` again to get one."
     every = max(1, -(-len(curve) // MAX_CURVE_ROWS))
     shown = [row for row in curve if row["epoch"] % every == 0 or row is curve[-1]]
-    columns = ("train_loss", "train_oa", "validation_oa", "test_oa")
+    metric = curve_metric(curve)
+    columns = ("train_loss", *(f"{split}_{metric}" for split in ("train", "validation", "test")))
     used = [name for name in columns if any(row[name] is not None for row in curve)]
     rows = [[str(row["epoch"]), *(_cell(name, row[name]) for name in used)] for row in shown]
-    header = ["epoch", *(name.replace("_oa", " OA").replace("_", " ") for name in used)]
+    label = {"oa": "OA"}.get(metric, "inst. mIoU")
+    header = ["epoch", *(name.replace(f"_{metric}", f" {label}").replace("_", " ") for name in used)]
     return f"## Learning curve\n\n{picture}\n\n{units.markdown_table(header, rows)}\n\nAll epochs: curve.csv."
 
 
 def _cell(name: str, value: float | None) -> str:
     if value is None:
         return ""
-    return units.percent(value) if name.endswith("_oa") else f"{value:.4f}"
+    return f"{value:.4f}" if name.endswith("_loss") else units.percent(value)
 
 
 def _repeat(run: RunRecord) -> str:

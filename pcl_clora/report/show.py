@@ -10,8 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pcl_clora.report.tables import HEADER, SEED_HEADER, Row, RunTable
-from pcl_clora.report.units import count, giga
+from pcl_clora.engine import headlines
+from pcl_clora.report.tables import CLASS_TABLES, Row, RunTable, task_of
+from pcl_clora.report.units import count, giga, percent
 
 
 def plain_table(
@@ -69,12 +70,28 @@ def cost_view(report: Mapping[str, Any], *, title: str, with_modules: bool = Fal
 def run_table_view(table: RunTable) -> RenderableType:
     """Lay out a table over runs."""
     rows = [row.cells() for row in table.rows]
-    return Group(plain_table("", HEADER, rows), Text(table.title, style="dim"))
+    return Group(plain_table("", table.header, rows), Text(table.title, style="dim"))
 
 
 def seeds_view(row: Row) -> RenderableType:
     """Lay out the runs of a row, seed by seed."""
-    return plain_table(f"{row.label}, seed by seed, percent", SEED_HEADER, row.seed_cells())
+    return plain_table(f"{row.label}, seed by seed, percent", row.seed_header(), row.seed_cells())
+
+
+def metrics_view(result: Mapping[str, Any], title: str) -> RenderableType:
+    """Lay out the metrics of one evaluation, as `pcl-clora eval` gives them: means, then classes."""
+    metrics = result["metrics"]
+    rows = [[head.title, percent(metrics[head.key])] for head in headlines(task_of(result))]
+    if "accuracy" in metrics:
+        rows.append(["accuracy of points", percent(metrics["accuracy"])])
+        rows.append(["mean accuracy of parts", percent(metrics["part_accuracy"])])
+    rows.append(["cross entropy", f"{metrics['loss']:.4f}"])
+    parts = [plain_table(title, ["percent", ""], rows)]
+    for key, name, quantity in CLASS_TABLES:
+        if key in metrics:
+            known = [[label, "" if v is None else percent(v)] for label, v in metrics[key].items()]
+            parts.append(plain_table("", [name, f"{quantity}, percent"], known))
+    return Group(*parts)
 
 
 def _measured(report: Mapping[str, Any]) -> list[RenderableType]:

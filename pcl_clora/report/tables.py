@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pcl_clora.engine.config import differences, run_identity
+from pcl_clora.engine.tasks import Headline, headlines
 from pcl_clora.io import write_text
 from pcl_clora.report import units
 from pcl_clora.report.records import ReportError, RunRecord, read_run, run_cost
 
-HEADER = (
-    "method",
-    "OA",
-    "mAcc",
+HEADER = (  # behind the method and the numbers of the task
     "trained params",
     "adapter file",
     "GMACs",
@@ -27,7 +25,11 @@ HEADER = (
     "seeds",
     "augmentation",
 )
-SEED_HEADER = ("seed", "OA", "mAcc", "train time")
+CLASS_TABLES = (  # metrics of every class: key, what its rows are, what is measured
+    ("per_class", "class", "recall"),
+    ("per_category", "category", "mIoU"),
+    ("per_part", "part", "IoU"),
+)
 WITHOUT_MEANING = ("seed", "data.root")  # settings that differ between runs of one row
 COMPARED = {
     "protocol": ("name", "select", "votes", "val_fraction"),
@@ -50,6 +52,11 @@ class Row:
     cost: Mapping[str, Any]
 
     @property
+    def headlines(self) -> tuple[Headline, ...]:
+        """The numbers of the task that come first."""
+        return headlines(task_of(self.runs[0].result))
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """Seeds, ascending."""
         return tuple(run.result["seed"] for run in self.runs)
@@ -63,7 +70,7 @@ class Row:
         """Return all numbers of the row, units in the names."""
         first = self.runs[0].result
         numbers: dict[str, Any] = {"method": first["method"], "label": self.label}
-        for name in ("oa", "macc"):
+        for name in (headline.key for headline in self.headlines):
             numbers[name], numbers[f"{name}_std"] = self.metric(name)
         return numbers | {
             "params": first["params"],
@@ -80,26 +87,28 @@ class Row:
             "per_seed": [{"seed": run.result["seed"], **run.result["metrics"]} for run in self.runs],
         }
 
+    def seed_header(self) -> list[str]:
+        """Name the columns of `seed_cells`."""
+        return ["seed", *(headline.label for headline in self.headlines), "train time"]
+
     def seed_cells(self) -> list[list[str]]:
-        """Return the cells of SEED_HEADER, one row a seed."""
+        """Return the cells of `seed_header`, one row a seed."""
         return [
             [
                 str(run.result["seed"]),
-                units.percent(run.result["metrics"]["oa"]),
-                units.percent(run.result["metrics"]["macc"]),
+                *(units.percent(run.result["metrics"][headline.key]) for headline in self.headlines),
                 units.duration(run.result["train_seconds"]),
             ]
             for run in self.runs
         ]
 
     def cells(self) -> list[str]:
-        """Return the cells of HEADER."""
+        """Return the cells of `RunTable.header`."""
         numbers = self.as_json()
         size = numbers["adapter_bytes"]
         return [
             self.label,
-            _mean_and_deviation(*self.metric("oa")),
-            _mean_and_deviation(*self.metric("macc")),
+            *(_mean_and_deviation(*self.metric(headline.key)) for headline in self.headlines),
             units.count(numbers["params"]["trainable"]),
             "?" if size is None else units.file_size(size),
             units.giga(numbers["macs_published"]),
@@ -124,15 +133,25 @@ class RunTable:
     data: Mapping[str, Any]
 
     @property
+    def header(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return ("method", *(headline.label for headline in self.rows[0].headlines), *HEADER)
+
+    @property
     def title(self) -> str:
         """Data set, splits and units."""
         data = self.data
         return (
             f"{data['name']}, {data['num_train']:,} training and {data['num_test']:,} test clouds of "
-            f"{data['num_points']:,} points; accuracies in percent, mean +- standard deviation over seeds; "
-            "GMACs: linear and convolution layers, merged, one cloud (what papers call GFLOPs); executed: "
-            "attention and unmerged adapter included"
+            f"{data['num_points']:,} points; {self._quantity} in percent, mean +- standard deviation over "
+            "seeds; GMACs: linear and convolution layers, merged, one cloud (what papers call GFLOPs); "
+            "executed: attention and unmerged adapter included"
         )
+
+    @property
+    def _quantity(self) -> str:
+        is_accuracy = self.rows[0].headlines[0].key == "oa"
+        return "accuracies" if is_accuracy else "intersection over union"
 
     def as_json(self) -> dict[str, Any]:
         """Return everything in json types."""
@@ -147,14 +166,13 @@ class RunTable:
         path = Path(path)
         cells = [row.cells() for row in self.rows]
         if path.suffix == ".md":
-            text = f"{self.title}.\n\n{units.markdown_table(HEADER, cells)}\n"
-            several = [row for row in self.rows if len(row.runs) > 1]
-            text += "".join(
-                f"\n{row.label}, seed by seed:\n\n{units.markdown_table(SEED_HEADER, row.seed_cells())}\n"
-                for row in several
-            )
+            text = f"{self.title}.\n\n{units.markdown_table(self.header, cells)}\n"
+            for row in self.rows:
+                if len(row.runs) > 1:
+                    table = units.markdown_table(row.seed_header(), row.seed_cells())
+                    text += f"\n{row.label}, seed by seed:\n\n{table}\n"
         elif path.suffix == ".csv":
-            text = units.csv_table(HEADER, cells)
+            text = units.csv_table(self.header, cells)
         elif path.suffix == ".json":
             text = json.dumps(self.as_json(), indent=2) + "\n"
         else:
@@ -175,6 +193,10 @@ def make_table(folders: Sequence[str | Path]) -> RunTable:
     if not folders:
         raise ReportError("Give at least one run folder.")
     runs = [read_run(folder) for folder in folders]
+    tasks = sorted({task_of(run.result) for run in runs})
+    if len(tasks) > 1:
+        names = " and ".join(tasks)
+        raise ReportError(f"These runs cannot stand in one table, they are of {names}. Make a table of each.")
     for section, keys in COMPARED.items():
         _refuse_mixture(runs, section, keys)
     groups: dict[str, list[RunRecord]] = {}
@@ -186,6 +208,11 @@ def make_table(folders: Sequence[str | Path]) -> RunTable:
         ordered = tuple(sorted(members, key=lambda run: run.result["seed"]))
         rows.append(Row(_label(members[0], runs), ordered, run_cost(members[0].cfg)))
     return RunTable(tuple(rows), dict(runs[0].result["data"]))
+
+
+def task_of(result: Mapping[str, Any]) -> str:
+    """Say the task of a result; results of before there were several are of classification."""
+    return str(result.get("task", "classification"))
 
 
 def protocol_name(protocol: Mapping[str, Any]) -> str:

@@ -89,7 +89,9 @@ def test_eval_refuses_to_change_the_model(invoke, finished_run):
 
 @pytest.mark.slow
 def test_eval_refuses_data_of_other_classes(invoke, finished_run):
-    with pytest.raises(ConfigError, match="trained on 3 classes, but these data have 2"):
+    with pytest.raises(
+        ConfigError, match="num_classes=3, but the data set has 2 classes; give the data it was trained on"
+    ):
         invoke("eval", "--run", finished_run, "data.classes=[chair, mug]")
 
 

@@ -5,11 +5,11 @@ import statistics
 import pytest
 
 from pcl_clora.report import ReportError, make_table
-from pcl_clora.report.tables import HEADER, protocol_name
+from pcl_clora.report.tables import protocol_name
 
 
 def cells(table):
-    return [dict(zip(HEADER, row.cells(), strict=True)) for row in table.rows]
+    return [dict(zip(table.header, row.cells(), strict=True)) for row in table.rows]
 
 
 def test_seeds_of_one_method_become_one_row_with_mean_and_deviation(write_run):
