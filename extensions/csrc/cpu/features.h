@@ -4,18 +4,28 @@
 #include <cmath>
 
 #include "kernels.h"
+#include "simd.h"
 
 namespace PCL_ISA {
 
 template <class T>
 static int64_t find_non_finite(const T* values, int64_t count) {
-  constexpr int64_t kBlock = 1024;
+  using F = typename SimdOf<T>::F;
+  constexpr int64_t kBlock = 64 * F::W;
   for (int64_t begin = 0; begin < count; begin += kBlock) {
     const int64_t end = begin + kBlock < count ? begin + kBlock : count;
-    T sum = 0;  // x - x is 0, or NaN where x is not finite
-    for (int64_t i = begin; i < end; ++i) sum += values[i] - values[i];
-    if (sum == 0) continue;
-    for (int64_t i = begin; i < end; ++i)
+    auto even = F::set(0), odd = even;  // x - x is 0, or NaN where x is not finite
+    int64_t i = begin;
+    for (; i + 2 * F::W <= end; i += 2 * F::W) {
+      const auto a = F::loadu(values + i), b = F::loadu(values + i + F::W);
+      even = F::add(even, F::sub(a, a));
+      odd = F::add(odd, F::sub(b, b));
+    }
+    T rest = 0;
+    for (; i < end; ++i) rest += values[i] - values[i];
+    const auto zero = F::add(F::add(even, odd), F::set(rest));
+    if (F::bits(F::eq(zero, zero)) == (uint64_t{1} << F::W) - 1) continue;
+    for (i = begin; i < end; ++i)
       if (!std::isfinite(values[i])) return i;
   }
   return -1;

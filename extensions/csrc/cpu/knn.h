@@ -11,56 +11,54 @@
 
 namespace PCL_ISA {
 
-// Candidates of one query: distances and indices side by side, cut back to the k best when they get many.
+// Candidates of one query, cut back to the k best when they get many. Whoever adds some calls `make_room`
+// first and keeps the count in a variable of its own, which stays in a register.
 template <class T>
 class Candidates {
-  using F = typename SimdOf<T>::F;
   using Key = typename KeyOf<T>::Key;
 
  public:
   explicit Candidates(int64_t k)
-      : k_(k),
-        room_(4 * k + 256),
-        dist2_(room_ + 2 * kLeafPoints),
-        id_(room_ + 2 * kLeafPoints),
-        keys_(room_ + 2 * kLeafPoints + kSortPad) {}
+      : k_(k), room_(4 * k + 256), dist2_(room_ + kMargin), id_(room_ + kMargin), keys_(room_ + kMargin) {}
 
-  void clear() { count_ = 0; }
+  T* dist2() const { return dist2_.get(); }
+  int32_t* id() const { return id_.get(); }
+  Key* keys() const { return keys_.get(); }
 
-  // Adds those lanes of d that are within the bound; may lower the bound.
-  void add(typename F::V d, const int32_t* ids, T& bound) {
-    const auto within = F::le(d, F::set(bound));
-    F::compress(dist2_.get() + count_, within, d);
-    F::compress_ids(id_.get() + count_, within, ids);
-    count_ += __builtin_popcount(F::bits(within));
-    if (__builtin_expect(count_ > room_, 0)) bound = std::min(bound, cut());
+  // Makes room for a leaf behind `count` candidates; may drop some, and lower the bound.
+  void make_room(int64_t& count, T& bound) {
+    if (__builtin_expect(count <= room_, 1)) return;
+    pack(count);
+    make_room_among_keys(count, bound);
+    for (int64_t i = 0; i < k_; ++i) {
+      dist2_[i] = key_dist2<T>(keys_[i]);
+      id_[i] = key_id(keys_[i]);
+    }
+  }
+  void make_room_among_keys(int64_t& count, T& bound) {
+    if (__builtin_expect(count <= room_, 1)) return;
+    std::nth_element(keys_.get(), keys_.get() + k_ - 1, keys_.get() + count);
+    count = k_;
+    bound = std::min(bound, key_dist2<T>(keys_[k_ - 1]));
   }
 
-  // Writes the k nearest; dist2 may be null. At least k candidates were within every bound.
-  void finish(T* dist2, int64_t* idx) {
-    sort();
+  // Makes keys of distances and indices.
+  void pack(int64_t count) {
+    for (int64_t i = 0; i < count; ++i) keys_[i] = make_key(dist2_[i], id_[i]);
+  }
+
+  // Writes the k nearest of the keys; dist2 may be null. At least k candidates were within every bound.
+  void finish(int64_t count, T* dist2, int64_t* idx) {
+    sort_smallest(keys_.get(), count, k_);
     for (int64_t i = 0; i < k_; ++i) idx[i] = key_id(keys_[i]);
     if (dist2 != nullptr)
       for (int64_t i = 0; i < k_; ++i) dist2[i] = key_dist2<T>(keys_[i]);
   }
 
  private:
-  void sort() {
-    for (int64_t i = 0; i < count_; ++i) keys_[i] = make_key(dist2_[i], id_[i]);
-    sort_smallest(keys_.get(), count_, k_);
-  }
-  T cut() {
-    for (int64_t i = 0; i < count_; ++i) keys_[i] = make_key(dist2_[i], id_[i]);
-    std::nth_element(keys_.get(), keys_.get() + k_ - 1, keys_.get() + count_);
-    for (int64_t i = 0; i < k_; ++i) {
-      dist2_[i] = key_dist2<T>(keys_[i]);
-      id_[i] = key_id(keys_[i]);
-    }
-    count_ = k_;
-    return dist2_[k_ - 1];
-  }
+  static constexpr int64_t kMargin = kColumns + kLeafPoints + kSortPad;
 
-  int64_t k_, count_ = 0, room_;
+  int64_t k_, room_;
   Array<T> dist2_;
   Array<int32_t> id_;
   Array<Key> keys_;
@@ -97,19 +95,23 @@ class DenseSearch {
   // As find, where the distances are in row() already. columns: their minima by position modulo kColumns.
   void find_in_row(const V* columns, T* dist2_out, int64_t* idx) {
     T bound = k_ <= kColumns ? kth_of_columns<F>(columns, k_) : std::numeric_limits<T>::infinity();
-    candidates_.clear();
-    alignas(64) int32_t ids[kColumns];
-    for (int lane = 0; lane < kColumns; ++lane) ids[lane] = lane;
+    const T* row = row_.get();
+    auto* keys = candidates_.keys();
+    int64_t count = 0;
     for (int64_t i = 0; i < planes_.padded; i += kColumns) {
-      const V limit = F::set(bound);
-      uint32_t any = 0;
-      for (int a = 0; a < kAccumulators; ++a) any |= F::bits(F::le(F::load(row_.get() + i + a * F::W), limit));
-      if (any)
-        for (int a = 0; a < kAccumulators; ++a)
-          candidates_.add(F::load(row_.get() + i + a * F::W), ids + a * F::W, bound);
-      for (int lane = 0; lane < kColumns; ++lane) ids[lane] += kColumns;
+      uint64_t within = 0;
+      for (int a = 0; a < kAccumulators; ++a) {
+        const uint64_t bits = F::bits(F::le(F::load(row + i + a * F::W), F::set(bound)));
+        within |= bits << (a * F::W);
+      }
+      if (within == 0) continue;
+      candidates_.make_room_among_keys(count, bound);
+      for (; within; within &= within - 1) {
+        const int64_t at = i + __builtin_ctzll(within);
+        keys[count++] = make_key(row[at], static_cast<int32_t>(at));
+      }
     }
-    candidates_.finish(dist2_out, idx);
+    candidates_.finish(count, dist2_out, idx);
   }
 
  private:
@@ -133,13 +135,15 @@ class TreeSearch {
     const V qx = F::set(query[0]), qy = F::set(query[1]), qz = F::set(query[2]);
     const int64_t home = nearest_leaf(qx, qy, qz);
     T bound = bound_around(home, qx, qy, qz);
-    candidates_.clear();
+    int64_t count = 0;
     for (int64_t group = 0; group < tree_.group_boxes.count; group += F::W) {
       const V near = box_dist2<F>(tree_.group_boxes, group, qx, qy, qz);
       uint32_t within = F::bits(F::le(near, F::set(bound)));
-      for (; within; within &= within - 1) collect(group + __builtin_ctz(within), qx, qy, qz, bound);
+      for (; within; within &= within - 1)
+        count = collect(group + __builtin_ctz(within), qx, qy, qz, count, bound);
     }
-    candidates_.finish(dist2_out, idx);
+    candidates_.pack(count);
+    candidates_.finish(count, dist2_out, idx);
   }
 
  private:
@@ -188,17 +192,29 @@ class TreeSearch {
     return kth_of_columns<F>(columns, k_);
   }
 
-  void collect(int64_t group, V qx, V qy, V qz, T& bound) {
+  // Adds the points of a group that are within the bound, and returns how many candidates there are then.
+  int64_t collect(int64_t group, V qx, V qy, V qz, int64_t count, T& bound) {
+    T* const dist2_to = candidates_.dist2();
+    int32_t* const id_to = candidates_.id();
+    const T *x = tree_.x, *y = tree_.y, *z = tree_.z;
+    const int32_t* const id = tree_.id;
     for (int64_t leaf = group * kGroupLeaves; leaf < (group + 1) * kGroupLeaves; leaf += F::W) {
       const V near = box_dist2<F>(tree_.leaf_boxes, leaf, qx, qy, qz);
-      uint32_t within = F::bits(F::le(near, F::set(bound)));
-      for (; within; within &= within - 1) {
-        const int64_t at = leaf + __builtin_ctz(within);
-        for (int64_t i = tree_.begin[at] * int64_t{F::W}; i < tree_.end[at] * int64_t{F::W}; i += F::W)
-          candidates_.add(
-              dist2<F>(tree_.x + i, tree_.y + i, tree_.z + i, qx, qy, qz), tree_.id + i, bound);
+      uint32_t leaves = F::bits(F::le(near, F::set(bound)));
+      for (; leaves; leaves &= leaves - 1) {
+        const int64_t at = leaf + __builtin_ctz(leaves);
+        candidates_.make_room(count, bound);
+        const V limit = F::set(bound);
+        for (int64_t i = tree_.begin[at] * int64_t{F::W}; i < tree_.end[at] * int64_t{F::W}; i += F::W) {
+          const V d = dist2<F>(x + i, y + i, z + i, qx, qy, qz);
+          const auto within = F::le(d, limit);
+          F::compress(dist2_to + count, within, d);
+          F::compress_ids(id_to + count, within, id + i);
+          count += __builtin_popcount(F::bits(within));
+        }
       }
     }
+    return count;
   }
 
   const Tree<T>& tree_;
