@@ -17,25 +17,35 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Look at data folders, check them, pack them.")
 
 Root = Annotated[Path, typer.Argument(help="Folder of one data set.")]
+Source = Annotated[
+    Path, typer.Argument(help="Folder of one data set, or a yaml file with a section data, such as of cfgs.")
+]
 
 
 @app.command()
 def check(
-    root: Root,
+    source: Source,
+    overrides: Overrides = None,
     manifest: Annotated[
         Path | None, typer.Option(help="Also compare with a manifest, a yaml file of data/manifests.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read every file of a data folder and say what is wrong; exit code 1 if there is an error.
+    """Read every file of a data folder and say all that is wrong; exit code 1 if there is an error.
 
-    Every finding names the file, what was found and expected, and the remedy.
+    A yaml file is checked with its settings: only what they need, and whether classes have enough clouds for
+    data.shots or few-shot folds. Every finding names the file, what was found and expected, and the remedy.
     """
     from dataclasses import asdict
 
-    from pcl_clora.data import check_manifest, check_root
+    from pcl_clora.data import check_data, check_manifest, check_root
 
-    findings = [*check_root(root), *(check_manifest(root, manifest) if manifest else ())]
+    with_settings = _is_yaml(source) or bool(overrides)
+    config = _source_config(source, overrides or []) if with_settings else None
+    root = Path(config.root) if config is not None and config.root else source
+    findings = check_root(root) if config is None else check_data(config)
+    if manifest:
+        findings = [*findings, *check_manifest(root, manifest)]
     errors = sum(finding.level == "error" for finding in findings)
     if as_json:
         print_json({"root": str(root), "ok": not errors, "findings": [asdict(item) for item in findings]})
@@ -67,10 +77,7 @@ def info(root: Root, as_json: AsJson = False) -> None:
 
 @app.command()
 def pack(
-    source: Annotated[
-        Path,
-        typer.Argument(help="Folder of one data set, or a yaml file with a section data, such as of cfgs."),
-    ],
+    source: Source,
     out: Annotated[Path, typer.Argument(help="Folder of the packed data; made if it is missing.")],
     overrides: Overrides = None,
     shard_clouds: Annotated[
@@ -102,6 +109,10 @@ def _tell(done: ShardDone) -> None:
     print(f"{done.split}: shard {done.number + 1} of {done.num_shards} {state}", file=sys.stderr)
 
 
+def _is_yaml(source: Path) -> bool:
+    return source.suffix in (".yaml", ".yml")
+
+
 def _source_config(source: Path, overrides: list[str]) -> DataConfig:
     """Read the data section of a yaml file, or find out how a folder is read."""
     from pcl_clora.config import ConfigError, merge, parse_overrides, read_yaml
@@ -110,7 +121,7 @@ def _source_config(source: Path, overrides: list[str]) -> DataConfig:
     changes = parse_overrides(overrides)
     if changes.keys() - {"data"}:
         raise ConfigError(f"only data can be set here, as data.setting=value, not {sorted(changes)}.")
-    if source.suffix in (".yaml", ".yml"):
+    if _is_yaml(source):
         below = {"data": read_yaml(source).get("data", {})}
     else:
         found = describe_root(source)

@@ -11,7 +11,6 @@ import typer
 from pcl_clora.cli.common import AsJson, ConfigPath, Overrides, interruptible, print_json, show
 
 if TYPE_CHECKING:
-    from pcl_clora.data import DataConfig
     from pcl_clora.engine import RunConfig, RunResult
 
 
@@ -121,30 +120,12 @@ def _dry_run(cfg: RunConfig) -> None:
 
 def missing_files(cfg: RunConfig) -> list[str]:
     """Say what a run needs and does not find, one message each; reads names and headers only."""
-    missing = _data_problems(cfg.data)
+    from pcl_clora.data import check_headers
+
+    missing = [f"{finding.file}: {finding.message}" for finding in check_headers(cfg.data)]
     if cfg.weights.path and not Path(cfg.weights.path).exists():
         missing.append(
             f"{cfg.weights.path}: there is no such file; set weights.path to a weights file or the "
             "folder of a finished run."
         )
     return missing
-
-
-def _data_problems(data: DataConfig) -> list[str]:
-    from pcl_clora.data import check_data, describe_root
-    from pcl_clora.io import DataError
-
-    if not data.root:  # no files, or a root that is yet to be named
-        return [f"{finding.file}: {finding.message}" for finding in check_data(data)]
-    try:
-        found = describe_root(data.root)
-    except DataError as error:
-        return [str(error)]
-    if found.layout != data.name:
-        return [f"{data.root}: its layout is {found.layout}, but data.name={data.name}; change one of them."]
-    if 0 < found.num_points < data.read_points:
-        return [
-            f"{data.root}: stores {found.num_points} points a cloud, but {data.read_points} are asked for; "
-            "lower data.num_points and data.pool_points."
-        ]
-    return []

@@ -1,6 +1,14 @@
 """Clouds: readers of the official layouts, procedural shapes, transforms, batches in a resumable order."""
 
-from pcl_clora.data.checks import Finding, RootInfo, check_data, check_manifest, check_root, describe_root
+from pcl_clora.data.checks import (
+    Finding,
+    RootInfo,
+    check_data,
+    check_headers,
+    check_manifest,
+    check_root,
+    describe_root,
+)
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import (
     ArrayDataset,
@@ -59,6 +67,7 @@ __all__ = [
     "build_dataset",
     "build_validation",
     "check_data",
+    "check_headers",
     "check_manifest",
     "check_root",
     "describe_root",

@@ -10,8 +10,10 @@ from pcl_clora.data.checks.fewshot import check_fold
 from pcl_clora.data.checks.finding import Finding, RootInfo, problem
 from pcl_clora.data.checks.layouts import LAYOUTS, Layout, find_layout
 from pcl_clora.data.config import DataConfig
-from pcl_clora.data.fewshot import FewshotConfig
+from pcl_clora.data.dataset import SPLITS
+from pcl_clora.data.fewshot import FewshotConfig, ModelNetFewshotConfig, fewshot_file
 from pcl_clora.data.registry import build_dataset, parse_data_config
+from pcl_clora.data.scanobjectnn import ScanObjectNNConfig, scan_file
 from pcl_clora.io import DataError
 
 
@@ -101,6 +103,44 @@ def check_data(data: DataConfig | Mapping[str, Any] | str | Path) -> list[Findin
     if not _has_errors(findings):
         findings += _check_shots(config)
     return _sorted(iter(findings))
+
+
+def check_headers(data: DataConfig | Mapping[str, Any]) -> list[Finding]:
+    """Check what names and headers say about the files that a config needs; no cloud is read.
+
+    Args:
+        data: settings of a data set, or a mapping with a `name`.
+
+    Returns:
+        Errors only; an empty list does not mean that every file is sound, see `check_data`.
+    """
+    config = parse_data_config(data)
+    if isinstance(config, FewshotConfig):
+        return check_headers(config.source)
+    layout = find_layout(config.name)
+    if layout is None:
+        return []
+    if not config.root:
+        return check_data(config)
+    try:
+        found = describe_root(config.root)
+        if found.layout != config.name:
+            message = f"its layout is {found.layout}, but data.name={config.name}; change one of them."
+            return [Finding("error", config.root, message)]
+        for split in SPLITS:
+            if isinstance(config, ScanObjectNNConfig):
+                scan_file(config, split)
+        if isinstance(config, ModelNetFewshotConfig):
+            fewshot_file(config)
+    except DataError as error:
+        return [problem(error)]
+    if 0 < found.num_points < config.read_points:
+        message = (
+            f"stores {found.num_points} points a cloud, but {config.read_points} are asked for; lower "
+            "data.num_points and data.pool_points."
+        )
+        return [Finding("error", config.root, message)]
+    return []
 
 
 def _has_errors(findings: Iterable[Finding]) -> bool:
