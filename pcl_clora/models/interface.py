@@ -147,6 +147,10 @@ class Backbone(Protocol):
         """Name the parameters that weight decay should spare, besides biases and 1-D tensors."""
         ...
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep no activations inside the blocks while training; compute them again in the backward pass."""
+        ...
+
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """As `nn.Module.named_parameters`."""
         ...

@@ -1,6 +1,7 @@
 """Making models by name."""
 
 import pytest
+import torch
 
 from pcl_clora.models import create_model, list_models, parse_model_config, register_model
 from pcl_clora.models.interface import Backbone, get_interface
@@ -21,10 +22,42 @@ def test_list_models_filters_by_pattern():
     assert list_models("nothing*") == []
 
 
-def test_every_model_follows_the_backbone_protocol():
-    model = create_model("point_mae", num_classes=5, **TINY)
+CLOUD_MODELS = [name for name in list_models() if name != "timm"]
+
+
+def make(name):
+    """A tiny model in evaluation mode, the same weights every time."""
+    torch.manual_seed(0)
+    sizes = {key: value for key, value in TINY.items() if key != "encoder_widths"}
+    return create_model(
+        name, num_classes=5, **(sizes if name in ("pointgpt_b", "pointgpt_l") else TINY)
+    ).eval()
+
+
+@pytest.mark.parametrize("name", CLOUD_MODELS)
+def test_every_model_follows_the_backbone_protocol(name, points):
+    model = make(name)
     assert isinstance(model, Backbone)
-    assert model.interface.blocks == ("blocks.0", "blocks.1")
+    assert get_interface(model).blocks == ("blocks.0", "blocks.1")
+    assert torch.equal(model(points), model.forward_head(model.forward_features(points)))
+    assert model.no_weight_decay() <= {key for key, _ in model.named_parameters()}
+    model.reset_classifier(7)
+    assert model(points).shape == (2, 7)
+    assert model.get_classifier() is model.get_submodule(model.interface.parts["head"][0])
+
+
+@pytest.mark.parametrize("name", CLOUD_MODELS)
+def test_checkpointing_changes_no_gradient_of_any_model(name, points):
+    plain, saving = make(name), make(name)
+    saving.set_grad_checkpointing()
+    for model in (plain, saving):
+        model(points).square().sum().backward()
+    ours, theirs = (
+        {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
+        for model in (plain, saving)
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_a_wrong_model_name_names_the_nearest():
@@ -66,7 +99,5 @@ def test_interface_names_slices_of_the_fused_projection():
 
 
 def test_a_model_without_interface_is_refused():
-    import torch
-
     with pytest.raises(TypeError, match="publishes no ModelInterface"):
         get_interface(torch.nn.Linear(2, 2))
