@@ -58,12 +58,18 @@ def ops(
 def show_result(
     file: Annotated[Path, typer.Argument(help="A result that a benchmark wrote.")],
     markdown: Annotated[bool, typer.Option("--markdown", help="As on the pages of docs.")] = False,
+    into: Annotated[
+        Path | None, typer.Option(help="Write it into this page, between its marks, instead.")
+    ] = None,
 ) -> None:
-    """Print a result file as tables, for the terminal or as markdown."""
-    from pcl_clora.report.bench_view import bench_markdown, bench_view
+    """Print a result file as tables, for the terminal or as markdown, or renew it on a page."""
+    from pcl_clora.io.safe import write_text
+    from pcl_clora.report.bench_view import bench_markdown, bench_view, put_into
 
     result = json.loads(file.read_text(encoding="utf-8"))
-    if markdown:
+    if into:
+        write_text(into, put_into(into.read_text(encoding="utf-8"), result))
+    elif markdown:
         typer.echo(bench_markdown(result), nl=False)
     else:
         show(bench_view(result))

@@ -47,6 +47,21 @@ def bench_markdown(result: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def put_into(page: str, result: Mapping[str, Any]) -> str:
+    """Replace what stands between the two marks of a benchmark on a page.
+
+    Raises:
+        ValueError: if the page does not have both marks.
+    """
+    marks = (f"<!-- bench {result['benchmark']}: begin", f"<!-- bench {result['benchmark']}: end -->")
+    before, begin, rest = page.partition(marks[0])
+    line, newline, rest = rest.partition("\n")
+    _, end, after = rest.partition(marks[1])
+    if not (begin and newline and end):
+        raise ValueError(f"The page has no lines {marks[0]!r} and {marks[1]!r}; add them where it belongs.")
+    return f"{before}{begin}{line}\n{bench_markdown(result)}{end}{after}"
+
+
 def machine_line(result: Mapping[str, Any]) -> str:
     """Name machine, versions and commit."""
     environment = result["environment"]

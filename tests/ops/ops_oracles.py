@@ -106,8 +106,13 @@ def slow_groups(
 
 def slow_chamfer(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
     """Distances and indices of the nearest neighbour, both ways."""
-    (dist_a, idx_a), (dist_b, idx_b) = slow_knn(b, a, 1), slow_knn(a, b, 1)
-    return dist_a[:, 0], dist_b[:, 0], idx_a[:, 0], idx_b[:, 0]
+
+    def nearest(points: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows = [dist2(points, query) for query in queries]
+        return np.array([row.min() for row in rows]), np.array([row.argmin() for row in rows])
+
+    (dist_a, idx_a), (dist_b, idx_b) = nearest(b, a), nearest(a, b)
+    return dist_a, dist_b, idx_a, idx_b
 
 
 def batched(function, *clouds: Tensor, lengths: Tensor | None = None, **arguments) -> tuple[Tensor, ...]:

@@ -5,8 +5,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ops_backends import EMULATED, POINTNET2
-from ops_cases import CASES, RAGGED, Sizes, is_beyond, make_case
-from ops_oracles import KINDS, make_cloud
+from ops_cases import CASES, RAGGED, Case, Sizes, is_beyond, make_case
+from ops_oracles import KINDS, batched, make_cloud, slow_ball
 
 from pcl_clora import ops
 
@@ -43,14 +43,50 @@ def test_a_handful_of_points(backend, name, num_points):
     check(backend, make(name, backend, "lattice", 2, num_points))
 
 
+@pytest.fixture
+def large(backend):
+    """A backend that is fast enough for large clouds, for which some search in another way."""
+    if not backend.large:
+        pytest.skip("too slow for large clouds")
+    return backend
+
+
 @pytest.mark.parametrize("num_points", LARGE)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["sampling", "sampling_by_rule_of_pointnet2", "nearest", "patches"])
-def test_large_clouds(backend, name, kind, num_points):
-    if not backend.large:
-        pytest.skip("too slow for large clouds")
+def test_large_clouds(large, name, kind, num_points):
     points = make_cloud(kind, 2, num_points)
-    check(backend, make_case(name, points, points[:, ::97], Sizes(60, 37, 33)))
+    check(large, make_case(name, points, points[:, ::50], Sizes(60, 37, 33)))
+
+
+@pytest.mark.parametrize("name", ["sampling", "nearest", "both_ways"])
+@pytest.mark.parametrize("kind", ["random", "far_away", "symmetric"])
+def test_large_clouds_in_double_precision(large, name, kind):
+    points, queries = make_cloud(kind, 2, 5000, 0, torch.float64), make_cloud(kind, 2, 90, 1, torch.float64)
+    check(large, make_case(name, points, queries, Sizes(60, 37, 33)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_large_clouds_both_ways(large, kind):
+    points = make_cloud(kind, 2, 3000)
+    check(large, make_case("both_ways", points, points[:, 1::41] + 0.01))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_small_balls_in_large_clouds(large, kind):
+    points, queries = make_cloud(kind, 1, 9000), make_cloud(kind, 1, 70, 1)
+    radius = {"lattice": 1.0, "clustered": 5e-4}.get(kind, 0.05)
+    expected = batched(slow_ball, points, queries, radius=radius, num_samples=12)
+    check(large, Case(ops.ball_query, (points, queries, radius, 12), {}, expected))
+
+
+@pytest.mark.parametrize("name", ["sampling", "nearest", "patches"])
+def test_large_clouds_of_different_size(large, name):
+    points, lengths = make_cloud("random", 3, 5000), torch.tensor([5000, 70, 3500])
+    case = make_case(name, points, points[:, :60].clone(), Sizes(60, 37, 33), lengths=lengths)
+    for cloud, length in zip(points, lengths, strict=True):
+        cloud[length:] = torch.nan
+    check(large, case)
 
 
 @pytest.mark.parametrize("kind", ["random", "lattice", "near_origin"])
