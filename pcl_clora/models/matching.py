@@ -186,5 +186,7 @@ def count_not_finite(tensor: Tensor) -> int:
     """Count nan and infinity; 0 for integers, and for a tensor without content."""
     if tensor.is_meta or not tensor.is_floating_point():
         return 0
-    good = torch.isfinite(tensor)
-    return 0 if bool(good.all()) else int(tensor.numel() - int(good.sum()))
+    # A sum of numbers is finite, short of overflow, and needs no second tensor.
+    if bool(torch.isfinite(tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)))):
+        return 0
+    return tensor.numel() - int(torch.isfinite(tensor).sum())

@@ -85,6 +85,8 @@ def _view_of_native(checkpoint: Checkpoint) -> OfficialView | None:
         different = len(own ^ vocabulary(model, task))
         if known > best[0] or different < best[1]:
             best = (known, different, {key: name or key for key, name in official.items()}, key_map)
+        if known == len(official) and different == 0:
+            break
     _, _, names, key_map = best
     if not names:
         return None
