@@ -20,7 +20,7 @@ def ops(
     threads: Annotated[
         list[int] | None, typer.Option(min=1, help="Number of threads; may be given several times [1, 2].")
     ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds, at most.")] = 20,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds, at most.")] = 30,
     budget: Annotated[
         float, typer.Option(min=0.01, help="Seconds per contender and size; a slow one has fewer rounds.")
     ] = 4.0,

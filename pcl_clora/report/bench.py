@@ -72,7 +72,7 @@ def race(
         budget_s: time for one contender, after which it sits out; it has at least one round.
 
     Returns:
-        "contenders": name -> min_ms, median_ms, runs, exact, note, is_peer; "absent": name -> why.
+        "contenders": name -> min_ms, median_ms, runs, exact, note, is_peer; "absent": name -> why; "load".
     """
     runs: dict[str, Callable[[], Any]] = {}
     found: dict[str, dict[str, Any]] = {}
@@ -102,7 +102,12 @@ def race(
             "median_ms": 1000 * statistics.median(seconds),
             "runs": len(seconds),
         }
-    return {"contenders": found, "absent": absent}
+    return {"contenders": found, "absent": absent, "load": load()}
+
+
+def load() -> float | None:
+    """Return how many processes wanted a core in the last minute, ours among them, where the system says."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def best_peer(row: Mapping[str, Any]) -> str | None:

@@ -90,7 +90,7 @@ def bench_ops(
     threads: Sequence[int] = (1, 2),
     *,
     quick: bool = False,
-    repeats: int = 20,
+    repeats: int = 30,
     budget_s: float = 4.0,
     on_row: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> dict[str, Any]:

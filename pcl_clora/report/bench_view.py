@@ -97,14 +97,24 @@ def _table(rows: list[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
 
 
 def remarks(result: Mapping[str, Any]) -> list[str]:
-    """Say who was not there, and who did not compute the same."""
+    """Say who was not there, who did not compute the same, and whether the machine was busy with more."""
     lines: dict[str, None] = {}
+    inexact: dict[tuple[str, str], list[str]] = {}
     for row in result["rows"]:
         for name, why in row["absent"].items():
             lines[f"{name}: absent ({why})"] = None
         for name, entry in row["contenders"].items():
             if not entry["exact"]:
-                lines[f"{name} (*), {row['op']} {row['size']}: not exact; {entry['note']}"] = None
+                inexact.setdefault((name, row["op"]), []).append(f"{row['size']}: {entry['note']}")
+    for (name, op), notes in inexact.items():
+        lines[f"{name} (*), {op}: not exact in {len(notes)} row(s), for example {notes[-1]}"] = None
+    busy = [row["load"] for row in result["rows"] if (row["load"] or 0) > row["threads"] + 1]
+    if busy:
+        lines[
+            f"The machine was busy with other work in {len(busy)} of {len(result['rows'])} rows (load up to "
+            f"{max(busy):.1f}). That lengthens long calls more than short ones, so these ratios are too "
+            "high; measure again on a quiet machine before quoting them."
+        ] = None
     return list(lines)
 
 
