@@ -1,4 +1,4 @@
-"""Graph convolution over patches: what Point-BERT's tokenizer is made of."""
+"""Graph convolution over patches and points: what Point-BERT's tokenizer is made of."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class EdgeConv(nn.Module):
     """A linear layer over the edges from every patch to its neighbours, normalised, and their maximum.
 
     An edge is [neighbour - self, self]. The linear layer is split into its two halves, so that it runs once a
-    patch and not once an edge: an exact rewrite.
+    patch and not once an edge: an exact rewrite. `published_form` runs it on edges.
 
     Args:
         in_features: width C of a patch.
@@ -29,6 +29,7 @@ class EdgeConv(nn.Module):
         self.linear = nn.Linear(2 * in_features, out_features, bias=False)
         self.norm = nn.GroupNorm(num_norm_groups, out_features)
         self.slope = slope
+        self.published = False
 
     def forward(self, queries: Tensor, sources: Tensor, idx: Tensor) -> Tensor:
         """Gather from neighbours.
@@ -42,9 +43,13 @@ class EdgeConv(nn.Module):
             (B, Q, C_out).
         """
         b, q, k = idx.shape
-        of_difference, of_self = self.linear.weight.split(queries.shape[2], dim=1)
         batch = torch.arange(b, device=idx.device)[:, None, None]
-        edges = F.linear(sources, of_difference)[batch, idx]
-        edges = edges + F.linear(queries, of_self - of_difference)[:, :, None]
+        if self.published:
+            own = queries[:, :, None].expand(-1, -1, k, -1)
+            edges = self.linear(torch.cat([sources[batch, idx] - own, own], dim=3))
+        else:
+            of_difference, of_self = self.linear.weight.split(queries.shape[2], dim=1)
+            edges = F.linear(sources, of_difference)[batch, idx]
+            edges = edges + F.linear(queries, of_self - of_difference)[:, :, None]
         edges = self.norm(edges.view(b, q * k, -1).transpose(1, 2))
         return F.leaky_relu(edges, self.slope).unflatten(2, (q, k)).amax(dim=3).transpose(1, 2)

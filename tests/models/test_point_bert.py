@@ -156,9 +156,12 @@ def edge_conv(w, x, neighbors):
     return F.leaky_relu(edges, 0.2)[0].amax(-1).T
 
 
-def test_the_tokenizer_is_its_formula(generator):
+@pytest.mark.parametrize("published", [False, True])
+def test_the_tokenizer_is_its_formula(generator, published):
     torch.manual_seed(0)
     tokenizer = PatchTokenizer(12, 20, (8, 16, 24), (4, 8, 8, 12, 16)).double().eval()
+    for edge in tokenizer.edges:
+        edge.published = published
     with torch.no_grad():
         for value in tokenizer.parameters():
             value.add_(0.1 * torch.rand(value.shape, generator=generator, dtype=value.dtype))
