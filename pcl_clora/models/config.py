@@ -17,6 +17,7 @@ SEGMENTATION_ONLY = (
     "propagation_widths",
     "segmentation_widths",
     "label_width",
+    "num_upsampled",  # of Point-BERT
 )
 """Settings that no other task has; they are not written into the settings of other tasks."""
 
@@ -80,7 +81,8 @@ class TransformerConfig(ModelConfig):
                 "task=part_segmentation, or leave it out."
             )
         layers = self.fetch_layers
-        if list(layers) != sorted(set(layers)) or (layers and layers[-1] >= self.depth):
+        too_deep = bool(layers) and layers[-1] >= self.depth and self.task == "part_segmentation"
+        if list(layers) != sorted(set(layers)) or too_deep:
             raise ValueError(
                 f"fetch_layers={list(layers)} must be ascending block numbers below depth={self.depth}; "
                 f"leave it empty for {list(self.model_copy(update={'fetch_layers': ()}).fetched)}."

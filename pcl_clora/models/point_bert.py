@@ -55,6 +55,9 @@ class PointBERTConfig(TransformerConfig):
 
     name: Literal["point_bert"] = "point_bert"
     encoder_dim: NonNegativeInt = 256  # width of the patch encoder's result; 0 = embed_dim
+    propagation_widths: tuple[PositiveInt, PositiveInt] = (1536, 384)  # part segmentation; the second is D
+    segmentation_widths: tuple[PositiveInt, PositiveInt] = (512, 128)  # of the graphs, and before the logits
+    num_upsampled: tuple[PositiveInt, PositiveInt] = (512, 256)  # points that features climb to, many and few
     pretraining: MaskedTokensConfig = MaskedTokensConfig()  # read with task="pretraining" only
 
     def left_out(self) -> frozenset[str]:

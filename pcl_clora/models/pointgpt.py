@@ -113,6 +113,8 @@ class PointGPTBConfig(PointGPTLargeConfig):
     name: Literal["pointgpt_b"] = "pointgpt_b"
     embed_dim: PositiveInt = 768
     num_heads: PositiveInt = 12
+    propagation_widths: tuple[PositiveInt, PositiveInt] = (3072, 2048)
+    segmentation_widths: tuple[PositiveInt, PositiveInt] = (1024, 512)
 
 
 class PointGPTLConfig(PointGPTLargeConfig):
@@ -122,6 +124,9 @@ class PointGPTLConfig(PointGPTLargeConfig):
     embed_dim: PositiveInt = 1024
     depth: PositiveInt = 24
     num_heads: PositiveInt = 16
+    fetch_layers: tuple[NonNegativeInt, ...] = (3, 7, 11)  # as released: blocks 12 to 23 are not looked at
+    propagation_widths: tuple[PositiveInt, PositiveInt] = (4096, 2048)
+    segmentation_widths: tuple[PositiveInt, PositiveInt] = (1024, 512)
 
 
 class PointGPT(PatchTransformer):

@@ -34,6 +34,8 @@ from pcl_clora.models.segmentation_models import (
     ReConPlainSegmenter,
     ReConSegmenter,
 )
+from pcl_clora.models.segmentation_point_bert import PointBERTSegmenter
+from pcl_clora.models.segmentation_pointgpt import PointGPTLargeSegmenter, PointGPTSegmenter
 from pcl_clora.models.timm_vit import PREFIX, TimmConfig, TimmViT, list_timm_models
 from pcl_clora.models.weights import load_weights
 
@@ -86,22 +88,38 @@ register_model(
 register_model(
     "point_bert",
     PointBERTConfig,
-    tasks={"classification": PointBERT, "pretraining": PointBERTPretraining},
+    tasks={
+        "classification": PointBERT,
+        "part_segmentation": PointBERTSegmenter,
+        "pretraining": PointBERTPretraining,
+    },
 )
 register_model(
     "pointgpt_s",
     PointGPTSConfig,
-    tasks={"classification": PointGPT, "pretraining": PointGPTPretraining},
+    tasks={
+        "classification": PointGPT,
+        "part_segmentation": PointGPTSegmenter,
+        "pretraining": PointGPTPretraining,
+    },
 )
 register_model(
     "pointgpt_b",
     PointGPTBConfig,
-    tasks={"classification": PointGPTLarge, "pretraining": PointGPTLargePretraining},
+    tasks={
+        "classification": PointGPTLarge,
+        "part_segmentation": PointGPTLargeSegmenter,
+        "pretraining": PointGPTLargePretraining,
+    },
 )
 register_model(
     "pointgpt_l",
     PointGPTLConfig,
-    tasks={"classification": PointGPTLarge, "pretraining": PointGPTLargePretraining},
+    tasks={
+        "classification": PointGPTLarge,
+        "part_segmentation": PointGPTLargeSegmenter,
+        "pretraining": PointGPTLargePretraining,
+    },
 )
 register_model("timm", TimmConfig, tasks={"classification": TimmViT})
 

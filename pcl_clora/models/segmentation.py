@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -298,21 +299,32 @@ class PartSegmenter(_Transformer):
         return NoPrefix(self.config.embed_dim)
 
     def describe(self) -> ModelInterface:
-        """Say where the parts are; the head takes the category as a second input."""
+        """Say where the parts are; the head takes the category as a second input.
+
+        Blocks behind the last fetched one never run.
+        """
         interface = super().describe()
+        count = self.config.fetched[-1] + 1
         parts = {**interface.parts}
         if isinstance(self.prefix, NoPrefix):
             parts["tokens"] = ()
-        return replace(interface, parts=parts, takes_category=True)
+        return replace(
+            interface,
+            blocks=interface.blocks[:count],
+            parts=parts,
+            unused=(*interface.unused, *interface.blocks[count:]),
+            takes_category=True,
+        )
 
     def no_weight_decay(self) -> set[str]:
-        """Name what weight decay spares besides biases and 1-D tensors: learned tokens, where there are any."""
+        """Name what weight decay spares besides biases and 1-D tensors: learned tokens, if there are any."""
         return set() if isinstance(self.prefix, NoPrefix) else super().no_weight_decay()
 
     def fetch(self, tokens: Tokens) -> Fetched:
-        """Run the blocks and gather what the head looks at."""
+        """Run the blocks up to the last fetched one, and gather what the head looks at."""
         wanted = self.config.fetched
-        found = [x for number, x in enumerate(self.block_outputs(tokens)) if number in wanted]
+        outputs = list(islice(self.block_outputs(tokens), wanted[-1] + 1))
+        found = [outputs[number] for number in wanted]
         features = torch.cat([self.norm(x[:, tokens.num_prefix :]) for x in found], dim=-1)
         return Fetched(tokens.center, features, self.global_features(found[-1]))
 
