@@ -30,10 +30,12 @@ class DataConfig(Config):
         "stored"  # "paper" = draws of published code, see paper_sampling.py
     )
     sampling_seed: NonNegativeInt = 0  # seed of these draws
+    allow_empty_classes: bool = False  # train although classes have no training clouds
 
     def left_out(self) -> frozenset[str]:
         """Name the settings that came later, where they have their default; see `Config.left_out`."""
-        return super().left_out() | self.at_default("shots", "shots_seed", "sampling", "sampling_seed")
+        later = ("shots", "shots_seed", "sampling", "sampling_seed", "allow_empty_classes")
+        return super().left_out() | self.at_default(*later)
 
     @property
     def read_points(self) -> int:

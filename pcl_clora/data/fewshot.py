@@ -176,6 +176,7 @@ class FewshotConfig(DataConfig):
     test_from: Literal["test", "train"] = (
         "test"  # split of the test clouds; "train" takes those that are no shots
     )
+    skip_small: bool = False  # leave out classes with too few clouds; else they are an error
     seed: NonNegativeInt = 0  # decides all folds
 
     @model_validator(mode="before")
@@ -249,10 +250,10 @@ def choose_fold(
         raise DataError(
             "data.ways", f"{config.ways} classes are asked for, the source has {len(class_names)}", "lower it"
         )
-    _check_sizes(train_labels, test_labels, class_names, config)
+    usable = _usable_classes(train_labels, test_labels, class_names, config)
     generator = torch.Generator().manual_seed(derive_seed("fewshot", config.seed, config.ways, config.fold))
-    order = torch.randperm(len(class_names), generator=generator)
-    classes = tuple(sorted(order[: config.ways].tolist()))
+    order = torch.randperm(len(usable), generator=generator)
+    classes = tuple(sorted(usable[int(at)] for at in order[: config.ways]))
     train, test = [], []
     for label in classes:
         members = torch.nonzero(train_labels == label).flatten()
@@ -266,26 +267,30 @@ def choose_fold(
     return Fold(classes, torch.cat(train).sort().values, torch.cat(test).sort().values)
 
 
-def _check_sizes(
+def _usable_classes(
     train_labels: Tensor, test_labels: Tensor | None, class_names: tuple[str, ...], config: FewshotConfig
-) -> None:
+) -> list[int]:
+    """List the classes with enough clouds; an error where some have too few, unless they are left out."""
     count = len(class_names)
     have = torch.bincount(train_labels, minlength=count)
     per_train = config.shots + (config.test_per_class if test_labels is None else 0)
-    remedy = "lower data.shots or data.test_per_class, or leave these classes out of the source"
+    remedy = "lower data.shots or data.test_per_class, or set data.skip_small=true to leave these classes out"
+    usable = list(range(count))
     wants = [("train", have, per_train)]
     if test_labels is not None:
         wants.append(("test", torch.bincount(test_labels, minlength=count), config.test_per_class))
         remedy += "; data.test_from=train takes test clouds from the training split"
     for split, sizes, wanted in wants:
         short = [f"{class_names[c]} ({int(sizes[c])})" for c in range(count) if sizes[c] < wanted]
-        if short:
+        usable = [c for c in usable if sizes[c] >= wanted]
+        if short and not (config.skip_small and len(usable) >= config.ways):
             listed = ", ".join(short[:8]) + (", ..." if len(short) > 8 else "")
             raise DataError(
                 f"data.source ({split})",
                 f"{wanted} clouds of every class are needed, {len(short)} of {count} have fewer: {listed}",
                 remedy,
             )
+    return usable
 
 
 class FewshotFold(SubsetDataset):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import Batch, PointDataset, Sample
 from pcl_clora.data.loader import RedrawnDataset
 from pcl_clora.data.part_taxonomy import PartDataset
@@ -62,6 +63,26 @@ class SubsetDataset:
         index = torch.as_tensor(indices, dtype=torch.int64)
         batch = self._dataset.read_batch(self._indices[index])
         return replace(batch, label=self.labels[index], index=index)
+
+
+def require_training_clouds(train: PointDataset, config: DataConfig) -> None:
+    """Refuse classes that nothing can be learnt about, unless the settings allow them.
+
+    Readers of few-shot folds look at this themselves: their head may have more outputs than a fold classes.
+
+    Raises:
+        DataError: if classes have no training clouds; names them.
+    """
+    counts = torch.bincount(train.labels, minlength=len(train.class_names))
+    empty = [name for name, count in zip(train.class_names, counts.tolist(), strict=True) if not count]
+    if empty and not (config.allow_empty_classes or config.shots_in_reader):
+        listed = ", ".join(empty[:8]) + (", ..." if len(empty) > 8 else "")
+        raise DataError(
+            config.root or config.name,
+            f"{len(empty)} of {len(counts)} classes have no training clouds: {listed}",
+            "add clouds, take the names out of the class list, or set data.allow_empty_classes=true to train "
+            "all the same",
+        )
 
 
 def choose_per_class(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pcl_clora.adapters import AdaptedModel, attach_adapter, load_adapter
 from pcl_clora.config import ConfigError
 from pcl_clora.data import PointDataset, PointLoader, build_dataset, build_validation, split_validation
+from pcl_clora.data.subset import require_training_clouds
 from pcl_clora.engine.config import RunConfig, differences, flatten, load_run_config
 from pcl_clora.engine.evaluate import ThinnedDataset
 from pcl_clora.engine.run_folder import RunFolder
@@ -146,8 +147,11 @@ def make_data(cfg: RunConfig) -> RunData:
     Raises:
         ConfigError: if the head does not fit the classes or parts, test has categories that train lacks, or
             the training set is smaller than a batch.
+        DataError: if classes have no training clouds and the settings do not allow that, or files are at
+            fault.
     """
     train, test = build_dataset(cfg.data, "train"), build_dataset(cfg.data, "test")
+    require_training_clouds(train, cfg.data)
     task = make_task(cfg.model, train)
     task.check_splits(train, test)
     indices, validation, own = None, None, None

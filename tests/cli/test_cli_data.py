@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from pcl_clora.config import ConfigError
+from pcl_clora.io import DataError
 from tests.cli.conftest import write_config
 
 
@@ -100,6 +101,18 @@ def test_check_takes_a_config_and_says_what_its_settings_need(invoke, scans, tmp
     short = invoke("data", "check", config, "data.shots=4")
     assert short.exit_code == 1
     assert "ant (3), bee (3)" in short.output.replace("\n", "")
+
+
+def test_a_class_without_training_clouds_is_an_error_before_training(invoke, scans, tmp_path):
+    (scans / "shape_names.txt").write_text("ant\nbee\ncow\n")
+    data = {"name": "scanobjectnn", "root": str(scans), "num_points": 12, "variant": "obj_only"}
+    config = write_config(tmp_path, data=data, optim={"epochs": 1, "batch_size": 2, "warmup_epochs": 0})
+    with pytest.raises(
+        DataError, match=r"1 of 3 classes have no training clouds: cow; .*allow_empty_classes"
+    ):
+        invoke("train", "--config", config)
+    assert "no training clouds: cow" in " ".join(invoke("data", "check", config).output.split())
+    assert invoke("data", "check", config, "data.allow_empty_classes=true").exit_code == 0
 
 
 def test_check_prints_several_problems_at_once(invoke, scans):

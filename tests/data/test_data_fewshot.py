@@ -234,6 +234,19 @@ def test_folds_are_made_out_of_modelnet40(shared):
         build_dataset({**config, "test_from": "test"}, "train")
 
 
+def test_small_classes_are_left_out_where_that_is_asked_for():
+    labels = torch.tensor([0] * 9 + [1] * 2 + [2] * 9 + [3] * 9)
+    config = FewshotConfig(source=SOURCE, ways=2, shots=4, test_per_class=5, skip_small=True)
+    seen = {
+        label
+        for k in range(12)
+        for label in choose_fold(labels, None, tuple("abcd"), config.model_copy(update={"fold": k})).classes
+    }
+    assert seen == {0, 2, 3}
+    with pytest.raises(DataError, match=r"1 of 4 have fewer: b \(2\)"):
+        choose_fold(labels, None, tuple("abcd"), config.model_copy(update={"ways": 4}))
+
+
 # ---- k-shot training of any data set
 
 

@@ -14,6 +14,7 @@ from pcl_clora.data.dataset import SPLITS
 from pcl_clora.data.fewshot import FewshotConfig, ModelNetFewshotConfig, fewshot_file
 from pcl_clora.data.registry import build_dataset, parse_data_config
 from pcl_clora.data.scanobjectnn import ScanObjectNNConfig, scan_file
+from pcl_clora.data.subset import require_training_clouds
 from pcl_clora.io import DataError
 
 
@@ -83,7 +84,7 @@ def check_data(data: DataConfig | Mapping[str, Any] | str | Path) -> list[Findin
         return findings
     layout = find_layout(config.name)
     if layout is None:
-        return _check_shots(config)
+        return _check_classes(config)
     if not config.root:
         message = f"the data set {config.name} needs a folder; set data.root=<folder>, see data/README.md."
         return [Finding("error", "data.root", message)]
@@ -101,7 +102,7 @@ def check_data(data: DataConfig | Mapping[str, Any] | str | Path) -> list[Findin
         )
         findings.append(Finding("error", str(root), message))
     if not _has_errors(findings):
-        findings += _check_shots(config)
+        findings += _check_classes(config)
     return _sorted(iter(findings))
 
 
@@ -147,12 +148,10 @@ def _has_errors(findings: Iterable[Finding]) -> bool:
     return any(finding.level == "error" for finding in findings)
 
 
-def _check_shots(config: DataConfig) -> list[Finding]:
-    """Find classes that have fewer clouds than shots."""
-    if not config.shots or config.shots_in_reader:
-        return []
+def _check_classes(config: DataConfig) -> list[Finding]:
+    """Find classes that have no training clouds, or fewer than shots."""
     try:
-        build_dataset(config, "train")
+        require_training_clouds(build_dataset(config, "train"), config)
     except DataError as error:
         return [problem(error)]
     return []
