@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcl_clora import ops
+from pcl_clora.models.edge_conv import EdgeConv
 from pcl_clora.models.key_map import KeyMap, Rule
 from pcl_clora.models.layers import PrefixTokens
 from pcl_clora.models.point_bert import BODY_RULES, PointBERT
 from pcl_clora.models.segmentation import FeaturePropagation, PartSegmenter, PointwiseLayer
 
 NUM_NEIGHBORS = 4  # of every point in the graphs
-NUM_NORM_GROUPS = 4  # of the GroupNorms
-SLOPE = 0.2  # of the LeakyReLUs
 
 
 def _propagation_rules(number: int) -> tuple[Rule, ...]:
@@ -47,49 +45,6 @@ HEAD_RULES: tuple[Rule, ...] = (
 )
 
 
-class EdgeLayer(nn.Module):
-    """Look at the differences to the nearest points: linear layer, GroupNorm, LeakyReLU, maximum.
-
-    The layer acts on [x_k - x_q, x_q] of every edge, which is linear in x_k and x_q, so here it is computed
-    once a point, not once an edge; the published form does the latter.
-
-    Args:
-        in_features: C, width of the features.
-        out_features: width of the result, a multiple of 4.
-
-    Source: Wang et al., DGCNN, TOG 2019, as the released Point-BERT has it; the rewrite is ours.
-    """
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(2 * in_features, out_features, bias=False)
-        self.norm = nn.GroupNorm(NUM_NORM_GROUPS, out_features)
-        self.published = False
-
-    def forward(self, queries: Tensor, known: Tensor, idx: Tensor) -> Tensor:
-        """Gather from neighbours.
-
-        Args:
-            queries: (B, N, C), features of the points that look.
-            known: (B, M, C), features of the points that are looked at.
-            idx: (B, N, k), int64, which of them.
-
-        Returns:
-            (B, N, out_features).
-        """
-        rows = torch.arange(len(idx), device=idx.device)[:, None, None]
-        if self.published:
-            own = queries[:, :, None]
-            edges = torch.cat([known[rows, idx] - own, own.expand(-1, -1, idx.shape[2], -1)], dim=-1)
-            x = self.linear(edges)
-        else:
-            of_known, of_query = self.linear.weight.chunk(2, dim=1)
-            own = F.linear(queries, of_query - of_known)
-            x = F.linear(known, of_known)[rows, idx] + own[:, :, None]
-        x = self.norm(x.permute(0, 3, 1, 2))
-        return F.leaky_relu(x, SLOPE).amax(dim=-1).transpose(1, 2)
-
-
 class GraphPropagation(nn.Module):
     """Carry features from a few points to more along a graph, then along a graph among those.
 
@@ -100,8 +55,8 @@ class GraphPropagation(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.layer1 = EdgeLayer(width, hidden)
-        self.layer2 = EdgeLayer(hidden, width)
+        self.layer1 = EdgeConv(width, hidden)
+        self.layer2 = EdgeConv(hidden, width)
 
     def forward(self, points: Tensor, features: Tensor, center: Tensor, known: Tensor) -> Tensor:
         """Points (B, N, 3) with features (B, N, C), center (B, M, 3) with known (B, M, C) -> (B, N, C)."""
