@@ -192,6 +192,8 @@ def _task_sizes(shapes: Shapes) -> dict[str, Any]:
             sizes["propagation_widths"] = propagation
         if hidden != (512, 256):
             sizes["segmentation_widths"] = hidden
+    elif "dgcnn_pro_1.layer1.0.weight" in shapes:
+        sizes["num_parts"] = _first(shapes, "conv2.weight")
     return sizes
 
 

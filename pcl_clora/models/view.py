@@ -100,7 +100,7 @@ def _view_of_native(checkpoint: Checkpoint) -> OfficialView | None:
 def vocabulary(model: str, task: str) -> frozenset[str]:
     """List the names of a network, whatever its depth; see `name_pattern`."""
     with torch.device("meta"):
-        network = create_model(model, task=task, depth=1)
+        network = create_model(model, task=task)
     return frozenset(name_pattern(name) for name in network.state_dict())
 
 
