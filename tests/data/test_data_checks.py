@@ -383,6 +383,18 @@ def test_official_sizes_are_those_of_the_manifests():
     assert found == OFFICIAL_SIZES
 
 
+def test_the_manifest_of_scanobjectnn_has_the_official_sizes(tmp_path):
+    from pcl_clora.data.scanobjectnn import OFFICIAL_SIZES as SCAN_SIZES
+
+    content = yaml.safe_load((MANIFESTS / "scanobjectnn.yaml").read_text())
+    assert content["splits"] == SCAN_SIZES["pb_t50_rs"]
+    sizes = [entry["shapes"] for entry in content["files"]]
+    assert sizes == [
+        size for name in ("pb_t50_rs", "obj_bg", "obj_only") for size in SCAN_SIZES[name].values()
+    ]
+    assert len(list(check_manifest(tmp_path, MANIFESTS / "scanobjectnn.yaml"))) == 6
+
+
 @pytest.mark.slow
 @pytest.mark.shared_data
 @pytest.mark.parametrize(
