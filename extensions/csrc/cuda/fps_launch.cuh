@@ -29,9 +29,9 @@ void fps_streaming(Host& host, FpsTask<T> task) {
     const auto spread = fps_stream_kernel<T, kStreamThreads, true>;
     const int64_t resident = host.resident_blocks(spread, kStreamThreads);
     const int64_t parts = parts_of_cloud(task.num_points, task.num_clouds, resident);
-    const int64_t total = task.num_clouds;
-    int64_t at_once = parts > 1 ? resident / parts : host.limits().max_cloud_rows;
-    at_once = at_once < total ? at_once : total;
+    // The blocks of a grid that meets are all resident, so its clouds fit one launch.
+    const int64_t most = parts > 1 ? task.num_clouds : host.limits().max_cloud_rows;
+    const int64_t at_once = task.num_clouds < most ? task.num_clouds : most;
     task.nearest = host.template scratch<T>(at_once * task.num_points);
     if (parts > 1) task.meeting = host.template scratch<Candidate<T>>(2 * at_once * parts);
     while (task.num_clouds > 0) {  // launches on one stream follow one another, so they share the scratch

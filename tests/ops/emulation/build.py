@@ -20,8 +20,10 @@ HERE = Path(__file__).parent
 KERNELS = HERE.parents[2] / "extensions" / "csrc" / "cuda"
 UNITS = ("cuda_emulation", "emulated_fps", "emulated_knn", "emulated_gather", "emulated_selftest")
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
-FAST = ("-std=c++17", "-fPIC", "-ffp-contract=off", *WARNINGS, "-O2")
+# Libraries with and without a fault are loaded side by side: none may share its variables with another.
+FAST = ("-std=c++17", "-fPIC", "-fno-gnu-unique", "-ffp-contract=off", *WARNINGS, "-O2")
 SANITIZED = (*FAST, "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1")
+MUTATED = ("-w", "-O0", "-DEMULATED_FLOAT_ONLY")  # used once, so the compiler is the slower part
 COMPILER = "g++"
 
 
@@ -78,7 +80,7 @@ def _object(unit: str, flags: tuple[str, ...], mutant: Mutant | None) -> Path:
         faulty = mutant.applied_to(sources[mutant.file])
         if _mentions(sources, f"{unit}.cpp", mutant.file):
             sources[mutant.file] = faulty
-            flags = (*flags, "-O0")  # used once: the compiler is the slower part
+            flags = (*flags, *MUTATED)
     key = _key(flags, *(f"{name}\n{text}" for name, text in sorted(sources.items())))
     target = cache_folder() / f"{unit}-{key}.o"
     with tempfile.TemporaryDirectory() as folder:

@@ -60,6 +60,7 @@ struct Fibre {
 #endif
 };
 
+dim3 block_size;
 struct Block;
 
 struct Thread : Fibre {
@@ -70,6 +71,7 @@ struct Thread : Fibre {
 };
 
 struct Warp {
+    std::vector<int> ready;  // numbers of threads within the block
     unsigned arrived = 0;
     unsigned mask = 0;
     WarpOp op = WarpOp::kSync;
@@ -87,12 +89,23 @@ struct Block {
     int at_grid_barrier = 0;
     int barrier_line = 0;
     std::vector<Warp> warps;
-    std::vector<int> ready;  // numbers of threads within the block
+    int num_ready = 0;
+    int favourite = -1;  // the warp whose turn it is; -1: to be chosen
     std::vector<unsigned char> shared;  // while another block runs
+
+    void make_ready(int number) {
+        warps[number / 32].ready.push_back(number);
+        num_ready += 1;
+    }
+    void make_all_ready() {
+        const int size = static_cast<int>(block_size.x * block_size.y * block_size.z);
+        for (int number = size - 1; number >= 0; --number) make_ready(number);
+        favourite = -1;
+    }
 };
 
 Thread* current = nullptr;
-dim3 block_size, grid_size;
+dim3 grid_size;
 
 namespace {
 
@@ -103,7 +116,8 @@ Block* in_place = nullptr;  // whose shared memory is in place
 std::string failure;
 Entry entry = nullptr;
 void* closure = nullptr;
-uint64_t random_state = 0;
+uint64_t random_state = 0;  // 0: in order
+bool takes_turns = false;   // a warp goes on until all of it waits; else any warp may be next at any time
 size_t dynamic_limit = 0;
 bool cooperative_launch = false;
 
@@ -223,10 +237,10 @@ void put_in_place(Block* block) {
 
 // A block with a thread that can go on: the present one while it has one, so that blocks change places seldom.
 Block* next_block() {
-    if (in_place != nullptr && !in_place->ready.empty()) return in_place;
+    if (in_place != nullptr && in_place->num_ready > 0) return in_place;
     std::vector<Block*> able;
     for (Block& block : blocks) {
-        if (!block.ready.empty()) able.push_back(&block);
+        if (block.num_ready > 0) able.push_back(&block);
     }
     if (able.empty()) return nullptr;
     return able[random_state != 0 ? draw(able.size()) : 0];
@@ -236,12 +250,17 @@ Thread* next_thread() {
     Block* block = next_block();
     if (block == nullptr) return nullptr;
     put_in_place(block);
-    std::vector<int>& ready = block->ready;
-    if (random_state != 0) {
-        std::swap(ready[draw(ready.size())], ready.back());
+    const int num_warps = static_cast<int>(block->warps.size());
+    const bool must_choose = block->favourite < 0 || block->warps[block->favourite].ready.empty();
+    if (must_choose || (random_state != 0 && !takes_turns)) {
+        block->favourite = random_state != 0 ? static_cast<int>(draw(num_warps)) : 0;
     }
+    while (block->warps[block->favourite].ready.empty()) block->favourite = (block->favourite + 1) % num_warps;
+    std::vector<int>& ready = block->warps[block->favourite].ready;
+    if (random_state != 0) std::swap(ready[draw(ready.size())], ready.back());
     const int number = ready.back();
     ready.pop_back();
+    block->num_ready -= 1;
     return threads[block->first_thread + number].get();
 }
 
@@ -317,7 +336,7 @@ void run_together(const std::vector<dim3>& indices) {
         block.first_thread = static_cast<int>(b) * size;
         block.alive = size;
         block.warps.resize((size + 31) / 32);
-        for (int number = size - 1; number >= 0; --number) block.ready.push_back(number);
+        block.make_all_ready();
         for (int number = 0; number < size; ++number) {
             Thread& thread = *threads[block.first_thread + number];
             const unsigned n = static_cast<unsigned>(number);
@@ -369,7 +388,7 @@ const uint64_t* exchange(WarpOp op, unsigned mask, uint64_t value, int line) {
     warp.half = 1 - half;
     const int base = me->number / 32 * 32;
     for (int l = 31; l >= 0; --l) {
-        if ((mask >> l & 1) != 0 && base + l != me->number) block.ready.push_back(base + l);
+        if ((mask >> l & 1) != 0 && base + l != me->number) block.make_ready(base + l);
     }
     return warp.value[half];
 }
@@ -393,7 +412,7 @@ void block_barrier(int line) {
     const int size = static_cast<int>(block_size.x * block_size.y * block_size.z);
     if (block.at_barrier == size) {
         block.at_barrier = 0;
-        for (int number = size - 1; number >= 0; --number) block.ready.push_back(number);
+        block.make_all_ready();
     }
     park();
 }
@@ -407,14 +426,14 @@ void grid_barrier() {
     }
     for (Block& block : blocks) {
         block.at_grid_barrier = 0;
-        for (int number = size - 1; number >= 0; --number) block.ready.push_back(number);
+        block.make_all_ready();
     }
     park();
 }
 
 void let_others_run() {
     if (random_state == 0) return;
-    current->block->ready.push_back(current->number);
+    current->block->make_ready(current->number);
     park();
 }
 
@@ -432,6 +451,7 @@ void run(
     grid_size = grid;
     cooperative_launch = cooperative;
     random_state = options.seed == 0 ? 0 : 0x9e3779b97f4a7c15u * static_cast<uint64_t>(options.seed);
+    takes_turns = options.seed % 2 != 0;
     dynamic_limit = dynamic_bytes;
     std::vector<dim3> indices;
     for (unsigned z = 0; z < grid.z; ++z) {

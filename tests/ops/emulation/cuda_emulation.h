@@ -2,7 +2,7 @@
 // threads wait for one another. For tests; include it before the kernels.
 //
 // Blocks of an ordinary launch run one after another in a shuffled order, those of a cooperative launch side by side.
-// A seed shuffles which waiting thread goes on, so a missing barrier shows as a wrong result. What real hardware would
+// A seed shuffles which thread goes on, by warps or all mixed, so a missing barrier shows as a wrong result. What real hardware would
 // hang on or leave undefined is an error here, with the place: a barrier that not all threads of the block reach,
 // threads that wait at different barriers, a warp operation whose lanes differ in kind or mask, a cooperative launch
 // that is too large. `__shared__` variables live in thread-local memory, which is filled with garbage at the start of
@@ -24,7 +24,7 @@ struct dim3 {
 namespace emulation {
 
 struct Options {
-    int64_t seed;             // 0: threads in their order
+    int64_t seed;             // 0: threads in their order; odd: a warp runs until it waits; even: all mixed
     int64_t resident_blocks;  // of a cooperative launch; 0: none can be had
     int64_t register_points;  // these four are Limits of the launchers
     int64_t thread_queries;

@@ -27,7 +27,7 @@ from pcl_clora.ops import _values
 class Settings:
     """The emulated device; the last four are the `Limits` of launch.cuh."""
 
-    seed: int = 0  # of the schedule; 0 runs threads in their order
+    seed: int = 0  # 0: threads in their order; odd: a warp runs until it waits; even: all mixed
     resident_blocks: int = 6  # of a cooperative launch; 0: the device has none
     register_points: int = 1 << 60
     thread_queries: int = 4096

@@ -3,7 +3,9 @@
 #include "fps_launch.cuh"
 
 template void pcl_clora::farthest_point_sample(emulation::Host&, const FpsTask<float>&);
+#if !defined(EMULATED_FLOAT_ONLY)
 template void pcl_clora::farthest_point_sample(emulation::Host&, const FpsTask<double>&);
+#endif
 
 EMULATED_OP(farthest_point_sample) {
     pcl_clora::FpsTask<T> task{};
