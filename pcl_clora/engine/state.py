@@ -128,6 +128,7 @@ def describe_result(
             "num_validation": data.num_validation,
             "num_test": metrics.num_clouds,
             "num_points": cfg.data.num_points,
+            **({"kind": cfg.data.kind} if cfg.data.kind != "points" else {}),
         },
         "method": cfg.adapter.method,
         "metrics": metrics.as_json(data.class_names),

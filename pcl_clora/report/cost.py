@@ -54,7 +54,8 @@ def cost_report(
     Returns:
         A dict of json values:
 
-        * "num_points"; "params": total, trainable, adapter, head, tokens.
+        * "num_points"; "image" [C, H, W] where the backbone takes images.
+        * "params": total, trainable, adapter, head, tokens.
         * "macs": published, published_inference, layers, executed, executed_merged, attention (see
           "conventions" in it).
         * "flops": executed, executed_merged (2 x macs), grouping (sampling and neighbour search, by their
@@ -75,6 +76,8 @@ def cost_report(
     inputs = _random_clouds(model, batch_size, num_points, seed)
     counts = _count(model, merged, [value[:1] for value in inputs])
     report = {"num_points": num_points, "params": parameter_counts(model), **counts}
+    if image := get_interface(model).input_shape:
+        report["image"] = list(image)
     report["memory_mib"] = _memory(model, merged, inputs) if with_memory else None
     report["latency_ms"] = _latency(model, merged, inputs, repeats) if with_latency else None
     return report

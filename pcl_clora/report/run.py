@@ -54,8 +54,8 @@ def _head(run: RunRecord) -> str:
         ("weights", run.cfg.weights.path or "random, from the seed"),
         (
             "data",
-            f"{data['name']}: {data['num_train']:,} training{held} and {data['num_test']:,} test clouds of "
-            f"{data['num_points']:,} points",
+            f"{data['name']}: {data['num_train']:,} training{held} and {data['num_test']:,} test "
+            f"{units.samples(data)}",
         ),
         ("augmentation", result["augment"]),
         ("protocol", protocol_name(result["protocol"])),

@@ -31,12 +31,16 @@ def cost_view(report: Mapping[str, Any], *, title: str, with_modules: bool = Fal
     """Lay out a cost report; both counting conventions are named."""
     params, macs, flops = report["params"], report["macs"], report["flops"]
     conventions = macs["conventions"]
+    image = report.get("image")
+    sample = (
+        f"image of {' x '.join(map(str, image))}" if image else f"cloud of {report['num_points']:,} points"
+    )
     parts: list[RenderableType] = [
         plain_table(
             title, ["parameters", "number"], [[name, f"{value:,}"] for name, value in params.items()]
         ),
         plain_table(
-            f"Multiply-adds of one cloud of {report['num_points']:,} points",
+            f"Multiply-adds of one {sample}",
             ["GMACs", "convention", "10^9"],
             [
                 ["published", conventions["published"], giga(macs["published"])],

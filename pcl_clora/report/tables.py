@@ -142,8 +142,8 @@ class RunTable:
         """Data set, splits and units."""
         data = self.data
         return (
-            f"{data['name']}, {data['num_train']:,} training and {data['num_test']:,} test clouds of "
-            f"{data['num_points']:,} points; {self._quantity} in percent, mean +- standard deviation over "
+            f"{data['name']}, {data['num_train']:,} training and {data['num_test']:,} test "
+            f"{units.samples(data)}; {self._quantity} in percent, mean +- standard deviation over "
             "seeds; GMACs: linear and convolution layers, merged, one cloud (what papers call GFLOPs); "
             "executed: attention and unmerged adapter included"
         )

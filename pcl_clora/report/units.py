@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def count(value: float) -> str:
@@ -22,6 +23,12 @@ def giga(value: float) -> str:
 def percent(value: float) -> str:
     """Write an accuracy in [0, 1] in percent: 0.9381 -> "93.81"."""
     return f"{100 * value:.2f}"
+
+
+def samples(data: Mapping[str, Any]) -> str:
+    """Say what the samples of a data set are, as result.json describes it: "clouds of 1,024 points"."""
+    one, many = ("images", "pixels") if data.get("kind") == "images" else ("clouds", "points")
+    return f"{one} of {data['num_points']:,} {many}"
 
 
 def file_size(num_bytes: float) -> str:

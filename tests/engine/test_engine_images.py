@@ -15,6 +15,7 @@ from pcl_clora.config import ConfigError, build, merge
 from pcl_clora.data import PointLoader, build_dataset
 from pcl_clora.engine import RunConfig, RunFolder, Trainer, evaluate, load_run
 from pcl_clora.models import build_model
+from pcl_clora.report import make_table
 
 pytest.importorskip("sklearn.datasets")
 pytest.importorskip("timm")
@@ -69,6 +70,7 @@ def test_a_run_on_images_learns_and_is_found_again(tmp_path: Path) -> None:
     assert result.metrics.oa > 0.9  # chance is about 1/2
     written = json.loads(RunFolder(tmp_path).result.read_text(encoding="utf-8"))
     assert written["data"]["name"] == "digits"
+    assert make_table([tmp_path]).title.startswith("digits, 289 training and 71 test images of 64 pixels;")
     _, model = load_run(tmp_path)
     test = build_dataset({"name": "digits", "classes": [0, 1]}, "test")
     again = evaluate(model, PointLoader(test, 16), num_classes=2, num_points=64)

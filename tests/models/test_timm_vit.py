@@ -129,6 +129,7 @@ def test_vit_b_has_the_known_number_of_parameters():
 
 def test_cost_counts_the_layers_of_an_image(images):
     report = count_cost(attach_adapter(make(), METHODS["clora"]), 64)
+    assert report["image"] == [1, 8, 8]
     patches, tokens, dim = 16, 17, 24
     blocks = 2 * tokens * 12 * dim * dim
     assert report["macs"]["published"] == patches * 4 * dim + blocks + dim * 5
