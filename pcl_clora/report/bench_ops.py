@@ -131,6 +131,7 @@ def measure(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             lambda result, task=task, judge=judge: judge(task, result),
             repeats=job["repeats"],
             budget_s=job["budget_s"],
+            threads=job["threads"],
         )
         best = best_peer(row)
         ours = row["contenders"].get(NATIVE)

@@ -81,7 +81,8 @@ def tables(result: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[st
             rows = [row for row in result["rows"] if (row["op"], row["threads"]) == (op, threads)]
             if rows:
                 number = "one thread" if threads == 1 else f"{threads} threads"
-                made.append((f"{title}, {number}, ms (minimum)", *_table(rows)))
+                clock = f"minimum, {rows[0]['clock']} time"
+                made.append((f"{title}, {number}, ms ({clock})", *_table(rows)))
     return made
 
 
@@ -112,8 +113,9 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     if busy:
         lines[
             f"The machine was busy with other work in {len(busy)} of {len(result['rows'])} rows (load up to "
-            f"{max(busy):.1f}). That lengthens long calls more than short ones, so these ratios are too "
-            "high; measure again on a quiet machine before quoting them."
+            f"{max(busy):.1f}). With one thread processor time is counted, which leaves that out but for "
+            "shared caches; with more threads the wall is, and ratios are too high. Measure again before "
+            "quoting."
         ] = None
     return list(lines)
 

@@ -34,7 +34,11 @@ class _OwnOpsClock(TorchDispatchMode):
 
 
 def interleaved_times(
-    runs: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 1, budget_s: float = math.inf
+    runs: Mapping[str, Callable[[], object]],
+    repeats: int,
+    warmup: int = 1,
+    budget_s: float = math.inf,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Time several functions turn by turn.
 
@@ -43,6 +47,7 @@ def interleaved_times(
         repeats: rounds that count.
         warmup: rounds before that do not.
         budget_s: a function whose counted rounds took this long together sits out the others.
+        clock: seconds from an arbitrary moment on.
 
     Returns:
         Name -> seconds of every counted round; at least one.
@@ -52,10 +57,10 @@ def interleaved_times(
         for name, run in runs.items():
             if sum(times[name]) >= budget_s:
                 continue
-            began = time.perf_counter()
+            began = clock()
             run()
             if turn >= warmup:
-                times[name].append(time.perf_counter() - began)
+                times[name].append(clock() - began)
     return times
 
 

@@ -39,10 +39,11 @@ class Everything(torch.nn.Module):
         near = ops.three_nn(features, points)
         blended = ops.three_interpolate(features, near.idx, 1 / (near.dist2 + 1))
         chamfer = ops.chamfer_distance(blended, groups.center)
-        found = ops.knn(points, groups.center, 3)
-        return (
-            groups.neighborhood.sum((1, 2)) + chamfer.dist_a.sum(1, True) + found.dist2.sum((1, 2))[:, None]
-        )
+        lengths = torch.full((points.shape[0],), 17, device=points.device)
+        found = ops.knn(points, groups.center, 3, lengths=lengths)
+        ball = ops.gather_points(points, ops.ball_query(points, groups.center, 0.8, 4))
+        total = groups.neighborhood.sum((1, 2)) + ball.sum((1, 2)) + chamfer.dist_a.sum(1, True)
+        return total + found.dist2.sum((1, 2))[:, None]
 
 
 FULL = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
