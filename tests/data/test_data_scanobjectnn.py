@@ -241,6 +241,13 @@ def test_a_wrong_line_of_the_list_is_named(tmp_path, text, message):
         build_raw(tmp_path)
 
 
+def test_a_file_that_is_listed_twice_is_found(tmp_path):
+    listing = make_raw(tmp_path) / "main_split.txt"
+    listing.write_text(listing.read_text() + "000_00000.bin\t0\tt\n")
+    errors = [one for one in check_root(tmp_path) if one.level == "error"]
+    assert [(one.file, "2 times" in one.message) for one in errors] == [(str(listing), True)]
+
+
 def test_a_missing_list_is_named_with_the_remedy(tmp_path):
     (make_raw(tmp_path) / "main_split.txt").unlink()
     with pytest.raises(DataError, match=r"split list is missing.*data\.split_file"):

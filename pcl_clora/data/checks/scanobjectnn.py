@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -172,6 +173,12 @@ def check_raw(root: Path, config: DataConfig | None) -> Iterator[Finding]:
         yield problem(error)
         return
     names = lists["train"][1]
+    named = Counter(file for entries, _ in lists.values() for file, _ in entries)
+    for file, count in named.items():
+        if count > 1:
+            yield Finding(
+                "error", str(listing), f"names {file.name} {count} times, expected once; mend the list."
+            )
     digests: dict[str, list[tuple[str, bytes]]] = {}
     fewest: tuple[int, str] | None = None
     for split, (entries, _) in lists.items():
