@@ -17,6 +17,7 @@ _PUBLIC = {
     "create_model": "pcl_clora.models",
     "list_adapters": "pcl_clora.adapters",
     "list_models": "pcl_clora.models",
+    "list_pretrained": "pcl_clora.models",
     "load_adapter": "pcl_clora.adapters",
     "load_run_config": "pcl_clora.engine",
     "load_weights": "pcl_clora.models",

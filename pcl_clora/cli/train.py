@@ -121,11 +121,9 @@ def _dry_run(cfg: RunConfig) -> None:
 def missing_files(cfg: RunConfig) -> list[str]:
     """Say what a run needs and does not find, one message each; reads names and headers only."""
     from pcl_clora.data import check_headers
+    from pcl_clora.models.sources import missing_source
 
     missing = [f"{finding.file}: {finding.message}" for finding in check_headers(cfg.data)]
-    if cfg.weights.path and not Path(cfg.weights.path).exists():
-        missing.append(
-            f"{cfg.weights.path}: there is no such file; set weights.path to a weights file or the "
-            "folder of a finished run."
-        )
+    if cfg.weights.path and (problem := missing_source(cfg.weights.path)):
+        missing.append(problem)
     return missing

@@ -37,6 +37,16 @@ def hub_folder() -> Path:
     return user_cache_folder() / "hub"
 
 
+def cached_path(name: str, *, folder: Path | None = None) -> Path:
+    """Name the place of a file in the cache, whether it is there or not.
+
+    Raises:
+        WeightsError: if the id is not known.
+    """
+    spec_id, revision = _parse(name)
+    return (folder or hub_folder()) / spec_id / revision / HUB_FILE
+
+
 def fetch(name: str, *, folder: Path | None = None) -> HubFile:
     """Find a file of pre-trained weights in the cache, or download it.
 
@@ -54,8 +64,8 @@ def fetch(name: str, *, folder: Path | None = None) -> HubFile:
             names the file and the place to put it), or the file is not the one that was recorded.
     """
     spec_id, revision = _parse(name)
-    place = (folder or hub_folder()) / spec_id / revision
-    path = place / HUB_FILE
+    path = cached_path(name, folder=folder)
+    place = path.parent
     how = "put there by hand"
     if not path.is_file():
         _download(spec_id, revision, place)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_clora.models.containers import Checkpoint, open_checkpoint
-from pcl_clora.models.hub import HUB_PREFIX, fetch
+from pcl_clora.models.hub import HUB_PREFIX, cached_path, fetch
 
 # The engine rebuilds runs and stands above this layer, so that it is named here and found when needed.
 RUN_READER = "pcl_clora.engine.setup:weights_of_run"
@@ -29,6 +29,27 @@ class Source:
     label: str
     checkpoint: Checkpoint
     notes: tuple[str, ...] = field(default=())
+
+
+def missing_source(source: str) -> str:
+    """Say what is missing before weights can be opened, with what to do; "" if they are there.
+
+    Opens and downloads nothing.
+
+    Raises:
+        WeightsError: if an id is not known.
+    """
+    if source.startswith(HUB_PREFIX):
+        path = cached_path(source)
+        if path.is_file():
+            return ""
+        return f"{source}: not in the cache; it is downloaded at first use, or put it at {path} by hand."
+    if Path(source).exists():
+        return ""
+    return (
+        f"{source}: there is no such file; set weights.path to a weights file, the folder of a finished run, "
+        "or hub:<id>."
+    )
 
 
 def open_source(source: str | Path | Mapping[str, Any]) -> Source:
