@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from pcl_clora.adapters import attach_adapter
-from pcl_clora.models import create_model, list_models, load_weights, parse_model_config
+from pcl_clora.models import create_model, describe_timm, list_models, load_weights, parse_model_config
 from pcl_clora.models.interface import Backbone, get_interface
-from pcl_clora.models.timm_vit import describe_timm
 from pcl_clora.report import count_cost
 
 timm = pytest.importorskip("timm")
