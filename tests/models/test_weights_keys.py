@@ -131,7 +131,15 @@ def test_every_key_list_fills_the_model_of_its_own_task(path):
         ("pbert_pretrain", "point_bert", "classification", 160, 4, 251),
         ("pcpmae_pretrain", "pcp_mae", "classification", 156, 18, 56),
         ("pcpmae_pretrain", "pcp_mae", "pretraining", 212, 0, 0),
+        ("recon_pretrain", "recon", "part_segmentation", 306, 36, 57),
+        ("act_encoder", "act", "part_segmentation", 156, 36, 8),
+        ("pbert_pretrain", "point_bert", "part_segmentation", 160, 63, 251),
+        ("pbert_pretrain", "point_bert", "pretraining", 202, 0, 209),
         ("pgpt_pretrain_S", "pointgpt_s", "classification", 223, 20, 0),
+        ("pgpt_pretrain_S", "pointgpt_s", "part_segmentation", 223, 38, 0),
+        ("pgpt_pretrain_S", "pointgpt_s", "pretraining", 223, 0, 0),
+        ("pgpt_pretrain_B", "pointgpt_b", "classification", 230, 20, 0),
+        ("pgpt_pretrain_L", "pointgpt_l", "classification", 374, 20, 0),
     ],
 )
 def test_counts_are_those_of_the_official_loaders(keys, model, task, matched, missing, unexpected):
