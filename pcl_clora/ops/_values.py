@@ -18,7 +18,12 @@ MARKER = "ValueError: "
 ENVIRONMENT = "PCL_CLORA_CHECK_VALUES"
 CHECKED_BY_KERNELS = ("cpu", "meta")  # kinds of device; a meta tensor has no values
 
-_on_accelerators = os.environ.get(ENVIRONMENT, "0") not in ("", "0")
+
+def _asked_by_environment() -> bool:
+    return os.environ.get(ENVIRONMENT, "0") not in ("", "0")
+
+
+_on_accelerators = _asked_by_environment()
 
 
 def check_values(enabled: bool) -> None:

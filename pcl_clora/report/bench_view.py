@@ -81,7 +81,7 @@ def tables(result: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[st
             rows = [row for row in result["rows"] if (row["op"], row["threads"]) == (op, threads)]
             if rows:
                 number = "one thread" if threads == 1 else f"{threads} threads"
-                clock = f"minimum, {rows[0]['clock']} time"
+                clock = f"minimum / median, {rows[0]['clock']} time"
                 made.append((f"{title}, {number}, ms ({clock})", *_table(rows)))
     return made
 
@@ -130,7 +130,8 @@ def milliseconds(value: float) -> str:
 def _cell(entry: Mapping[str, Any] | None) -> str:
     if entry is None:
         return ""
-    return milliseconds(entry["min_ms"]) + ("" if entry["exact"] else " (*)")
+    both = f"{milliseconds(entry['min_ms'])} / {milliseconds(entry['median_ms'])}"
+    return both + ("" if entry["exact"] else " (*)")
 
 
 def _ratio(value: float | None) -> str:

@@ -276,6 +276,14 @@ def test_values_on_an_accelerator_are_checked_on_demand(unchecked, name):
     assert message in str(refused.value)
 
 
+@pytest.mark.parametrize(("value", "looks"), [("1", True), ("0", False), ("", False)])
+def test_the_environment_may_ask_for_checks(monkeypatch, value, looks):
+    monkeypatch.setenv("PCL_CLORA_CHECK_VALUES", value)
+    monkeypatch.setattr(_values, "CHECKED_BY_KERNELS", ())
+    monkeypatch.setattr(_values, "_on_accelerators", _values._asked_by_environment())
+    assert _values.are_checked_here(P) == looks
+
+
 def test_a_compiled_graph_holds_no_check(unchecked):
     ops.check_values(True)
     compiled = torch.compile(lambda p: ops.knn(p, p, 2).idx, fullgraph=True, backend="eager")
