@@ -42,7 +42,8 @@ def use_backend(name: str) -> AbstractContextManager[None]:
 
     As a function, `use_backend("reference")` holds until the next call; as a context manager,
     `with use_backend("reference"):`, what was in use before returns at its end. The environment variable
-    PCL_CLORA_OPS gives the choice at the start. Results do not depend on it, except for "pointnet2".
+    PCL_CLORA_OPS gives the choice at the start. Indices, distances and patches do not depend on it, bit for
+    bit, except for "pointnet2"; sums of features and gradients may differ in the last place.
 
     Args:
         name: "auto" (the default) takes "native" where it is installed and has a kernel for the device, else
