@@ -148,11 +148,10 @@ class FeaturePropagation(nn.Module):
             (B, N, widths[1]).
         """
         idx, weight = interpolation_weights(points, center)
-        weight = weight.to(features.dtype)
         first = PointwiseLayer(self.linear1, self.norm1, fold=self.fold)
         second = PointwiseLayer(self.linear2, self.norm2, fold=self.fold)
         if self.published:
-            known = [points, ops.three_interpolate(features, idx, weight)]
+            known = [points, ops.three_interpolate(features.to(weight.dtype), idx, weight)]
             if extra is not None:
                 known.insert(0, extra[:, None].expand(-1, points.shape[1], -1))
             return second.published(first.published(torch.cat(known, dim=-1)))
@@ -161,8 +160,8 @@ class FeaturePropagation(nn.Module):
             [self.num_extra, 3, matrix.shape[1] - 3 - self.num_extra], dim=1
         )
         x = F.linear(points, of_xyz, bias)
-        projected = F.linear(features, of_features)
-        x = x + ops.three_interpolate(projected, idx, weight.to(projected.dtype))
+        projected = F.linear(features, of_features).to(weight.dtype)  # no operator takes bfloat16
+        x = x + ops.three_interpolate(projected, idx, weight)
         if extra is not None:
             x = x + F.linear(extra, of_extra)[:, None]
         return second.finish(F.linear(first.finish(x), *second.weights()))

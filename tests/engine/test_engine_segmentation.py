@@ -306,6 +306,22 @@ def test_double_step_steps_before_and_after_clipping(tmp_path: Path, double: boo
     assert seen[0] > 1e-2 if double else True
 
 
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_the_slice_of_shapenetpart_trains_and_evaluates(tmp_path: Path, shared: Path) -> None:
+    root = shared / "data" / "shapenetcore_partanno_segmentation_benchmark_v0_normal"
+    data = {"name": "shapenetpart_txt", "root": str(root), "num_points": 512, "allow_empty_classes": True}
+    sizes = {"model": {"num_parts": 50, "num_categories": 16}, "data": data, "optim": {"batch_size": 4}}
+    cfg = tiny_config(SEGMENTATION, sizes, {"optim": {"epochs": 2}})
+    metrics = Trainer(cfg, run_dir=tmp_path).fit().metrics
+    occurring = {
+        name for name, count in zip(metrics.taxonomy.categories, metrics.clouds, strict=True) if count
+    }
+    assert occurring == {"Cap", "Table"}
+    assert metrics.num_clouds == 12
+    assert 0 < metrics.instance_miou < 1
+
+
 # What is refused
 
 

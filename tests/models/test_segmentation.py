@@ -294,6 +294,17 @@ def test_a_new_taxonomy_replaces_the_whole_head(name, clouds):
     assert model.num_categories == 5
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_bfloat16_stays_near_full_precision(name, clouds):
+    points, category = clouds[0].float(), clouds[1]
+    model = make(name)
+    with torch.no_grad():
+        expected = model(points, category)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = model(points, category)
+    assert (logits.float() - expected).abs().max() < 0.1 * expected.std() + 0.02
+
+
 def test_a_head_of_another_taxonomy_is_left_out_as_a_whole():
     model = make("point_mae")
     report = load_weights(model, make("point_mae", num_parts=9).state_dict())
