@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench clean venv venv-dev system
+.PHONY: demo test lint bench clean venv venv-dev native system
 
 $(VENV)/created:
 	$(PYTHON) -m venv $(VENV)
@@ -19,8 +19,15 @@ $(VENV)/dev: requirements.txt requirements-dev.txt $(VENV)/core
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
+# the compiled kernels, built against the torch of .venv
+NATIVE_SOURCES := $(shell find extensions -type f -not -path '*/build/*' -not -path '*.egg-info/*' -not -name '*.pyc')
+$(VENV)/native: $(NATIVE_SOURCES) | $(VENV)/dev
+	$(BIN)/python -m pip install --quiet --no-build-isolation ./extensions
+	touch $@
+
 venv: $(VENV)/core
 venv-dev: $(VENV)/dev
+native: $(VENV)/native
 
 # open3d needs libusb, libGL, libgomp and libX11 of the system; installed where apt-get is there and may be used
 system:
@@ -36,16 +43,15 @@ lint: venv-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: system lint
+test: system lint native
 	$(BIN)/python -m pytest -n 2
 
 # renews the result and the page that shows it
-bench: system venv-dev
+bench: system venv-dev native
 	$(BIN)/python -m pip install --quiet -r requirements-bench.txt
-	$(BIN)/python -m pip install --quiet ./extensions
 	$(BIN)/pcl-clora bench ops --out results/bench/ops.json
 	$(BIN)/pcl-clora bench show results/bench/ops.json --into docs/ops.md
 	$(BIN)/pcl-clora report cost --config cfgs/scanobjectnn/hardest_clora.yaml
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist *.egg-info extensions/build extensions/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

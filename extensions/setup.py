@@ -209,8 +209,9 @@ def run(command: list[str]) -> None:
         raise SystemExit(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
 
 
-setup(
-    ext_modules=[Extension("pcl_clora_ops._C", sources=[], py_limited_api=True)],
-    cmdclass={"build_ext": Build},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
-)
+if __name__ == "__main__":
+    setup(
+        ext_modules=[Extension("pcl_clora_ops._C", sources=[], py_limited_api=True)],
+        cmdclass={"build_ext": Build},
+        options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    )

@@ -11,6 +11,24 @@
 
 namespace PCL_ISA {
 
+// The k-th best pair so far, or a distance that k points keep, with any index.
+template <class T>
+struct Bound {
+  T dist2;
+  int32_t id = std::numeric_limits<int32_t>::max();
+
+  // Of boxes in reach, those at the distance of the bound that hold only higher indices are not. Without this,
+  // many copies of a point would all be looked at for each query.
+  template <class F>
+  uint32_t reachable(typename F::V near, const int32_t* lowest) const {
+    uint32_t boxes = F::bits(F::le(near, F::set(dist2)));
+    if (__builtin_expect(id != std::numeric_limits<int32_t>::max(), 0))
+      for (uint32_t ties = F::bits(F::eq(near, F::set(dist2))); ties; ties &= ties - 1)
+        if (lowest[__builtin_ctz(ties)] > id) boxes &= ~(ties & -ties);
+    return boxes;
+  }
+};
+
 // Candidates of one query, cut back to the k best when they get many. Whoever adds some calls `make_room`
 // first and keeps the count in a variable of its own, which stays in a register.
 template <class T>
@@ -26,7 +44,7 @@ class Candidates {
   Key* keys() const { return keys_.get(); }
 
   // Makes room for a leaf behind `count` candidates; may drop some, and lower the bound.
-  void make_room(int64_t& count, T& bound) {
+  void make_room(int64_t& count, Bound<T>& bound) {
     if (__builtin_expect(count <= room_, 1)) return;
     pack(count);
     make_room_among_keys(count, bound);
@@ -35,11 +53,11 @@ class Candidates {
       id_[i] = key_id(keys_[i]);
     }
   }
-  void make_room_among_keys(int64_t& count, T& bound) {
+  void make_room_among_keys(int64_t& count, Bound<T>& bound) {
     if (__builtin_expect(count <= room_, 1)) return;
     std::nth_element(keys_.get(), keys_.get() + k_ - 1, keys_.get() + count);
     count = k_;
-    bound = std::min(bound, key_dist2<T>(keys_[k_ - 1]));
+    bound = {key_dist2<T>(keys_[k_ - 1]), key_id(keys_[k_ - 1])};
   }
 
   // Makes keys of distances and indices.
@@ -94,14 +112,14 @@ class DenseSearch {
 
   // As find, where the distances are in row() already. columns: their minima by position modulo kColumns.
   void find_in_row(const V* columns, T* dist2_out, int64_t* idx) {
-    T bound = k_ <= kColumns ? kth_of_columns<F>(columns, k_) : std::numeric_limits<T>::infinity();
+    Bound<T> bound{k_ <= kColumns ? kth_of_columns<F>(columns, k_) : std::numeric_limits<T>::infinity()};
     const T* row = row_.get();
     auto* keys = candidates_.keys();
     int64_t count = 0;
     for (int64_t i = 0; i < planes_.padded; i += kColumns) {
       uint64_t within = 0;
       for (int a = 0; a < kAccumulators; ++a) {
-        const uint64_t bits = F::bits(F::le(F::load(row + i + a * F::W), F::set(bound)));
+        const uint64_t bits = F::bits(F::le(F::load(row + i + a * F::W), F::set(bound.dist2)));
         within |= bits << (a * F::W);
       }
       if (within == 0) continue;
@@ -134,13 +152,13 @@ class TreeSearch {
   void find(const T* query, T* dist2_out, int64_t* idx) {
     const V qx = F::set(query[0]), qy = F::set(query[1]), qz = F::set(query[2]);
     const int64_t home = nearest_leaf(qx, qy, qz);
-    T bound = bound_around(home, qx, qy, qz);
+    Bound<T> bound{bound_around(home, qx, qy, qz)};
     int64_t count = 0;
     for (int64_t group = 0; group < tree_.group_boxes.count; group += F::W) {
       const V near = box_dist2<F>(tree_.group_boxes, group, qx, qy, qz);
-      uint32_t within = F::bits(F::le(near, F::set(bound)));
-      for (; within; within &= within - 1)
-        count = collect(group + __builtin_ctz(within), qx, qy, qz, count, bound);
+      uint32_t groups = bound.template reachable<F>(near, tree_.group_lowest.data() + group);
+      for (; groups; groups &= groups - 1)
+        count = collect(group + __builtin_ctz(groups), qx, qy, qz, count, bound);
     }
     candidates_.pack(count);
     candidates_.finish(count, dist2_out, idx);
@@ -171,15 +189,24 @@ class TreeSearch {
 
   // A distance that at least k points keep: the k-th smallest around a leaf.
   T bound_around(int64_t home, V qx, V qy, V qz) {
-    if (k_ > kColumns) return std::numeric_limits<T>::infinity();
-    const int64_t want = (k_ <= 4 ? k_ : 2 * k_) + F::W;
+    const int64_t want = (k_ <= 4 ? k_ : 4 * k_) + F::W;  // more make a tighter bound
     int64_t begin = tree_.begin[home] * int64_t{F::W}, end = tree_.end[home] * int64_t{F::W};
     while (end - begin < want && (begin > 0 || end < tree_.slots)) {
       begin = std::max<int64_t>(0, begin - F::W);
       end = std::min<int64_t>(tree_.slots, end + F::W);
     }
+    const V far = F::set(std::numeric_limits<T>::infinity());
+    if (k_ > kColumns) {
+      T* const all = candidates_.dist2();  // has room for more than 4 k
+      T* last = all;
+      for (int64_t i = begin; i < end; i += F::W, last += F::W)
+        F::storeu(last, F::min(dist2<F>(tree_.x + i, tree_.y + i, tree_.z + i, qx, qy, qz), far));
+      if (last - all < k_) return std::numeric_limits<T>::infinity();
+      std::nth_element(all, all + k_ - 1, last);
+      return all[k_ - 1];
+    }
     V columns[kAccumulators];
-    for (int a = 0; a < kAccumulators; ++a) columns[a] = F::set(std::numeric_limits<T>::infinity());
+    for (int a = 0; a < kAccumulators; ++a) columns[a] = far;
     int a = 0;
     for (int64_t i = begin; i < end; i += F::W) {
       columns[a] = F::min(dist2<F>(tree_.x + i, tree_.y + i, tree_.z + i, qx, qy, qz), columns[a]);
@@ -193,18 +220,18 @@ class TreeSearch {
   }
 
   // Adds the points of a group that are within the bound, and returns how many candidates there are then.
-  int64_t collect(int64_t group, V qx, V qy, V qz, int64_t count, T& bound) {
+  int64_t collect(int64_t group, V qx, V qy, V qz, int64_t count, Bound<T>& bound) {
     T* const dist2_to = candidates_.dist2();
     int32_t* const id_to = candidates_.id();
     const T *x = tree_.x, *y = tree_.y, *z = tree_.z;
     const int32_t* const id = tree_.id;
     for (int64_t leaf = group * kGroupLeaves; leaf < (group + 1) * kGroupLeaves; leaf += F::W) {
       const V near = box_dist2<F>(tree_.leaf_boxes, leaf, qx, qy, qz);
-      uint32_t leaves = F::bits(F::le(near, F::set(bound)));
+      uint32_t leaves = bound.template reachable<F>(near, tree_.leaf_lowest.data() + leaf);
       for (; leaves; leaves &= leaves - 1) {
         const int64_t at = leaf + __builtin_ctz(leaves);
         candidates_.make_room(count, bound);
-        const V limit = F::set(bound);
+        const V limit = F::set(bound.dist2);
         for (int64_t i = tree_.begin[at] * int64_t{F::W}; i < tree_.end[at] * int64_t{F::W}; i += F::W) {
           const V d = dist2<F>(x + i, y + i, z + i, qx, qy, qz);
           const auto within = F::le(d, limit);
@@ -283,12 +310,7 @@ static void group(
   if (search_by_tree(n, num_groups)) {
     Tree<T> tree;
     tree.build(cloud, n);
-    if (!all) {
-      if (sample_by_tree(n, num_groups))
-        tree_farthest_points(tree, cloud, num_groups, start, skip_origin, center_idx);
-      else
-        farthest_points(cloud, n, num_groups, start, skip_origin, center_idx);
-    }
+    if (!all) tree_farthest_points(tree, cloud, num_groups, start, skip_origin, center_idx);
     copy_centers();
     search_all<TreeSearch<T>>(tree, center, num_groups, group_size, 256, static_cast<T*>(nullptr), idx);
     return gather_patches(cloud, center, idx, 0, num_groups, group_size, neighborhood);

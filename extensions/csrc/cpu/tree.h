@@ -67,6 +67,7 @@ class Tree {
   int64_t slots = 0;
   // Leaf l of group g has the number g * kGroupLeaves + l; where a group has fewer leaves the others are empty.
   std::vector<int32_t> begin, end;  // slots of a leaf, in vectors of F::W
+  std::vector<int32_t> leaf_lowest, group_lowest;  // indices
   int64_t num_groups = 0;
   Boxes<T> leaf_boxes, group_boxes;
 
@@ -256,10 +257,13 @@ class Tree {
       if (leaf == 0 || leaves[leaf].opens_group || leaf - first.back() == kGroupLeaves) first.push_back(leaf);
     num_groups = static_cast<int64_t>(first.size());
     first.push_back(num_leaves);
-    leaf_boxes.resize(num_groups * kGroupLeaves);
     group_boxes.resize(num_groups);
+    // Groups that do not exist have leaves too, so that a search within an infinite bound may look for them.
+    leaf_boxes.resize(group_boxes.count * kGroupLeaves);
     begin.assign(leaf_boxes.count, 0);
     end.assign(leaf_boxes.count, 0);
+    leaf_lowest.assign(leaf_boxes.count, kNoPoint);
+    group_lowest.assign(group_boxes.count, kNoPoint);
     slots = 0;
     for (int64_t group = 0; group < num_groups; ++group)
       for (int64_t leaf = first[group]; leaf < first[group + 1]; ++leaf) {
@@ -288,6 +292,8 @@ class Tree {
     const int64_t count = leaf.end - leaf.begin;
     std::memcpy(id + slot, points.id + leaf.begin, static_cast<std::size_t>(count) * sizeof(int32_t));
     for (int64_t i = slot + count; i < stop; ++i) id[i] = kNoPoint;
+    leaf_lowest[number] = id[slot];
+    group_lowest[group] = std::min(group_lowest[group], id[slot]);
     for (int axis = 0; axis < 3; ++axis) {
       V low = F::set(std::numeric_limits<T>::infinity()), high = F::set(-std::numeric_limits<T>::infinity());
       T* to = plane[axis];
