@@ -1,5 +1,6 @@
 """The CUDA kernels, unchanged, thread by thread on the CPU, and proof that these tests can fail."""
 
+import numpy as np
 import pytest
 import torch
 from emulation import build, emulated
@@ -113,9 +114,10 @@ def test_every_launch_finds_what_the_reference_finds(name, dtype):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("name", TRIALS)
-def test_every_launch_passes_the_sanitizers(name):
-    assert TRIALS[name].passes(emulated.in_sanitizers())
+def test_every_launch_passes_the_sanitizers(name, dtype):
+    assert TRIALS[name].passes(emulated.in_sanitizers(), dtype)
 
 
 @pytest.mark.parametrize("num_points", [512, 513, 1024, 1025, 2049, 4097, 8193])
@@ -153,6 +155,15 @@ def test_what_lies_behind_the_end_of_a_cloud_is_never_read():
         assert all(torch.equal(part[cloud], own[0]) for part, own in zip(found, alone, strict=True))
 
 
+def test_offsets_do_not_end_at_32_bits(tmp_path):
+    num_points = 720_000_000  # 2.16e9 coordinates, in a file that is nearly all hole
+    rows = np.memmap(tmp_path / "rows", np.float32, "w+", shape=(1, num_points, 3))
+    rows[0, -1] = [1, 2, 3]
+    idx = torch.tensor([[num_points - 1, 0]])
+    found = Emulator(checked=False).gather_points(torch.from_numpy(rows), idx)
+    assert found.tolist() == [[[1, 2, 3], [0, 0, 0]]]
+
+
 # Values that only the CPU refuses: on a device they give something, in range and without a fault.
 
 
@@ -171,8 +182,8 @@ def test_non_finite_points_give_indices_in_range(unchecked, value, which):
 @pytest.mark.slow
 @pytest.mark.parametrize("bad", [-1, 9, 2**62, -(2**62)])
 def test_an_index_out_of_range_reads_nan_and_adds_nothing(unchecked, bad):
-    rows, idx = torch.rand(2, 9, 4), torch.arange(12).view(2, 6).remainder(9)
-    weight = torch.rand(2, 2, 3)
+    rows, idx = make_cloud("random", 2, 12).view(2, 9, 4), torch.arange(12).view(2, 6).remainder(9)
+    weight = make_cloud("random", 2, 2)
     idx[1, 4] = bad
     good = torch.ones(2, 6, dtype=torch.bool)
     good[1, 4] = False

@@ -132,17 +132,19 @@ __global__ void __launch_bounds__(THREADS) fps_stream_kernel(const FpsTask<T> ta
     T* nearest = task.nearest + cloud * task.num_points;
     int64_t* chosen = task.chosen + cloud * task.num_samples;
     const int32_t length = cloud_length(task.lengths, cloud, task.num_points);
-    // Under SPREAD a cloud that keeps its order still walks the steps: all blocks must meet at the grid barrier.
+    // Under SPREAD a cloud that keeps its order still takes every step: all blocks must meet at the grid barrier.
     const bool in_order = task.order_if_all && task.num_samples == length;
+    const int32_t searched = in_order ? 0 : length;
     const bool writes = thread == 0 && blockIdx.x == 0;
     int64_t last = first_index(task, length);
-    if (writes) chosen[0] = in_order ? 0 : last;
+    if (in_order) last = 0;
+    if (writes) chosen[0] = last;
 
     for (int64_t step = 1; step < task.num_samples; ++step) {
         const int half = step % 2;
         const T last_x = points[3 * last], last_y = points[3 * last + 1], last_z = points[3 * last + 2];
         Candidate<T> best = {-infinity<T>(), kNoIndex};
-        for (int64_t i = static_cast<int64_t>(blockIdx.x) * THREADS + thread; i < length; i += stride) {
+        for (int64_t i = static_cast<int64_t>(blockIdx.x) * THREADS + thread; i < searched; i += stride) {
             const T x = points[3 * i], y = points[3 * i + 1], z = points[3 * i + 2];
             const T before = step == 1 ? first_nearest(x, y, z, task.skip_origin) : nearest[i];
             const T dist2 = squared_norm(subtract(x, last_x), subtract(y, last_y), subtract(z, last_z));
@@ -170,8 +172,8 @@ __global__ void __launch_bounds__(THREADS) fps_stream_kernel(const FpsTask<T> ta
             }
             best = farthest_of_warp(best);
         }
-        last = best.index;
-        if (writes) chosen[step] = in_order ? step : last;
+        last = in_order ? step : best.index;
+        if (writes) chosen[step] = last;
     }
 }
 

@@ -56,7 +56,10 @@ void farthest_point_sample(Host& host, const FpsTask<T>& task) {
     if (task.num_clouds == 0 || task.num_samples == 0) return;
     const int64_t num_points = task.num_points;
     constexpr int64_t kPerThread = kRegisterPoints<T>;
-    if (num_points > host.limits().register_points || num_points > 1024 * kPerThread) {
+    const bool all_in_order = task.order_if_all && task.lengths == nullptr && task.num_samples == num_points;
+    if (all_in_order) {
+        fps_in_registers<1024>(host, task);  // only writes the order, which fits every cloud
+    } else if (num_points > host.limits().register_points || num_points > 1024 * kPerThread) {
         fps_streaming(host, task);
     } else if (num_points <= 128 * kPerThread) {
         fps_in_registers<128>(host, task);

@@ -16,7 +16,8 @@
 thread_local unsigned char dynamic_shared[kDynamicCapacity];
 
 // Switching fibres: glibc's swapcontext enters the kernel twice for the signal mask, which would be most of the time.
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(EMULATION_UCONTEXT)
+#define EMULATION_OWN_SWITCH 1
 extern "C" void emulation_switch(void** from, void* to);
 asm(R"(
 .text
@@ -53,7 +54,7 @@ struct Fibre {
     char* stack = nullptr;  // null: the one that launched
     size_t stack_bytes = 0;
     void* fake_stack = nullptr;  // ASan's
-#if defined(__x86_64__)
+#if defined(EMULATION_OWN_SWITCH)
     void* top = nullptr;
 #else
     ucontext_t context;
@@ -184,7 +185,7 @@ void switch_to(Fibre* from, Fibre* to, bool is_last = false) {
 #else
     (void)is_last;
 #endif
-#if defined(__x86_64__)
+#if defined(EMULATION_OWN_SWITCH)
     emulation_switch(&from->top, to->top);
 #else
     swapcontext(&from->context, &to->context);
@@ -307,7 +308,7 @@ void prepare(Thread& thread) {
     __asan_unpoison_memory_region(thread.stack, thread.stack_bytes);
 #endif
     thread.fake_stack = nullptr;
-#if defined(__x86_64__)
+#if defined(EMULATION_OWN_SWITCH)
     // Stacks that begin at equal distances would share a few sets of the cache: each begins a little lower.
     const size_t lower = thread.slot % 61 * 320;
     void** top = reinterpret_cast<void**>(thread.stack + kStackBytes - lower) - 2;

@@ -111,6 +111,10 @@ TRIALS = {
     "patches_of_all": Trial(
         "group_points", lambda: (_cloud(64), 20, 9, 3, False, torch.tensor([20, 64])), REGISTERS
     ),
+    "patches_of_all_streaming": Trial("group_points", lambda: (_cloud(90), 90, 5), STREAMING),
+    "patches_of_all_spread": Trial(
+        "group_points", lambda: (_cloud(2500), 12, 3, 3, False, torch.tensor([12, 2500])), SPREAD
+    ),
     "ball": Trial("ball_query", lambda: (_cloud(97), _cloud(9), 0.8, 7), REGISTERS),
     "gather": Trial("gather_points", lambda: (_uniform(2, 9, 5), _indices(9, 2, 7, 3)), REGISTERS),
     "gather_outside": Trial(
@@ -170,7 +174,7 @@ FAULTS = {
         "sample_streaming", "fps", _IN_STREAM, _IN_STREAM.split("\n")[1]
     ),
     "streaming: one point too many": _fault(
-        "sample_streaming", "fps", "i < length; i += stride", "i <= length; i += stride"
+        "sample_streaming", "fps", "i < searched; i += stride", "i <= searched; i += stride"
     ),
     "spread: no barrier of the grid": _fault(
         "sample_spread", "fps", "cooperative_groups::this_grid().sync();", ""
