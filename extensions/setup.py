@@ -39,6 +39,7 @@ ISA = {  # object name -> flags. GCC 12 warns about its own AVX-512 header.
 HOST = ("dispatch", "memory", "ops")  # what is the same for all instruction sets
 CUDA = [*COMMON, "--fmad=false", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-DUSE_CUDA"]
 LEAST_ARCHITECTURE = 75
+Plan = tuple[list[Path], list[Path], list[list[str]]]
 
 
 def find_torch() -> Path:
@@ -135,10 +136,10 @@ class Build(build_ext):
             file=sys.stderr,
         )
         compiler = shlex.split(os.environ.get("CXX") or "c++")
-        objects, commands = self.plan(torch, compiler, cuda)
+        sources, objects, commands = self.plan(torch, compiler, cuda)
         jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(compile_one, objects, commands))
+            list(pool.map(compile_one, sources, objects, commands))
         library = Path(self.get_ext_fullpath(ext.name))
         library.parent.mkdir(parents=True, exist_ok=True)
         run(self.link(torch, compiler, cuda, objects, library))
@@ -159,8 +160,8 @@ class Build(build_ext):
         """Return the objects of the instruction sets of this kind of processor, the baseline first."""
         return list(ISA) if platform.machine() in ("x86_64", "AMD64") else ["isa_baseline"]
 
-    def plan(self, torch: Path, compiler: list[str], cuda: Cuda) -> tuple[list[Path], list[list[str]]]:
-        """Return the objects in the order in which they are linked, and how each is made.
+    def plan(self, torch: Path, compiler: list[str], cuda: Cuda) -> Plan:
+        """Return sources, objects in the order in which they are linked, and how each is made.
 
         A function that several objects have in common, such as std::sort of integers, is taken from the first
         that has it. So the baseline comes first, and no such function needs more than every processor has.
@@ -178,7 +179,7 @@ class Build(build_ext):
             [*start, "-c", str(source), "-o", str(made)]
             for (source, start), made in zip(plan, objects, strict=True)
         ]
-        return objects, commands
+        return [source for source, _ in plan], objects, commands
 
     @staticmethod
     def link(torch: Path, compiler: list[str], cuda: Cuda, objects: list[Path], library: Path) -> list[str]:
@@ -191,10 +192,11 @@ class Build(build_ext):
         return [*compiler, "-shared", *map(str, objects), "-o", str(library), *libraries]
 
 
-def compile_one(made: Path, command: list[str]) -> None:
-    """Run a compiler, unless the object is newer than all sources and was made in the same way."""
+def compile_one(source: Path, made: Path, command: list[str]) -> None:
+    """Run a compiler, unless the object is newer than what it is made of and was made in the same way."""
     note = made.with_suffix(".txt")
-    newest = max(path.stat().st_mtime for path in CSRC.rglob("*") if path.is_file())
+    parts = [path for folder in (source.parent, CSRC / "common") for path in folder.glob("*.*")]
+    newest = max(path.stat().st_mtime for path in parts)
     is_current = made.is_file() and made.stat().st_mtime > newest
     if is_current and note.is_file() and note.read_text(encoding="utf-8") == shlex.join(command):
         return
