@@ -36,14 +36,14 @@ def list_known(
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A weights file.")],
+    source: AnyWeights,
     as_json: AsJson = False,
 ) -> None:
     """Say what a weights file is, how large its network is, and which models would take how much of it."""
     from pcl_clora.models.inspection import inspect_weights
     from pcl_clora.report.weights import file_view
 
-    info = inspect_weights(file)
+    info = inspect_weights(source)
     if as_json:
         print_json(info.as_json())
     else:
@@ -72,7 +72,7 @@ def diff(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="Official, hub or own weights file.")],
+    source: AnyWeights,
     target: Annotated[Path, typer.Argument(help="File to write: .safetensors, .pth or .pt.")],
     to: Annotated[str, typer.Option(help="Names to write: official, hub or native.")] = "official",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,

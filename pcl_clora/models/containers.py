@@ -100,10 +100,12 @@ class SafetensorsFile(Mapping[str, Tensor]):
         entry = self._entries[key]
         tensor = torch.empty(entry["shape"], dtype=_DTYPES[entry["dtype"]])
         if tensor.numel():
-            begin, _ = entry["data_offsets"]
-            with self.path.open("rb", buffering=0) as raw:
+            begin, end = entry["data_offsets"]
+            with self.path.open("rb") as raw:
                 raw.seek(self._start + begin)
-                raw.readinto(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+                count = raw.readinto(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+            if count != end - begin:
+                raise WeightsError(f"{self.path} became shorter while it was read; get it again.")
         return tensor
 
     def __iter__(self) -> Iterator[str]:

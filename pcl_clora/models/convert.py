@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from pcl_clora.io import atomic_write, save_tensors
-from pcl_clora.models.containers import open_checkpoint
 from pcl_clora.models.errors import WeightsError
 from pcl_clora.models.hub_names import hub_table_of
 from pcl_clora.models.naming import key_map_of, places_of_key
 from pcl_clora.models.origins import reason_left_out, unwrap
 from pcl_clora.models.registry import model_classes
+from pcl_clora.models.sources import open_source
 from pcl_clora.models.view import OfficialView, name_pattern, view_officially, vocabulary
 
 Names = Literal["official", "hub", "native"]
@@ -54,7 +54,7 @@ def convert_weights(
     read. Optimizer, epoch and metrics of a torch file are not kept.
 
     Args:
-        source: official, hub or own file.
+        source: official, hub or own file; folder of a finished run, or "hub:<id>".
         target: .safetensors, .pth or .pt.
         to: "official", "hub" (torch-pointcloud) or "native" (names of this project's models).
         overwrite: replace a file that exists.
@@ -70,7 +70,7 @@ def convert_weights(
         raise WeightsError(f"{target} exists; choose another name, or pass overwrite=True (--overwrite).")
     if to not in get_args(Names):
         raise WeightsError(f"to={to!r} is not known; choose one of {', '.join(get_args(Names))}.")
-    view = view_officially(open_checkpoint(source))
+    view = view_officially(open_source(source).checkpoint)
     tensors, left_out = renamed(view, to)
     if not tensors:
         raise WeightsError(

@@ -137,9 +137,9 @@ def _check(spec_id: str, revision: str, place: Path, how: str) -> str:
     expected = known or _recorded(record)
     if expected and digest != expected:
         raise WeightsError(
-            f"{path} has SHA-256 {digest}; expected {expected}, as {'published' if known else 'recorded'} "
-            f"when it was first used. The file was changed or damaged: delete the folder {place} and load it "
-            "again."
+            f"{path} has SHA-256 {digest}; expected {expected}, as "
+            f"{'published' if known else 'recorded when it was first used'}. The file was changed or "
+            f"damaged: delete the folder {place} and load it again."
         )
     if not expected or not record.is_file():
         content: dict[str, Any] = {

@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from pcl_clora.models.architectures import Identity
-from pcl_clora.models.containers import Checkpoint, SafetensorsFile, open_checkpoint
+from pcl_clora.models.containers import Checkpoint, SafetensorsFile
 from pcl_clora.models.errors import WeightsError
 from pcl_clora.models.matching import SAME_NETWORK, count_not_finite
 from pcl_clora.models.origins import WRAPPERS, wrappers_of
 from pcl_clora.models.registry import create_model, model_classes
+from pcl_clora.models.sources import open_source
 from pcl_clora.models.view import view_officially
 from pcl_clora.models.weights import preview
 
@@ -84,18 +85,21 @@ class FileInfo:
         return asdict(self)
 
 
-def inspect_weights(path: str | Path) -> FileInfo:
+def inspect_weights(source: str | Path) -> FileInfo:
     """Read a file safely and say what it is; no model is filled.
+
+    Args:
+        source: a weights file, folder of a finished run, or "hub:<id>".
 
     Raises:
         WeightsError: if the file is refused, see `open_checkpoint`.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_source(source).checkpoint
     view = view_officially(checkpoint)
     likes = {key: checkpoint.like(key) for key in checkpoint.tensors}
     bad = {key: count for key in likes if (count := count_not_finite(checkpoint.tensors[key]))}
     return FileInfo(
-        path=str(path),
+        path=str(source),
         kind="safetensors" if isinstance(checkpoint.tensors, SafetensorsFile) else "torch",
         container=checkpoint.container,
         holds=_adapter_title(checkpoint) or str(view.identity),

@@ -97,8 +97,8 @@ def _place(
         if name in own:
             native[key] = name
     if len(native) > len(translated):
-        official = {key: key_map.to_theirs(native.get(key, key)) or key for key in checkpoint.tensors}
-        return "native", native, official
+        ours = {key: key_map.to_theirs(native.get(key, key)) or key for key in checkpoint.tensors}
+        return "native", native, ours
     return naming.kind, translated, dict(naming.official)
 
 

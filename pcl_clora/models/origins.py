@@ -105,7 +105,7 @@ def wrap(key: str, model: str) -> str:
 
 def wrappers_of(keys: Iterable[str]) -> list[str]:
     """List the wrappers that stand before some of the keys, in the order of the table."""
-    seen = set()
+    seen: set[str] = set()
     for key in keys:
         rest = unwrap(key)
         start = key.removesuffix(rest)

@@ -1,6 +1,5 @@
 """Files that must not or cannot be loaded: each is refused in words that help, and nothing is changed."""
 
-import os
 import pickle
 
 import pytest
@@ -30,7 +29,7 @@ class Evil:
     """Unpickling it would make a file."""
 
     def __reduce__(self):
-        return os.mknod, ("executed",)
+        return open, ("executed", "w")
 
 
 WRITERS = {
@@ -55,7 +54,7 @@ def test_a_pickle_that_would_make_a_file_makes_none(tmp_path, monkeypatch, write
 def test_what_a_hostile_file_asked_for_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"model": {}, "x": Evil()}, tmp_path / "evil.pth")
-    refused(make(), tmp_path / "evil.pth", r"asks to run code while loading \((posix|nt)\.mknod\)")
+    refused(make(), tmp_path / "evil.pth", r"asks to run code while loading \((_io|io|builtins)\.open\)")
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
