@@ -1,17 +1,19 @@
 """Benchmarks: the right contenders are compared, and the record says what happened."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from pcl_clora import ops
-from pcl_clora.report import bench, bench_ops, bench_peers
+from pcl_clora.report import bench_ops, bench_peers
 from pcl_clora.report.bench import Contender, Verdict, best_peer, in_child, race, record, write_record
 from pcl_clora.report.bench_ops import QUICK, SIZES, Size, Task, judge_groups, judge_neighbors, judge_sampling
-from pcl_clora.report.bench_view import bench_markdown, milliseconds, row_line
+from pcl_clora.report.bench_view import bench_markdown, milliseconds, put_into, row_line
 from pcl_clora.report.latency import interleaved_times
 
+ROOT = Path(__file__).parents[2]
 TASK = Task(Size("fps", 2, 64, 12))
 
 
@@ -185,13 +187,42 @@ def test_a_record_is_written_whole_and_read_back(rows, tmp_path):
 
 def test_pages_show_every_row_and_who_is_not_exact(rows):
     rows = json.loads(json.dumps(rows))
+    for row in rows:
+        row["load"] = 1.5
     rows[0]["absent"]["open3d"] = "no libGL"
     rows[1]["contenders"]["scipy cKDTree"] |= {"exact": False, "note": "made up"}
     page = bench_markdown(record("ops", [], rows))
     assert page.count("| best exact peer / native |") == 3
     assert "* open3d: absent (no libGL)" in page
-    assert "* scipy cKDTree (*), knn 2 x 256 -> 16 queries: not exact; made up" in page
+    assert (
+        "* scipy cKDTree (*), knn: not exact in 1 row(s), for example 2 x 256 -> 16 queries: made up" in page
+    )
+    assert "busy" not in page
     assert page.isascii()
+
+
+def test_a_busy_machine_is_told(rows):
+    rows = [row | {"load": load} for row, load in zip(rows, (7.25, None, 1.0), strict=True)]
+    page = bench_markdown(record("ops", [], rows))
+    assert "busy with other work in 1 of 3 rows (load up to 7.2)" in page
+
+
+def test_a_page_is_renewed_between_its_marks(rows):
+    result = record("ops", [], rows)
+    page = "# Title\n<!-- bench ops: begin (how) -->\nold\n<!-- bench ops: end -->\nrest\n"
+    renewed = put_into(page, result)
+    assert renewed.startswith("# Title\n<!-- bench ops: begin (how) -->\n")
+    assert renewed.endswith(bench_markdown(result) + "<!-- bench ops: end -->\nrest\n")
+    assert put_into(renewed, result) == renewed
+    with pytest.raises(ValueError, match="The page has no lines"):
+        put_into("# Title\n", result)
+
+
+def test_the_page_of_the_operators_repeats_the_committed_result():
+    page = (ROOT / "docs" / "ops.md").read_text(encoding="utf-8")
+    result = json.loads((ROOT / "results" / "bench" / "ops.json").read_text(encoding="utf-8"))
+    assert not result["quick"]
+    assert put_into(page, result) == page
 
 
 def test_a_line_says_ratio_and_target():
@@ -242,7 +273,7 @@ def echo(job):
 
 @pytest.mark.slow
 def test_rows_come_from_a_process_of_their_own_whose_failure_is_seen(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(bench.Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     rows = in_child("test_bench:echo", {"value": "fail"}, 1)
     assert next(rows) == {"got": "fail", "threads": 1}
     with pytest.raises(RuntimeError, match="with 1 threads failed"):
@@ -265,3 +296,12 @@ def test_the_command_prints_writes_and_shows(monkeypatch, tmp_path, rows):
     shown = CliRunner().invoke(app, ["bench", "show", str(file), "--markdown"])
     assert shown.stdout == bench_markdown(json.loads(file.read_text()))
     assert "Farthest point sampling" in CliRunner().invoke(app, ["bench", "show", str(file)]).stdout
+
+
+@pytest.mark.parametrize("command", ["ops", "show"])
+def test_every_command_explains_itself(command):
+    from typer.testing import CliRunner
+
+    from pcl_clora.cli import app
+
+    assert len(CliRunner().invoke(app, ["bench", command, "--help"]).output) > 400
