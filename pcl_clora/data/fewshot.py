@@ -206,8 +206,8 @@ class FewshotConfig(DataConfig):
         return self
 
     def left_out(self) -> frozenset[str]:
-        """Always write the shots, which name a fold."""
-        return super().left_out() - {"shots"}
+        """Always write the shots, which name a fold; leave out what came later."""
+        return (super().left_out() - {"shots"}) | self.at_default("skip_small")
 
     def for_one_pass(self) -> DataConfig:
         """Return these settings without keeping clouds of the source in memory."""
