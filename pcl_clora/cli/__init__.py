@@ -1,4 +1,4 @@
-"""The command line: `pcl-clora train | eval | fewshot | report | bench | data | weights | doctor | demo`.
+"""The command line: `pcl-clora train | pretrain | eval | fewshot | report | bench | data | weights ...`.
 
 Commands live in modules of their own and import what they need when they run, so that `--help` is quick.
 """
@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pcl_clora.cli import bench, data, demo, doctor, evaluate, fewshot, report, train, weights
+from pcl_clora.cli import bench, data, demo, doctor, evaluate, fewshot, pretrain, report, train, weights
 
 DEBUG = "--debug"
 
@@ -23,6 +23,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command("train")(train.train)
+app.command("pretrain")(pretrain.pretrain)
 app.command("eval")(evaluate.evaluate)
 app.command("fewshot")(fewshot.fewshot)
 app.add_typer(report.app, name="report")

@@ -149,6 +149,16 @@ class TrainConfig(Config):
         return "off" if value is False else value  # yaml reads a bare off as false
 
 
+class ProbeConfig(Config):
+    """Labelled clouds on which pre-training looks what its features are worth; nothing is trained on them."""
+
+    data: Annotated[SerializeAsAny[DataConfig], _section(parse_data_config)]  # labelled data set
+    every_epochs: PositiveInt = 5  # how often; always after the last epoch
+    num_train: NonNegativeInt = 2000  # clouds that the probes know the labels of; 0 = all
+    num_test: NonNegativeInt = 500  # clouds that they classify; 0 = all
+    svm: bool = True  # a linear SVM (needs scikit-learn) beside the nearest neighbours
+
+
 class RunConfig(Config):
     """Everything that decides a run.
 
@@ -170,6 +180,28 @@ class RunConfig(Config):
     optim: OptimConfig = OptimConfig()
     protocol: ProtocolConfig = ProtocolConfig()
     train: TrainConfig = TrainConfig()
+    probe: ProbeConfig | None = None  # of pre-training; not set = no probes
+
+    def left_out(self) -> frozenset[str]:
+        """Name the settings that came later, where they have their default; see `Config.left_out`."""
+        return super().left_out() | self.at_default("probe")
+
+    @model_validator(mode="after")
+    def _check_pretraining(self) -> RunConfig:
+        if self.model.task != "pretraining":
+            if self.probe is not None:
+                raise ValueError(
+                    f"probe is for pre-training, but model.task={self.model.task!r}; leave it out."
+                )
+            return self
+        if self.data.kind == "images":
+            raise ValueError(f"pre-training needs clouds, but {self.data.name} holds images.")
+        if (self.protocol.select, self.protocol.votes) != ("last", 1) or self.optim.label_smoothing:
+            raise ValueError(
+                "pre-training has no accuracy that chooses an epoch, no votes and no labels; set "
+                "protocol.select=last, protocol.votes=1 and optim.label_smoothing=0."
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_images(self) -> RunConfig:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pcl_clora.data import Batch, PointDataset, PointLoader, Sample, make_augment, stack_samples
 from pcl_clora.engine.seed import make_generator
@@ -66,7 +67,7 @@ def evaluate(
             batch = read.to(device)
             if votes == 1:
                 batch = thin(batch, num_points)
-                logits = model(*task.inputs(batch)).float()
+                logits = task.predict(model, batch, seed)
             else:
                 logits = _vote(model, task, batch, num_points, votes, vote_augment, (seed, number))
                 batch = thin(batch, num_points) if logits.dim() == 3 else batch
@@ -98,7 +99,7 @@ def _vote(
     for vote in range(votes):
         chosen, back = task.vote(batch, num_points, make_generator(seed, "vote", vote))
         moved = augment(chosen.points, make_generator(seed, "vote augment", vote, number))
-        logits = model(*task.inputs(replace(chosen, points=moved))).float()
+        logits = task.predict(model, replace(chosen, points=moved), seed)
         logits = logits if back is None else logits[:, back]
         total = logits if total is None else total + logits
     assert total is not None
@@ -144,9 +145,19 @@ class ThinnedDataset:
         return batch
 
 
-def autocast(device: torch.device, enabled: bool) -> torch.autocast:
-    """Run matrix products in bfloat16, if enabled."""
-    return torch.autocast(device_type=device.type, dtype=torch.bfloat16, enabled=enabled)
+@contextmanager
+def autocast(device: torch.device, enabled: bool) -> Iterator[None]:
+    """Run matrix products in bfloat16, if enabled.
+
+    On a CPU attention is then multiplied out: for 26 to 129 tokens, forward and backward on one
+    core, that takes a quarter to two thirds of the time of torch's fused bfloat16 kernel.
+    """
+    with torch.autocast(device_type=device.type, dtype=torch.bfloat16, enabled=enabled):
+        if enabled and device.type == "cpu":
+            with sdpa_kernel(SDPBackend.MATH):
+                yield
+        else:
+            yield
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+import numpy as np
+
 from pcl_clora.io import finite
 
 logger = logging.getLogger("pcl_clora")
@@ -83,6 +85,10 @@ class TensorboardLog:
             if isinstance(value, int | float) and name not in ("step", "epoch"):
                 self._writer.add_scalar(f"{kind}/{name}", value, event["step"])
 
+    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
+        """Add a picture, (H, W, 3) uint8."""
+        self._writer.add_image(name, pixels, step, dataformats="HWC")
+
     def close(self) -> None:
         """Flush and close."""
         self._writer.close()
@@ -132,6 +138,16 @@ class RunLog:
         if self._tensorboard:
             self._tensorboard.write(event)
         self.tell(event)
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether anybody would see a picture."""
+        return self._tensorboard is not None
+
+    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
+        """Show a picture, (H, W, 3) uint8, in tensorboard."""
+        if self._tensorboard:
+            self._tensorboard.picture(name, pixels, step)
 
     def tell(self, event: Event) -> None:
         """Show an event and give it to the listener, without writing it."""
@@ -214,7 +230,14 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-METRIC_LABELS = {"oa": "OA", "macc": "mAcc", "instance_miou": "inst. mIoU", "class_miou": "class mIoU"}
+METRIC_LABELS = {
+    "oa": "OA",
+    "macc": "mAcc",
+    "instance_miou": "inst. mIoU",
+    "class_miou": "class mIoU",
+    "knn_acc": "k-NN",
+    "svm_acc": "SVM",
+}
 
 
 def describe(event: Mapping[str, Any]) -> str:
@@ -251,7 +274,7 @@ class PlainProgress:
         kind = event["kind"]
         if kind == "message":
             self._say(str(event["text"]))
-        elif kind in ("epoch", "eval"):
+        elif kind in ("epoch", "eval", "probe"):
             label = f"epoch {event['epoch'] + 1}/{self._epochs}"
             left = f"  left {self._clock.left(event['step'])}" if kind == "epoch" else ""
             self._say(f"{label}  {describe(event)}{left}")
@@ -298,7 +321,7 @@ class RichProgress:
             shown = f"{describe(event)}  left {self._clock.left(event['step'])}"
             label = f"epoch {event['epoch'] + 1}/{self._epochs}"
             self._bar.update(self._task, completed=event["step"], description=label, shown=shown)
-        elif kind in ("epoch", "eval"):
+        elif kind in ("epoch", "eval", "probe"):
             line = f"epoch {event['epoch'] + 1}/{self._epochs}  {describe(event)}"
             self._bar.console.print(line, markup=False, highlight=False)
 

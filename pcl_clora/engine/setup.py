@@ -16,7 +16,7 @@ from pcl_clora.data.subset import require_training_clouds
 from pcl_clora.engine.config import RunConfig, differences, flatten, load_run_config
 from pcl_clora.engine.evaluate import ThinnedDataset
 from pcl_clora.engine.run_folder import RunFolder
-from pcl_clora.engine.tasks import Task, make_task
+from pcl_clora.engine.tasks import TASKS, Task, make_task
 from pcl_clora.models import LoadReport, build_model, load_weights
 
 
@@ -151,7 +151,8 @@ def make_data(cfg: RunConfig) -> RunData:
             fault.
     """
     train, test = build_dataset(cfg.data, "train"), build_dataset(cfg.data, "test")
-    require_training_clouds(train, cfg.data)
+    if TASKS[cfg.model.task].uses_labels:
+        require_training_clouds(train, cfg.data)
     task = make_task(cfg.model, train)
     task.check_splits(train, test)
     indices, validation, own = None, None, None

@@ -9,16 +9,18 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pcl_clora.config import ConfigError
 from pcl_clora.data import Batch, PartDataset, PartTaxonomy, PointDataset, fps_index, resample_index
 from pcl_clora.engine.losses import LossTerms, classification_loss, segmentation_loss
 from pcl_clora.engine.metrics import ClassificationMetrics, ConfusionMatrix
+from pcl_clora.engine.pretraining_metrics import ReconstructionMeter, ReconstructionMetrics
+from pcl_clora.engine.seed import make_generator
 from pcl_clora.engine.segmentation_metrics import SegmentationMeter, SegmentationMetrics
-from pcl_clora.models import ModelConfig
+from pcl_clora.models import ModelConfig, PretrainingOutput
 
-Metrics = ClassificationMetrics | SegmentationMetrics
+Metrics = ClassificationMetrics | SegmentationMetrics | ReconstructionMetrics
 
 
 class Meter(Protocol):
@@ -64,16 +66,26 @@ class Task(ABC):
         headlines: what tables show; the first one chooses an epoch.
         class_names: what clouds are sorted into: classes, or categories.
         logit_names: name of every logit.
+        uses_labels: whether anything is learnt from labels.
     """
 
     name: ClassVar[str]
     headlines: ClassVar[tuple[Headline, ...]]
     class_names: tuple[str, ...]
     logit_names: tuple[str, ...]
+    uses_labels: ClassVar[bool] = True
 
     @abstractmethod
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """Pick from a batch what the model takes."""
+
+    def run(self, model: nn.Module, batch: Batch) -> Any:
+        """Run a model in training."""
+        return model(*self.inputs(batch))
+
+    def predict(self, model: nn.Module, batch: Batch, seed: int) -> Any:
+        """Run a model in evaluation: float32, and the same for the same batch and seed."""
+        return model(*self.inputs(batch)).float()
 
     @abstractmethod
     def loss(
@@ -214,7 +226,67 @@ class PartSegmentationTask(Task):
         return batch.take(order.expand(len(batch), -1)), order.argsort()
 
 
-TASKS: Mapping[str, type[Task]] = {task.name: task for task in (ClassificationTask, PartSegmentationTask)}
+class PretrainingTask(Task):
+    """Hidden patches are rebuilt from the others; labels are not looked at.
+
+    Masks of training are drawn from the global generator, which a checkpoint holds; those of evaluation are
+    fixed: (seed, first cloud of the batch) decide them.
+
+    Args:
+        class_names: what the data set calls its classes, for the record.
+    """
+
+    name = "pretraining"
+    headlines = (Headline("loss", "loss", "reconstruction loss"),)
+    uses_labels = False
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self.class_names, self.logit_names = tuple(class_names), ()
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Points only."""
+        return (batch.points,)
+
+    def predict(self, model: nn.Module, batch: Batch, seed: int) -> PretrainingOutput:
+        """Rebuild the patches that fixed masks hide."""
+        generator = make_generator(seed, "fixed masks", int(batch.index[0]))
+        output: PretrainingOutput = model(*self.inputs(batch), generator)
+        return output
+
+    def loss(
+        self, logits: PretrainingOutput, batch: Batch, extra: Mapping[str, Tensor], label_smoothing: float
+    ) -> LossTerms:
+        """Take the loss that the model computed, plus the terms of the method."""
+        first, *others = logits.terms.items()
+        total = logits.loss
+        for term in extra.values():
+            total = total + term
+        return LossTerms(total=total, task=first[1], extra={**dict(others), **extra})
+
+    def loss_sum(self, logits: PretrainingOutput, batch: Batch) -> Tensor:
+        """Sum the loss of the clouds: ()."""
+        return logits.loss.double() * len(batch)
+
+    def meter(self, device: torch.device | str) -> ReconstructionMeter:
+        """Make empty sums."""
+        return ReconstructionMeter(device)
+
+    def count(self, meter: ReconstructionMeter, logits: PretrainingOutput, batch: Batch) -> None:
+        """Count the loss of a batch."""
+        meter.update(logits.loss, len(batch))
+
+    def vote(self, batch: Batch, num_points: int, generator: torch.Generator) -> tuple[Batch, Tensor | None]:
+        """Refuse: there is nothing to vote on.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError("Pre-training has no votes; set protocol.votes=1.")
+
+
+TASKS: Mapping[str, type[Task]] = {
+    task.name: task for task in (ClassificationTask, PartSegmentationTask, PretrainingTask)
+}
 
 
 def headlines(task: str) -> tuple[Headline, ...]:
@@ -231,6 +303,8 @@ def make_task(model: ModelConfig, dataset: PointDataset) -> Task:
     if model.task == ClassificationTask.name:
         _require("num_classes", model, len(dataset.class_names), "classes")
         return ClassificationTask(dataset.class_names)
+    if model.task == PretrainingTask.name:
+        return PretrainingTask(dataset.class_names)
     if model.task != PartSegmentationTask.name:
         raise ConfigError(
             f"model.task={model.task!r} cannot be run here; it can be one of {', '.join(TASKS)}."

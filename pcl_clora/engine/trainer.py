@@ -16,10 +16,11 @@ from pcl_clora.data import Batch, make_augment
 from pcl_clora.engine.checkpoint import load_checkpoint
 from pcl_clora.engine.config import RunConfig, run_identity
 from pcl_clora.engine.ema import WeightAverage
-from pcl_clora.engine.evaluate import autocast, evaluate
+from pcl_clora.engine.evaluate import autocast, evaluate, evaluation_mode
 from pcl_clora.engine.interrupt import PoliteStop, TrainingInterrupted
 from pcl_clora.engine.logging import Event, RunLog
 from pcl_clora.engine.optim import build_optimizer, rate_at, trained_parameters
+from pcl_clora.engine.pretraining import FeatureProbe, draw_reconstructions, first_clouds
 from pcl_clora.engine.run_folder import RunFolder, environment
 from pcl_clora.engine.seed import capture_rng_state, deterministic_mode, make_generator, seed_everything
 from pcl_clora.engine.setup import adapt, choose_device, describe_plan, make_data
@@ -106,6 +107,7 @@ class Trainer:
         self._trained = list(trained_parameters(self.model).values())
         self._average = WeightAverage(self.model, cfg.train.ema_decay)
         self._augment = make_augment(cfg.augment)
+        self._probe = None if cfg.probe is None else FeatureProbe(cfg.probe)
         self.state = RunState(self.data.task.meter(self.device))
         self._snapshot = Snapshot(self.model, self.optimizer, self._average, self.state, identity)
         if saved is not None:
@@ -129,6 +131,7 @@ class Trainer:
         state.take_time(training=True)
         self._log.emit(self._epoch_event())
         self._evaluate_epoch()
+        self._look()
         state.take_time(training=False)
         state.next_epoch()
         self._save()
@@ -144,7 +147,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         with autocast(self.device, cfg.train.amp):
-            logits = self.model(*task.inputs(batch))
+            logits = task.run(self.model, batch)
         terms = task.loss(logits, batch, self.model.extra_losses(), cfg.optim.label_smoothing)
         numbers = terms.log()
         self.optimizer.zero_grad(set_to_none=True)
@@ -160,7 +163,8 @@ class Trainer:
             self._snapshot.refuse_step(self.folder.nonfinite(state.step + 1), batch, rng, numbers)
         self.optimizer.step()
         self._average.update()
-        task.count(state.meter, logits.detach(), batch)
+        with torch.no_grad():
+            task.count(state.meter, logits, batch)
         state.loss_sum += numbers["loss"]
         state.step, state.batch = state.step + 1, state.batch + 1
         place = {"kind": "train", "step": state.step, "epoch": state.epoch}
@@ -209,6 +213,19 @@ class Trainer:
                     self._save_best({"best": state.best})
             if cfg.train.test_curve and chooser != "test":
                 self._evaluate("test", "curve")
+
+    def _look(self) -> None:
+        """Probe the features of pre-training and draw reconstructions, where due."""
+        cfg, state, probe = self.cfg, self.state, self._probe
+        if probe is None or not probe.due(state.epoch, cfg.optim.epochs):
+            return
+        place = {"step": state.step, "epoch": state.epoch, "split": "probe"}
+        with self._average.applied(), evaluation_mode(self.model):
+            self._log.emit({"kind": "probe", **place, **probe.run(self.model.base)})
+            if self._log.takes_pictures:
+                points = first_clouds(self.data.test, cfg.data.num_points).to(self.device)
+                pixels = draw_reconstructions(self.model, points, cfg.seed)
+                self._log.picture("whole, visible, rebuilt", pixels, state.step)
 
     def _evaluate(self, split: str, purpose: str) -> Metrics:
         """Evaluate the weights as they are now, and tell."""

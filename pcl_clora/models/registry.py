@@ -16,6 +16,7 @@ from pcl_clora.models.pcp_mae_pretraining import PCPMAEPretraining
 from pcl_clora.models.point_bert import PointBERT, PointBERTConfig
 from pcl_clora.models.point_bert_pretraining import PointBERTPretraining
 from pcl_clora.models.point_mae import PointMAE, PointMAEConfig
+from pcl_clora.models.point_mae_tiny import PointMAETinyConfig
 from pcl_clora.models.pointgpt import (
     PointGPT,
     PointGPTBConfig,
@@ -59,6 +60,15 @@ def register_model(name: str, config: type[ModelConfig], *, tasks: Mapping[Task,
 register_model(
     "point_mae",
     PointMAEConfig,
+    tasks={
+        "classification": PointMAE,
+        "part_segmentation": PointMAESegmenter,
+        "pretraining": MaskedAutoencoder,
+    },
+)
+register_model(
+    "point_mae_tiny",
+    PointMAETinyConfig,
     tasks={
         "classification": PointMAE,
         "part_segmentation": PointMAESegmenter,
