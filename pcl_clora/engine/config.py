@@ -65,7 +65,7 @@ class WeightsConfig(Config):
     """Where the backbone's weights come from."""
 
     path: str = (
-        ""  # weights file, folder of a finished run, or hub:<id>; empty = random weights from the seed
+        ""  # weights file, folder of a finished run, hub:<id> or builtin; empty = random from the seed
     )
     allow_partial: bool = False  # accept a file that leaves tensors of the backbone unfilled
 

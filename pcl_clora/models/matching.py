@@ -178,7 +178,7 @@ def advice(model: nn.Module, matched: Match) -> str:
     return f"{said}; {identity.as_call(fitting)} takes it." if helps else f"{said}."
 
 
-SAME_NETWORK = {"point_mae", "act", "recon_plain"}
+SAME_NETWORK = {"point_mae", "point_mae_tiny", "act", "recon_plain"}
 """Ids of one architecture, which take each other's files."""
 
 

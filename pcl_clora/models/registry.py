@@ -183,7 +183,8 @@ def create_model(
     Args:
         name: one of `list_models()`, or "timm/" and the name of a vit_* or deit* model of timm.
         task: "classification", or another task that the backbone has a network for.
-        weights: file to load into it with `load_weights`; empty for random weights.
+        weights: what `load_weights` takes, such as a file, or "builtin" for the weights in the package; empty
+            for random ones.
         **settings: fields of the backbone's config, for example num_classes, embed_dim, depth, num_groups.
 
     Returns:

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pcl_clora.models.builtin import BUILTIN, builtin_file, list_builtin
 from pcl_clora.models.containers import Checkpoint, open_checkpoint
 from pcl_clora.models.hub import HUB_PREFIX, cached_path, fetch
 
@@ -39,6 +40,8 @@ def missing_source(source: str) -> str:
     Raises:
         WeightsError: if an id is not known.
     """
+    if source == BUILTIN:
+        return "" if list_builtin() else f"{source}: this installation of the package has no weights in it."
     if source.startswith(HUB_PREFIX):
         path = cached_path(source)
         if path.is_file():
@@ -52,12 +55,13 @@ def missing_source(source: str) -> str:
     )
 
 
-def open_source(source: str | Path | Mapping[str, Any]) -> Source:
+def open_source(source: str | Path | Mapping[str, Any], config: object = None) -> Source:
     """Open weights, whatever they are given as.
 
     Args:
         source: path of a weights file; folder of a finished run, whose best model is taken, merged;
-            "hub:<id>", see `models.hub.fetch`; or a state dict.
+            "hub:<id>", see `models.hub.fetch`; "builtin", those in the package; or a state dict.
+        config: settings of the model that they are for, which "builtin" needs.
 
     Raises:
         WeightsError: if it is none of these, or see `open_checkpoint` and `fetch`.
@@ -65,6 +69,9 @@ def open_source(source: str | Path | Mapping[str, Any]) -> Source:
     if isinstance(source, Mapping):
         checkpoint = open_checkpoint(source)
         return Source(checkpoint.source, checkpoint)
+    if str(source) == BUILTIN and config is not None:
+        name = getattr(config, "name", "")
+        return Source(f"{BUILTIN} {name}", open_checkpoint(builtin_file(config)), ("in the package",))
     if str(source).startswith(HUB_PREFIX):
         fetched = fetch(str(source))
         return Source(str(source), open_checkpoint(fetched.path), fetched.notes)

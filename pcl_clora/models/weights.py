@@ -84,8 +84,8 @@ def load_weights(
 
     Args:
         model: a model of `create_model`.
-        source: path of a weights file; folder of a finished run; "hub:<id>", see `list_pretrained`; or a
-            state dict, also inside one of the known containers.
+        source: path of a weights file; folder of a finished run; "hub:<id>", see `list_pretrained`;
+            "builtin", those in the package; or a state dict, also inside one of the known containers.
         allow_partial: accept a file that leaves tensors of the backbone unfilled, or that has more blocks.
 
     Returns:
@@ -96,7 +96,7 @@ def load_weights(
             differs, a value is nan or infinite, or the file is refused (see `models.containers`). The model
             is then unchanged.
     """
-    opened = open_source(source)
+    opened = open_source(source, getattr(model, "config", None))
     matched = match(model, opened.checkpoint)
     _refuse(model, opened.label, matched, len(opened.checkpoint.tensors), allow_partial)
     _refuse_values(model, opened, matched)
@@ -115,7 +115,7 @@ def preview(
     Raises:
         WeightsError: as `load_weights`, except for nan and infinity.
     """
-    opened = open_source(source)
+    opened = open_source(source, getattr(model, "config", None))
     matched = match(model, opened.checkpoint)
     _refuse(model, opened.label, matched, len(opened.checkpoint.tensors), allow_partial)
     return _report(model, opened, matched)
