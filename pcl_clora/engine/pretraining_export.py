@@ -144,8 +144,8 @@ def card_page(card: Mapping[str, Any]) -> str:
         probe = card["probe"]
         text += (
             f"\nProbes of the frozen features on {probe['data']['name']} ({probe['num_train'] or 'all'} "
-            f"labelled clouds, {probe['num_test'] or 'all'} to classify), percent:\n\n| epoch | k-NN | linear SVM |\n"
-            "|---|---|---|\n"
+            f"labelled clouds, {probe['num_test'] or 'all'} to classify), percent:\n\n"
+            "| epoch | k-NN | linear SVM |\n|---|---|---|\n"
         )
         for line in card["probes"]:
             svm = f"{100 * line['svm_acc']:.1f}" if "svm_acc" in line else ""
