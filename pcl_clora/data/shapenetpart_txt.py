@@ -180,4 +180,3 @@ class ShapeNetPartTxt(PartShapes):
             problems.append(DataError(config.root, f"the split {split!r} is empty", GET_AGAIN))
         raise_all(config.root, problems)
         super().__init__(config, taxonomy, clouds)
-
