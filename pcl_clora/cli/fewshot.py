@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pcl_clora.cli.common import AsJson, Overrides, interruptible, print_json, show
+from pcl_clora.cli.common import AsJson, ConfigPath, Overrides, interruptible, print_json, show
 from pcl_clora.cli.train import Resume
 
 
 def fewshot(
-    config: Annotated[Path, typer.Argument(help="Settings: a yaml file, for example of cfgs/fewshot.")],
+    config: ConfigPath,
     overrides: Overrides = None,
     ways: Annotated[int, typer.Option(min=2, help="Classes a fold; published: 5 and 10.")] = 5,
     shots: Annotated[int, typer.Option(min=1, help="Training clouds a class; published: 10 and 20.")] = 10,

@@ -23,7 +23,7 @@ SECTIONS = {
 def call(invoke, tmp_path):
     """Run the command on a tiny config with 2 ways and 2 shots."""
     config = write_config(tmp_path, **SECTIONS)
-    return lambda *more: invoke("fewshot", config, "--ways", "2", "--shots", "2", *more)
+    return lambda *more: invoke("fewshot", "--config", config, "--ways", "2", "--shots", "2", *more)
 
 
 @pytest.fixture
