@@ -70,12 +70,15 @@ def _diagnose(
 ) -> dict[str, Any]:
     """Measure what was asked for beside accuracy."""
     from pcl_clora.cli import diagnose
+    from pcl_clora.config import ConfigError
     from pcl_clora.engine import RunFolder, choose_device, load_run, load_run_config
 
     found: dict[str, Any] = {}
     if not wanted and not with_calibration:
         return found
     cfg = load_run_config(RunFolder(folder).config, overrides)
+    if cfg.model.task == "pretraining":
+        raise ConfigError("--robustness and --calibration are for classifiers; this run is a pre-training.")
     model = load_run(folder)[1].to(choose_device(cfg.train.device))
     if wanted:
         found["robustness"] = diagnose.robustness(folder, cfg, model, wanted, reference, quiet)

@@ -49,9 +49,12 @@ def train(
     result.json, report.md and best/adapter.safetensors. A run that was interrupted, even killed, goes on with
     the same command.
     """
+    from pcl_clora.config import ConfigError
     from pcl_clora.engine import load_run_config
 
     cfg = load_run_config(config, overrides or [])
+    if cfg.model.task == "pretraining":
+        raise ConfigError(f"{config} is a pre-training; use `pcl-clora pretrain --config {config}`.")
     if dry_run:
         _dry_run(cfg)
         return

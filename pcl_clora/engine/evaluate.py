@@ -51,12 +51,14 @@ def evaluate(
 
     Returns:
         `ClassificationMetrics` or `SegmentationMetrics`, with the mean cross entropy of the (averaged)
-        logits.
+        logits; in pre-training `ReconstructionMetrics`, with masks that `seed` fixes.
 
     Source: averaging logits over resamplings follows the released evaluation of Point-MAE and its relatives,
         with a fixed number of votes instead of the best of many.
     """
     task = ClassificationTask(num_classes) if task is None else task
+    if keep_logits and not task.logit_names:
+        raise ValueError(f"keep_logits=True, but task {task.name} has no logits; leave it out.")
     device = next(model.parameters()).device
     meter = task.meter(device)
     loss_sum, count = torch.zeros((), dtype=torch.float64, device=device), 0

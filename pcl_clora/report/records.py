@@ -62,6 +62,12 @@ def read_run(folder: str | Path) -> RunRecord:
         raise ReportError(
             f"{files.result} is not complete json ({error}); run again or restore it."
         ) from error
+    if result.get("task") == "pretraining":
+        raise ReportError(
+            f"{folder} is a pre-training, which has no accuracy to report: its loss is in "
+            f"{files.result.name}, its probes are in {files.metrics.name}. Report a run that starts from it "
+            f"(weights.path={folder})."
+        )
     refuse_dishonest(result, str(folder))
     return RunRecord(files, load_run_config(files.config), result)
 

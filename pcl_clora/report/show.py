@@ -85,11 +85,13 @@ def seeds_view(row: Row) -> RenderableType:
 def metrics_view(result: Mapping[str, Any], title: str) -> RenderableType:
     """Lay out the metrics of one evaluation, as `pcl-clora eval` gives them: means, then classes."""
     metrics = result["metrics"]
-    rows = [[head.title, percent(metrics[head.key])] for head in headlines(task_of(result))]
+    shown = [head for head in headlines(task_of(result)) if head.key != "loss"]
+    rows = [[head.title, percent(metrics[head.key])] for head in shown]
     if "accuracy" in metrics:
         rows.append(["accuracy of points", percent(metrics["accuracy"])])
         rows.append(["mean accuracy of parts", percent(metrics["part_accuracy"])])
-    rows.append(["cross entropy", f"{metrics['loss']:.4f}"])
+    loss = "cross entropy" if shown else "reconstruction loss, no percentage"
+    rows.append([loss, f"{metrics['loss']:.4f}" if shown else f"{metrics['loss']:.6f}"])
     parts = [plain_table(title, ["percent", ""], rows)]
     for key, name, quantity in CLASS_TABLES:
         if key in metrics:
