@@ -138,6 +138,13 @@ def draw_points(clouds: list[Tensor], size: int = CELL) -> np.ndarray:
     return picture
 
 
+def draw_page(clouds: Tensor, columns: int, size: int = 110) -> np.ndarray:
+    """Draw clouds (B, N, 3) in rows of `columns`, each `size` pixels wide: (H, W, 3) uint8."""
+    cells = [draw_points([cloud], size) for cloud in clouds]
+    rows = [np.concatenate(cells[at : at + columns], axis=1) for at in range(0, len(cells), columns)]
+    return np.concatenate(rows, axis=0)
+
+
 def first_clouds(loader: PointLoader, num_points: int) -> Tensor:
     """Read the clouds that pictures show: the first of a loader, thinned to num_points."""
     batch = loader.dataset.read_batch(loader.indices[:NUM_PICTURES])

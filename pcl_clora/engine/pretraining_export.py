@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pcl_clora.config import ConfigError, config_hash
+from pcl_clora.config import ConfigError, config_hash, dump_yaml
 from pcl_clora.engine.config import RunConfig
 from pcl_clora.engine.logging import read_metrics
 from pcl_clora.engine.run_folder import RunFolder
@@ -25,7 +25,7 @@ LARGEST_BYTES = 6_000_000  # what the package may carry
 
 
 def export_builtin(run: str | Path, out: str | Path | None = None) -> dict[str, Any]:
-    """Write <model>.safetensors, <model>.json and <model>.md from a finished pre-training.
+    """Write <model>.safetensors, its card (.json, .md) and its settings (.yaml) from a finished pre-training.
 
     Kept is what the classification form shares with the pre-training form. Matrices are stored in half
     precision; vectors (biases, norms, running statistics) stay in float32, they are small.
@@ -62,6 +62,7 @@ def export_builtin(run: str | Path, out: str | Path | None = None) -> dict[str, 
     card = make_card(cfg, files, tensors, path)
     write_json(path.with_suffix(".json"), card)
     write_text(path.with_suffix(".md"), card_page(card))
+    write_text(path.with_suffix(".yaml"), dump_yaml(cfg))
     return card
 
 
@@ -116,7 +117,7 @@ def make_card(cfg: RunConfig, files: RunFolder, tensors: Mapping[str, Tensor], p
         "config_hash": result["config_hash"],
         "git": result["git"],
         "versions": result["versions"],
-        "command": f"pcl-clora pretrain --config cfgs/pretrain/{cfg.name.removeprefix('pretrain_')}.yaml",
+        "command": f"pcl-clora pretrain --config pcl_clora/models/builtin/{cfg.model.name}.yaml",
     }
 
 

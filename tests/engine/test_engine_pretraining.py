@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from engine_cases import final_weights, lines_without_times
+from safetensors.torch import save_file
 
 from pcl_clora.config import ConfigError, build, dump_yaml, merge
 from pcl_clora.data import parse_data_config
@@ -24,16 +26,18 @@ from pcl_clora.engine import (
     RunFolder,
     Trainer,
     TrainingInterrupted,
+    checkpoint,
     load_checkpoint,
     load_run_config,
     read_metrics,
 )
 from pcl_clora.engine.config import ProbeConfig
 from pcl_clora.engine.evaluate import evaluate
-from pcl_clora.engine.pretraining import FeatureProbe, draw_points, draw_reconstructions
+from pcl_clora.engine.pretraining import FeatureProbe, draw_page, draw_points, draw_reconstructions
 from pcl_clora.engine.pretraining_metrics import ReconstructionMeter
-from pcl_clora.engine.setup import make_data
+from pcl_clora.engine.setup import make_backbone, make_data
 from pcl_clora.models import build_model, create_model, load_weights
+from pcl_clora.models.convert import convert_weights
 
 SIZES: dict[str, Any] = {
     "embed_dim": 24,
@@ -243,6 +247,53 @@ def test_a_point_is_drawn_where_it_is() -> None:
     rows, columns = np.nonzero((pixels != 255).any(axis=2))
     assert (rows < 20).all()
     assert set(columns) == {50, 51}
+
+
+def test_a_page_has_its_clouds_in_rows() -> None:
+    clouds = torch.zeros(4, 5, 3)
+    clouds[2] += 0.8
+    pixels = draw_page(clouds, columns=2, size=20)
+    assert pixels.shape == (40, 40, 3)
+    assert (pixels[:20, :20] == pixels[:20, 20:]).all()
+    assert (pixels[20:, :20] != pixels[:20, :20]).any()
+
+
+@pytest.mark.slow
+def test_a_full_disk_loses_no_earlier_checkpoint(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, written = checkpoint.save_file, []
+
+    def full_at_the_third(tensors: Any, path: Any, metadata: Any) -> None:
+        written.append(path)
+        real(tensors, path, metadata=metadata)
+        if len(written) == 3:
+            Path(path).write_bytes(Path(path).read_bytes()[:1000])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save_file", full_at_the_third)
+        with pytest.raises(OSError, match="No space left"):
+            Trainer(pretraining_config(), run_dir=tmp_path).fit()
+    assert load_checkpoint(RunFolder(tmp_path).checkpoint)["state"]["step"] == 4
+    assert sorted(path.name for path in RunFolder(tmp_path).checkpoint.parent.iterdir()) == [
+        "checkpoint.safetensors"
+    ]
+    Trainer(pretraining_config(), run_dir=tmp_path).fit()
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_file_under_official_names_is_continued_with_every_tensor(tmp_path: Path) -> None:
+    cfg = pretraining_config()
+    before = build_model(cfg.model).state_dict()
+    save_file(before, tmp_path / "ours.safetensors")
+    official = tmp_path / "official.pth"
+    convert_weights(tmp_path / "ours.safetensors", official, to="official")
+    model, report = make_backbone(pretraining_config({"weights": {"path": str(official)}}))
+    assert report is not None
+    assert (len(report.matched), report.missing, report.unexpected) == (len(before), (), {})
+    assert report.naming == "official"
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pcl_clora.config import ConfigError, build
-from pcl_clora.engine import RunConfig, Trainer, load_run
+from pcl_clora.config import ConfigError, build, config_hash
+from pcl_clora.engine import RunConfig, Trainer, load_run, load_run_config
 from pcl_clora.engine import pretraining_export as export
 from pcl_clora.models import WeightsError, builtin, create_model, load_weights
 from pcl_clora.models.sources import missing_source
@@ -80,7 +80,8 @@ def test_the_card_says_where_the_weights_come_from(package: Path) -> None:
     assert card["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert (card["bytes"], card["steps"], card["clouds_seen"]) == (file.stat().st_size, 2, 24)
     assert card["probes"][0]["knn_acc"] <= 1
-    assert card["command"] == "pcl-clora pretrain --config cfgs/pretrain/tiny.yaml"
+    assert card["command"].endswith("builtin/point_mae_tiny.yaml")
+    assert config_hash(load_run_config(package / "point_mae_tiny.yaml")) == card["config_hash"]
     page = (package / "point_mae_tiny.md").read_text(encoding="utf-8")
     assert card["sha256"] in page
     assert "| epoch | k-NN | linear SVM |" in page
@@ -130,6 +131,7 @@ def test_what_ships_is_what_its_card_says(name: str) -> None:
     assert file.stat().st_size <= export.LARGEST_BYTES
     report = load_weights(create_model(name), "builtin")
     assert {missing.split(".")[0] for missing in report.missing} == {"prefix", "head"}
+    assert config_hash(load_run_config(file.with_suffix(".yaml"))) == card["config_hash"]
 
 
 def test_the_default_sizes_fit_into_the_package() -> None:
