@@ -11,7 +11,20 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pcl_clora.cli import bench, data, demo, doctor, evaluate, fewshot, pretrain, report, train, weights
+from pcl_clora.cli import (
+    bench,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    fewshot,
+    predict,
+    pretrain,
+    report,
+    train,
+    view,
+    weights,
+)
 
 DEBUG = "--debug"
 
@@ -26,6 +39,8 @@ app.command("train")(train.train)
 app.command("pretrain")(pretrain.pretrain)
 app.command("eval")(evaluate.evaluate)
 app.command("fewshot")(fewshot.fewshot)
+app.command("predict")(predict.predict)
+app.command("view")(view.view)
 app.add_typer(report.app, name="report")
 app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")

@@ -1,0 +1,97 @@
+"""Point files with the labels that they hold, for the viewer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from pcl_clora.io import DataError, read_points
+from pcl_clora.vis.segmentation import Segmentation
+
+TRUTH_NAMES = ("labels", "label", "truth", "part_labels")
+PREDICTION_NAMES = ("prediction", "predictions", "pred")
+_SUFFIXES = (".npy", ".npz", ".txt")
+
+
+def read_cloud(path: str | Path, labels: str | Path | None = None) -> Segmentation:
+    """Read points with what the file says of them.
+
+    True labels are the field "labels" (or label, truth, part_labels), predicted ones "prediction" (or
+    predictions, pred), probabilities "confidence"; npz, ply and csv files name their fields.
+
+    Args:
+        path: a file that `read_points` knows; `file.h5#7` is one cloud of several.
+        labels: a file of true labels, which come before those in the file.
+
+    Raises:
+        DataError: if a file is missing or torn, or the labels are not integers, one for every point.
+    """
+    content = read_points(path)
+    fields, count = content.fields, len(content.points)
+    truth = _integers(path, fields, TRUTH_NAMES)
+    if labels is not None:
+        truth = read_labels(labels)
+        if len(truth) != count:
+            raise DataError(
+                labels, f"holds {len(truth)} labels, {path} has {count} points", "give one label a point"
+            )
+    confidence = fields.get("confidence")
+    return Segmentation(
+        name=Path(path).name,
+        points=content.points,
+        truth=truth,
+        prediction=_integers(path, fields, PREDICTION_NAMES),
+        confidence=confidence if confidence is not None and confidence.ndim == 1 else None,
+    )
+
+
+def read_labels(path: str | Path) -> np.ndarray:
+    """Read integers, one for every point: npy, npz (the array "labels", or the only one) or txt, (N,), int64.
+
+    Raises:
+        DataError: if the file is missing, of another kind, or holds something else.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _SUFFIXES:
+        raise DataError(path, f"labels cannot be read from {path.suffix!r}", f"use {', '.join(_SUFFIXES)}")
+    if not path.is_file():
+        raise DataError(path, "there is no such file", "check the path")
+    try:
+        if path.suffix.lower() == ".txt":
+            values = np.loadtxt(path, dtype=np.float64, ndmin=1)
+        else:
+            values = np.load(path, allow_pickle=False)
+        if isinstance(values, np.lib.npyio.NpzFile):
+            with values as archive:
+                only = archive.files[0] if len(archive.files) == 1 else ""
+                name = next((key for key in TRUTH_NAMES if key in archive.files), only)
+                if not name:
+                    raise DataError(path, f"holds {', '.join(archive.files)}", "name one array 'labels'")
+                values = archive[name]
+    except (ValueError, OSError, EOFError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(path, f"is no complete file of numbers ({error})", "write it again") from error
+    return _as_integers(path, "labels", values)
+
+
+def _integers(
+    path: str | Path, fields: Mapping[str, np.ndarray], names: tuple[str, ...]
+) -> np.ndarray | None:
+    for name in names:
+        if name in fields:
+            return _as_integers(path, name, fields[name])
+    return None
+
+
+def _as_integers(path: str | Path, name: str, values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1 or values.dtype.kind not in "iufb" or not np.array_equal(values, np.floor(values)):
+        raise DataError(
+            path, f"{name!r} is {values.dtype} {values.shape}, expected whole numbers (N,)", "convert it"
+        )
+    return values.astype(np.int64)

@@ -1,0 +1,38 @@
+"""A window of Open3D, for a machine with a display."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pcl_clora.vis.panel import Panel, check_panels
+from pcl_clora.vis.png import import_open3d, open3d_cloud
+
+GAP = 2.4  # between the middles of clouds that reach 1
+
+
+def show_window(panels: Sequence[Panel], *, title: str = "Point clouds", up: str = "y") -> None:
+    """Show the clouds side by side in a window, and wait until it is closed.
+
+    Args:
+        panels: what to show, with the colours that each shows first.
+        title: of the window.
+        up: which axis points up, "y" or "z".
+
+    Raises:
+        ImportError: if Open3D is not installed, or its system libraries are missing.
+        RuntimeError: if there is no display.
+    """
+    panels = check_panels(panels)
+    open3d = import_open3d()
+    clouds = []
+    for number, panel in enumerate(panels):
+        clouds.append(open3d_cloud(open3d, panel, up).translate((GAP * number, 0.0, 0.0)))
+    window = open3d.visualization.Visualizer()
+    if not window.create_window(window_name=title):
+        raise RuntimeError(
+            "Open3D could not open a window: is there a display? Without one, write a page or a picture."
+        )
+    for cloud in clouds:
+        window.add_geometry(cloud)
+    window.run()
+    window.destroy_window()
