@@ -74,8 +74,24 @@ class _Scalar(_Array):
     """Stands for a numpy number."""
 
 
-class _NdarrayType:
-    """Stands for the type numpy.ndarray itself, an argument of numpy's function that rebuilds arrays."""
+class _Name:
+    """What an admitted name leads to: it can be called, and nothing that a pickle says can change it."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._call(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise _Refused("a change of what a name means")
+
+
+def _ndarray(*_: Any) -> Any:
+    """Stand for the type numpy.ndarray, only an argument of the function that rebuilds arrays."""
+    raise _Refused("a call of numpy.ndarray")
 
 
 def _new_array(*_: Any) -> _Array:
@@ -109,9 +125,9 @@ def _text(value: Any) -> str:
     return value
 
 
-def _admitted() -> dict[tuple[str, str], Callable[..., Any] | type]:
-    names: dict[tuple[str, str], Callable[..., Any] | type] = {
-        ("numpy", "ndarray"): _NdarrayType,
+def _admitted() -> dict[tuple[str, str], Callable[..., Any]]:
+    names: dict[tuple[str, str], Callable[..., Any]] = {
+        ("numpy", "ndarray"): _ndarray,
         ("numpy", "dtype"): _DType,
         ("_codecs", "encode"): _encode,
         ("__builtin__", "bytes"): _no_bytes,
@@ -129,7 +145,7 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._names:
             raise _Refused(f"{module}.{name}")
-        return self._names[module, name]
+        return _Name(self._names[module, name])
 
     def persistent_load(self, pid: Any) -> Any:
         raise _Refused(f"an object kept elsewhere ({pid!r})")

@@ -185,11 +185,23 @@ CRAFTED = {
     "a name with dots": b"\x80\x04\x8c\x05numpy\x8c\x0ccore.os.path\x93.",
     "an object kept elsewhere": b"Pelsewhere\n.",
     "an extension code": b"\x80\x02\x82\x01.",
+    "a new default of a function": b"c_codecs\nencode\n(N(dS'__defaults__'\n(Vx\ntstb.",
+    "an attribute of a type": b"cnumpy\nndarray\n(N(dS'x'\nI1\nstb.",
+    "an attribute of a function": b"cnumpy._core.multiarray\nscalar\n(dS'x'\nI1\nsb.",
     "nothing": b"",
     "noise": bytes(range(256)),
     "a list that holds itself": b"]q\x00h\x00a.",
     "a mark without an end": b"(I1\n",
 }
+
+
+@pytest.mark.parametrize(
+    "name", ["a new default of a function", "an attribute of a type", "an attribute of a function"]
+)
+def test_a_file_cannot_change_what_a_name_means(tmp_path, name):
+    (tmp_path / "a.dat").write_bytes(CRAFTED[name])
+    with pytest.raises(DataError, match="a change of what a name means"):
+        load_pickled_arrays(tmp_path / "a.dat")
 
 
 @pytest.mark.parametrize("name", CRAFTED)
