@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,6 +48,7 @@ def evaluate(
     the model is the one that was trained.
     """
     from pcl_clora.report.show import metrics_view
+    from pcl_clora.report.tables import data_name
 
     given = [*(overrides or []), *([f"data.root={data}"] if data else [])]
     result = evaluate_run(run, given)
@@ -54,9 +56,8 @@ def evaluate(
     if as_json:
         print_json(result)
         return
-    title = (
-        f"{run}: {result['method']} on {result['data']['name']}, {result['data']['num_test']:,} test clouds"
-    )
+    tested_on = f"{data_name(result['data'])}, {result['data']['num_test']:,} test clouds"
+    title = f"{run}: {result['method']} on {tested_on}"
     show(metrics_view(result, title))
 
 
@@ -95,6 +96,8 @@ def evaluate_run(folder: Path, overrides: list[str]) -> dict[str, Any]:
     """
     from pcl_clora.config import ConfigError
     from pcl_clora.engine import RunFolder, load_run, load_run_config
+    from pcl_clora.engine.state import describe_data, describe_evaluation
+    from pcl_clora.report.records import run_cost
 
     for item in overrides:
         key = item.partition("=")[0]
@@ -105,7 +108,11 @@ def evaluate_run(folder: Path, overrides: list[str]) -> dict[str, Any]:
             )
     _, model = load_run(folder)
     cfg = load_run_config(RunFolder(folder).config, overrides)
+    start = time.monotonic()
     names, metrics = _measure(cfg, model)
+    cost = describe_evaluation(cfg, time.monotonic() - start)
+    if cfg.protocol.votes > 1:
+        cost["macs"] = cfg.protocol.votes * run_cost(cfg)["macs"]["executed"]
     return {
         "run": str(folder),
         "task": cfg.model.task,
@@ -113,8 +120,13 @@ def evaluate_run(folder: Path, overrides: list[str]) -> dict[str, Any]:
         "model": cfg.model.name,
         "seed": cfg.seed,
         "protocol": cfg.protocol.model_dump(mode="json"),
-        "data": {"name": cfg.data.name, "num_test": metrics.num_clouds, "num_points": cfg.data.num_points},
+        "data": {
+            **describe_data(cfg.data),
+            "num_test": metrics.num_clouds,
+            "num_points": cfg.data.num_points,
+        },
         "metrics": metrics.as_json(names),
+        "evaluation": cost,
     }
 
 

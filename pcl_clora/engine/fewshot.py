@@ -151,6 +151,7 @@ def _summarize(cfg: RunConfig, name: str, results: Sequence[tuple[int, Mapping[s
                 "num_test": result["data"]["num_test"],
                 "best": result["best"],
                 "train_seconds": result["train_seconds"],
+                "evaluation": result.get("evaluation"),
                 "config_hash": result["config_hash"],
             }
             for fold, result in results

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
 
 from pcl_clora.adapters import AdaptedModel
 from pcl_clora.data import Batch
@@ -48,6 +49,10 @@ class Snapshot:
         changed = set(model.saved_names())
         frozen = {name: value for name, value in model.state_dict().items() if name not in changed}
         self._base = fingerprint(frozen)
+        self._statistics = {
+            name: buffer for name, buffer in model.named_buffers() if name in changed
+        }  # of norms that track: a forward pass in training changes them
+        self._before: tuple[Mapping[str, Any], dict[str, Tensor]] | None = None
 
     def tree(self, metrics_bytes: int) -> dict[str, Any]:
         """Put everything together; `metrics_bytes` is the length of metrics.jsonl."""
@@ -93,20 +98,26 @@ class Snapshot:
         self._state.load(saved["state"])
         restore_rng_state(saved["rng"])
 
-    def refuse_step(
-        self, path: Path, batch: Batch, rng: Mapping[str, Any], numbers: Mapping[str, float]
-    ) -> NoReturn:
-        """Save batch and state of a step that must not be taken, and raise.
+    def begin_step(self) -> None:
+        """Remember what a forward pass changes: generators, and statistics of norms that track."""
+        statistics = {name: buffer.detach().clone() for name, buffer in self._statistics.items()}
+        self._before = capture_rng_state(), statistics
+
+    def refuse_step(self, path: Path, batch: Batch, numbers: Mapping[str, float]) -> NoReturn:
+        """Save batch and state of a step that must not be taken, and raise; the model is as before it, too.
 
         Args:
             path: file to write, a checkpoint with "indices", "points", "label" and "numbers" besides.
             batch: as the model saw it.
-            rng: state of the generators before the step.
             numbers: of the loss.
 
         Raises:
             NonFiniteLossError: always.
         """
+        assert self._before is not None  # a step begins before it is refused
+        rng, statistics = self._before
+        for name, buffer in self._statistics.items():
+            buffer.copy_(statistics[name])
         seen = {"indices": batch.index, "points": batch.points, "label": batch.label}
         culprit = {**seen, "part_labels": batch.part_labels, "numbers": dict(numbers)}
         save_checkpoint(path, {**self.tree(0), "rng": rng, **culprit}, self._identity)

@@ -10,6 +10,7 @@ from typing import Any
 
 from pcl_clora.adapters import AdaptedModel
 from pcl_clora.config import config_hash
+from pcl_clora.data import DataConfig
 from pcl_clora.engine.config import RunConfig
 from pcl_clora.engine.setup import RunData
 from pcl_clora.engine.tasks import Meter, Metrics
@@ -88,6 +89,32 @@ class RunResult:
     model: AdaptedModel
 
 
+def describe_protocol(cfg: RunConfig, val_fraction: float) -> dict[str, Any]:
+    """Say how the number was chosen, as result.json does; `val_fraction` is what was really held out."""
+    protocol = cfg.protocol
+    how = {"name": protocol.name, "select": protocol.select, "votes": protocol.votes}
+    votes = {"vote_augment": protocol.vote_augment} if protocol.votes > 1 else {}
+    return {**how, "val_fraction": val_fraction, **votes}
+
+
+def describe_data(data: DataConfig) -> dict[str, Any]:
+    """Name the data: the reader, its variant, and the folder, which tells a substitute in the same layout."""
+    variant, folder = getattr(data, "variant", ""), Path(data.root).name
+    source: DataConfig | None = getattr(data, "source", None) if data.name == "fewshot" else None
+    return {
+        "name": data.name,
+        **({"variant": variant} if variant else {}),
+        **({"folder": folder} if folder else {}),
+        **({"source": describe_data(source)} if source is not None else {}),
+        **({"kind": data.kind} if data.kind != "points" else {}),
+    }
+
+
+def describe_evaluation(cfg: RunConfig, seconds: float) -> dict[str, Any]:
+    """Say what the evaluation on the test split cost: forward passes of every cloud, and seconds."""
+    return {"passes_per_cloud": cfg.protocol.votes, "seconds": round(seconds, 3)}
+
+
 def describe_result(
     cfg: RunConfig,
     data: RunData,
@@ -95,6 +122,8 @@ def describe_result(
     metrics: Metrics,
     state: RunState,
     env: Mapping[str, Any],
+    *,
+    test_seconds: float,
 ) -> dict[str, Any]:
     """Put together result.json: the numbers with everything that one needs to read them.
 
@@ -105,17 +134,13 @@ def describe_result(
         metrics: on test, of the epoch that counts.
         state: at the end of the run.
         env: what `environment` said when the run began.
+        test_seconds: that the evaluation on test took.
     """
-    protocol = {
-        "name": cfg.protocol.name,
-        "select": cfg.protocol.select,
-        "votes": cfg.protocol.votes,
-        "val_fraction": 0.0 if data.validation is None or data.own_validation else cfg.protocol.val_fraction,
-    }
+    held_out = data.validation is not None and not data.own_validation
     return {
         "name": cfg.name,
         "config_hash": config_hash(cfg),
-        "protocol": protocol,
+        "protocol": describe_protocol(cfg, cfg.protocol.val_fraction if held_out else 0.0),
         "seed": cfg.seed,
         "augment": cfg.augment,
         "git": env["git"],
@@ -123,12 +148,11 @@ def describe_result(
         "task": cfg.model.task,
         "model": cfg.model.name,
         "data": {
-            "name": data.name,
+            **describe_data(cfg.data),
             "num_train": data.num_train,
             "num_validation": data.num_validation,
             "num_test": metrics.num_clouds,
             "num_points": cfg.data.num_points,
-            **({"kind": cfg.data.kind} if cfg.data.kind != "points" else {}),
         },
         "method": cfg.adapter.method,
         "metrics": metrics.as_json(data.class_names),
@@ -136,5 +160,6 @@ def describe_result(
         "epochs": cfg.optim.epochs,
         "steps": state.step,
         "train_seconds": round(state.seconds, 3),
+        "evaluation": describe_evaluation(cfg, test_seconds),
         "best": state.best or {"epoch": cfg.optim.epochs - 1, "selected_on": "last"},
     }

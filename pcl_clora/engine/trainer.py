@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from pcl_clora.engine.logging import Event, RunLog
 from pcl_clora.engine.optim import build_optimizer, rate_at, trained_parameters
 from pcl_clora.engine.pretraining import FeatureProbe, draw_reconstructions, first_clouds
 from pcl_clora.engine.run_folder import RunFolder, environment
-from pcl_clora.engine.seed import capture_rng_state, deterministic_mode, make_generator, seed_everything
+from pcl_clora.engine.seed import deterministic_mode, make_generator, seed_everything
 from pcl_clora.engine.setup import adapt, choose_device, describe_plan, make_data
 from pcl_clora.engine.snapshot import Snapshot
 from pcl_clora.engine.state import RunResult, RunState, describe_result
@@ -141,7 +142,7 @@ class Trainer:
     def _step(self, batch: Batch) -> dict[str, Any]:
         """Do one optimiser step and describe it."""
         cfg, state, task = self.cfg, self.state, self.data.task
-        rng = capture_rng_state()
+        self._snapshot.begin_step()
         batch = self._training_points(batch)
         lr = rate_at(state.epoch, state.batch, self.data.train.num_batches, cfg.optim)
         for group in self.optimizer.param_groups:
@@ -160,7 +161,7 @@ class Trainer:
                 nn.utils.clip_grad_norm_(self._trained, cfg.optim.clip_norm or math.inf, foreach=True)
             )
         if not math.isfinite(norm):
-            self._snapshot.refuse_step(self.folder.nonfinite(state.step + 1), batch, rng, numbers)
+            self._snapshot.refuse_step(self.folder.nonfinite(state.step + 1), batch, numbers)
         self.optimizer.step()
         self._average.update()
         with torch.no_grad():
@@ -251,8 +252,11 @@ class Trainer:
             self.model.load_adapter_state(load_file(self.folder.best))
         else:
             self._average.put()
+        start = time.monotonic()
         metrics = self._evaluate("test", "result")
-        result = describe_result(self.cfg, self.data, self.model, metrics, self.state, self._env)
+        seconds = time.monotonic() - start
+        parts = (self.cfg, self.data, self.model, metrics, self.state, self._env)
+        result = describe_result(*parts, test_seconds=seconds)
         told = ("config_hash", "protocol", "seed", "augment", "git", "metrics", "best")
         self._save_best({key: result[key] for key in told})
         result["adapter_bytes"] = self.folder.best.stat().st_size

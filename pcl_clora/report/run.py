@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pcl_clora.engine import headlines
+from pcl_clora.engine.state import describe_data
 from pcl_clora.io import write_text
 from pcl_clora.report import units
 from pcl_clora.report.curve import curve_csv, curve_metric, plot_curve, read_curve
 from pcl_clora.report.records import RunRecord, read_run, run_cost
-from pcl_clora.report.tables import CLASS_TABLES, protocol_name, task_of
+from pcl_clora.report.tables import CLASS_TABLES, data_name, protocol_name, task_of
 
 MAX_CURVE_ROWS = 20
 MAX_CONFUSIONS = 10
@@ -46,15 +47,16 @@ def write_report(run_dir: str | Path) -> Path:
 def _head(run: RunRecord) -> str:
     result = run.result
     data = result["data"]
+    name = data_name(describe_data(run.cfg.data))
     held = f", {data['num_validation']:,} held out for validation" if data.get("num_validation") else ""
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    versions = ", ".join(f"{package} {version}" for package, version in result["versions"].items())
     facts = [
         ("method", result["method"]),
         ("backbone", result["model"]),
         ("weights", run.cfg.weights.path or "random, from the seed"),
         (
             "data",
-            f"{data['name']}: {data['num_train']:,} training{held} and {data['num_test']:,} test "
+            f"{name}: {data['num_train']:,} training{held} and {data['num_test']:,} test "
             f"{units.samples(data)}",
         ),
         ("augmentation", result["augment"]),
@@ -90,8 +92,22 @@ def _cost(run: RunRecord) -> str:
         ("GMACs, papers' convention", units.giga(macs["published"])),
         ("GMACs executed, attention included", units.giga(macs["executed"])),
         ("the same, adapter merged", units.giga(macs["executed_merged"])),
+        *_votes(run, macs["executed"]),
     ]
     return "## Cost of one cloud\n\n" + units.markdown_table(("", ""), rows)
+
+
+def _votes(run: RunRecord, macs: int) -> list[tuple[str, str]]:
+    """Say what voting cost, if there was any."""
+    votes = run.result["protocol"]["votes"]
+    if votes == 1:
+        return []
+    seconds = run.result.get("evaluation", {}).get("seconds")
+    return [
+        ("votes: forward passes of a test cloud", str(votes)),
+        ("GMACs executed, all votes", units.giga(votes * macs)),
+        ("time of the evaluation on test", "?" if seconds is None else units.duration(seconds)),
+    ]
 
 
 def _classes(result: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from pcl_clora.engine import headlines
 from pcl_clora.report.tables import CLASS_TABLES, Row, RunTable, task_of
-from pcl_clora.report.units import count, giga, percent
+from pcl_clora.report.units import count, duration, giga, percent
 
 
 def plain_table(
@@ -92,6 +92,11 @@ def metrics_view(result: Mapping[str, Any], title: str) -> RenderableType:
         rows.append(["mean accuracy of parts", percent(metrics["part_accuracy"])])
     loss = "cross entropy" if shown else "reconstruction loss, no percentage"
     rows.append([loss, f"{metrics['loss']:.4f}" if shown else f"{metrics['loss']:.6f}"])
+    if result["protocol"]["votes"] > 1:
+        cost = result["evaluation"]
+        rows.append(["votes: forward passes of a cloud", str(cost["passes_per_cloud"])])
+        rows.append(["GMACs executed, all votes", giga(cost["macs"])])
+        rows.append(["time", duration(cost["seconds"])])
     parts = [plain_table(title, ["percent", ""], rows)]
     for key, name, quantity in CLASS_TABLES:
         if key in metrics:

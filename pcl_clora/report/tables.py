@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_clora.engine.config import differences, run_identity
+from pcl_clora.engine.state import describe_data
 from pcl_clora.engine.tasks import Headline, headlines
 from pcl_clora.io import write_text
 from pcl_clora.report import units
@@ -30,11 +31,17 @@ CLASS_TABLES = (  # metrics of every class: key, what its rows are, what is meas
     ("per_category", "category", "mIoU"),
     ("per_part", "part", "IoU"),
 )
+VOTES_HEADER = (
+    "GMACs, all votes",
+    "test time",
+)  # behind those of HEADER, where a cloud is seen several times
 WITHOUT_MEANING = ("seed", "data.root")  # settings that differ between runs of one row
 COMPARED = {
-    "protocol": ("name", "select", "votes", "val_fraction"),
+    "protocol": ("name", "select", "votes", "val_fraction", "vote_augment"),
     "data": ("name", "num_train", "num_test", "num_points"),
 }
+# Data settings (the last part of their names) that may differ within a table: the test clouds are the same.
+FREE_DATA = ("root", "pool_points", "shots_seed", "sampling_seed", "keep", "cache")
 
 
 @dataclass(frozen=True)
@@ -81,11 +88,24 @@ class Row:
             "train_seconds": statistics.fmean(run.result["train_seconds"] for run in self.runs),
             "epochs": first["epochs"],
             "protocol": first["protocol"],
+            "passes_per_cloud": self.votes,
+            "macs_all_votes": self.votes * self.cost["macs"]["executed"],
+            "test_seconds": self._test_seconds(),
             "seeds": list(self.seeds),
             "augment": first["augment"],
             "runs": [str(run.files.path) for run in self.runs],
             "per_seed": [{"seed": run.result["seed"], **run.result["metrics"]} for run in self.runs],
         }
+
+    @property
+    def votes(self) -> int:
+        """Forward passes of every test cloud."""
+        return int(self.runs[0].result["protocol"]["votes"])
+
+    def _test_seconds(self) -> float | None:
+        """Mean time of the evaluation on test; None where a result is older than this number."""
+        known = [run.result.get("evaluation") for run in self.runs]
+        return None if None in known else statistics.fmean(each["seconds"] for each in known if each)
 
     def seed_header(self) -> list[str]:
         """Name the columns of `seed_cells`."""
@@ -105,7 +125,8 @@ class Row:
     def cells(self) -> list[str]:
         """Return the cells of `RunTable.header`."""
         numbers = self.as_json()
-        size = numbers["adapter_bytes"]
+        size, seconds = numbers["adapter_bytes"], numbers["test_seconds"]
+        votes = [units.giga(numbers["macs_all_votes"]), "?" if seconds is None else units.duration(seconds)]
         return [
             self.label,
             *(_mean_and_deviation(*self.metric(headline.key)) for headline in self.headlines),
@@ -117,6 +138,7 @@ class Row:
             protocol_name(numbers["protocol"]),
             " ".join(map(str, self.seeds)),
             numbers["augment"],
+            *(votes if self.votes > 1 else ()),
         ]
 
 
@@ -135,18 +157,25 @@ class RunTable:
     @property
     def header(self) -> tuple[str, ...]:
         """Names of the columns."""
-        return ("method", *(headline.label for headline in self.rows[0].headlines), *HEADER)
+        first = self.rows[0]
+        votes = VOTES_HEADER if first.votes > 1 else ()
+        return ("method", *(headline.label for headline in first.headlines), *HEADER, *votes)
 
     @property
     def title(self) -> str:
         """Data set, splits and units."""
         data = self.data
         return (
-            f"{data['name']}, {data['num_train']:,} training and {data['num_test']:,} test "
+            f"{data_name(data)}, {data['num_train']:,} training and {data['num_test']:,} test "
             f"{units.samples(data)}; {self._quantity} in percent, mean +- standard deviation over "
             "seeds; GMACs: linear and convolution layers, merged, one cloud (what papers call GFLOPs); "
-            "executed: attention and unmerged adapter included"
+            f"executed: attention and unmerged adapter included{self._votes}"
         )
+
+    @property
+    def _votes(self) -> str:
+        votes = self.rows[0].votes
+        return f"; all votes: executed, {votes} forward passes a cloud" if votes > 1 else ""
 
     @property
     def _quantity(self) -> str:
@@ -198,7 +227,9 @@ def make_table(folders: Sequence[str | Path]) -> RunTable:
         names = " and ".join(tasks)
         raise ReportError(f"These runs cannot stand in one table, they are of {names}. Make a table of each.")
     for section, keys in COMPARED.items():
-        _refuse_mixture(runs, section, keys)
+        sections = [{key: run.result[section].get(key) for key in keys} for run in runs]
+        _refuse_mixture(runs, "protocols" if section == "protocol" else "data sets", sections)
+    _refuse_mixture(runs, "data sets", [_test_data(run) for run in runs])
     groups: dict[str, list[RunRecord]] = {}
     for run in runs:
         groups.setdefault(json.dumps(_settings(run), sort_keys=True), []).append(run)
@@ -207,7 +238,7 @@ def make_table(folders: Sequence[str | Path]) -> RunTable:
         _refuse_repeats(members)
         ordered = tuple(sorted(members, key=lambda run: run.result["seed"]))
         rows.append(Row(_label(members[0], runs), ordered, run_cost(members[0].cfg)))
-    return RunTable(tuple(rows), dict(runs[0].result["data"]))
+    return RunTable(tuple(rows), {**runs[0].result["data"], **describe_data(runs[0].cfg.data)})
 
 
 def task_of(result: Mapping[str, Any]) -> str:
@@ -223,6 +254,14 @@ def protocol_name(protocol: Mapping[str, Any]) -> str:
     return f"{protocol['name']}, {chosen}{votes}"
 
 
+def data_name(data: Mapping[str, Any]) -> str:
+    """Name data with their folder, which tells a substitute: "scanobjectnn obj_only (lidar)"."""
+    if "source" in data:
+        return f"{data['name']} of {data_name(data['source'])}"
+    name = " ".join(data[key] for key in ("name", "variant") if key in data)
+    return f"{name} ({data['folder']})" if "folder" in data else name
+
+
 def _mean_and_deviation(mean: float, deviation: float | None) -> str:
     return units.percent(mean) + (f" +- {units.percent(deviation)}" if deviation is not None else "")
 
@@ -232,15 +271,22 @@ def _settings(run: RunRecord) -> dict[str, Any]:
     return {key: value for key, value in run_identity(run.cfg).items() if key not in WITHOUT_MEANING}
 
 
-def _refuse_mixture(runs: Sequence[RunRecord], section: str, keys: Sequence[str]) -> None:
-    """Raise if a section of the results is not the same everywhere."""
+def _test_data(run: RunRecord) -> dict[str, Any]:
+    """List the settings that decide which clouds a run was tested on."""
+    settings = run_identity(run.cfg)
+    return {
+        key: value
+        for key, value in settings.items()
+        if key.startswith("data.") and key.rpartition(".")[2] not in FREE_DATA
+    }
+
+
+def _refuse_mixture(runs: Sequence[RunRecord], what: str, sections: Sequence[Mapping[str, Any]]) -> None:
+    """Raise if what is said of the runs is not the same of all of them."""
     first = runs[0]
-    for run in runs[1:]:
-        before = {key: first.result[section].get(key) for key in keys}
-        now = {key: run.result[section].get(key) for key in keys}
-        different = differences(before, now)
+    for run, now in zip(runs[1:], sections[1:], strict=True):
+        different = differences(sections[0], now)
         if different:
-            what = "protocols" if section == "protocol" else "data sets"
             raise ReportError(
                 f"These runs cannot stand in one table, their {what} differ: {first.files.path} and "
                 f"{run.files.path}: {'; '.join(different)}. Make a table of each."

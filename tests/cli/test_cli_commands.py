@@ -79,6 +79,9 @@ def test_eval_takes_other_data_and_another_protocol(invoke, finished_run):
     evaluated = json.loads(done.stdout)
     assert evaluated["data"]["num_test"] == 30
     assert evaluated["protocol"]["votes"] == 2
+    assert evaluated["evaluation"]["passes_per_cloud"] == 2
+    assert evaluated["evaluation"]["macs"] > 0
+    assert evaluated["evaluation"]["seconds"] > 0
 
 
 @pytest.mark.slow
@@ -263,7 +266,8 @@ def test_seeds_are_run_one_by_one_and_averaged(invoke, config, tmp_path):
     assert "seed by seed" in (tmp_path / "runs/tiny_seeds.md").read_text()
     again = invoke("train", "--config", config, "--seeds", "0,1")  # finished runs are not trained again
     assert "tiny_seeds.md" in again.stdout
-    assert json.loads((tmp_path / "runs/tiny_seed0/result.json").read_text()) == runs[0]
+    repeated = json.loads((tmp_path / "runs/tiny_seed0/result.json").read_text())
+    assert {**repeated, "evaluation": runs[0]["evaluation"]} == runs[0]  # evaluated again, in another time
 
 
 @pytest.mark.parametrize("seeds", ["a", "1-0", "0,,1", "0,0", "-1"])

@@ -285,6 +285,22 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched(
     assert all(torch.equal(saved[key], value) for key, value in trainer.model.adapter_state().items())
 
 
+def test_what_a_refused_step_leaves_is_from_before_its_forward_pass(tmp_path: Path) -> None:
+    cfg = tiny_config({"adapter": {"method": "full"}})
+    model = build_model(cfg.model)
+    with torch.no_grad():
+        model.get_submodule("head.8").bias[1] = math.nan  # type: ignore[index, operator]
+    before = {name: value.clone() for name, value in model.named_buffers() if "running" in name}
+    trainer = Trainer(cfg, run_dir=tmp_path, model=model)
+    with pytest.raises(NonFiniteLossError):
+        trainer.fit()
+    saved = load_checkpoint(tmp_path / "nonfinite-step-1.safetensors")["model"]
+    tracked = [name for name in before if f"model.{name}" in saved]
+    assert tracked
+    assert all(torch.equal(saved[f"model.{name}"], before[name]) for name in tracked)
+    assert all(torch.equal(dict(model.named_buffers())[name], before[name]) for name in tracked)
+
+
 def test_without_a_terminal_lines_go_to_standard_error_only(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

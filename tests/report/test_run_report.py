@@ -24,6 +24,17 @@ def test_the_page_says_what_was_reached_how_and_with_what(write_run):
         assert expected in text
 
 
+def test_the_page_says_what_votes_cost(write_run):
+    changes = {
+        "protocol": {"name": "honest", "select": "last", "votes": 4, "val_fraction": 0.0},
+        "evaluation": {"passes_per_cloud": 4, "seconds": 2.5},
+    }
+    text = write_report(write_run("a", result_changes=changes)).read_text()
+    assert "| votes: forward passes of a test cloud | 4 |" in text
+    assert "| GMACs executed, all votes |" in text
+    assert "| time of the evaluation on test | 2.5 s |" in text
+
+
 def test_classes_come_hardest_first_and_absent_ones_are_left_out(write_run):
     text = write_report(write_run("a")).read_text()
     places = [text.index(f"| {name} |") for name in ("chair", "sofa", "table", "bed")]

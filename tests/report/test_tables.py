@@ -146,3 +146,40 @@ def test_another_ending_is_refused(write_run, tmp_path):
 )
 def test_protocols_are_named(select, votes, text):
     assert protocol_name({"name": "honest", "select": select, "votes": votes}) == text
+
+
+VOTED = {"protocol": {"name": "honest", "select": "last", "votes": 10, "val_fraction": 0.0}}
+
+
+def test_votes_say_what_they_cost(write_run):
+    spent = {**VOTED, "evaluation": {"passes_per_cloud": 10, "seconds": 3.5}}
+    table = make_table([write_run("a", result_changes=spent)])
+    (row,) = cells(table)
+    assert row["test time"] == "3.5 s"
+    assert float(row["GMACs, all votes"]) == pytest.approx(10 * float(row["GMACs executed"]), abs=1e-3)
+    assert "10 forward passes a cloud" in table.title
+    assert table.as_json()["rows"][0]["passes_per_cloud"] == 10
+
+
+def test_results_from_before_the_time_was_taken_are_read(write_run):
+    assert cells(make_table([write_run("a", result_changes=VOTED)]))[0]["test time"] == "?"
+
+
+def test_without_votes_there_is_no_column_for_them(write_run):
+    assert "test time" not in make_table([write_run("a")]).header
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"noise": 0.01}])
+def test_other_test_clouds_of_the_same_number_are_refused(write_run, changes):
+    data = {"name": "procedural", "classes": ["bed", "chair", "desk", "sofa", "table"], "num_points": 64}
+    here = write_run("a", method="full", changes={"data": data})
+    there = write_run("b", changes={"data": {**data, **changes}})
+    with pytest.raises(ReportError, match=rf"data\.{next(iter(changes))}: "):
+        make_table([here, there])
+
+
+def test_a_substitute_is_named_by_its_folder(write_run):
+    data = {"name": "scanobjectnn", "variant": "obj_only", "root": "data/lidar_scans", "num_points": 64}
+    assert make_table([write_run("a", changes={"data": data})]).title.startswith(
+        "scanobjectnn obj_only (lidar_scans), 20 training"
+    )
