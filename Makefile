@@ -29,10 +29,13 @@ venv: $(VENV)/core
 venv-dev: $(VENV)/dev
 native: $(VENV)/native
 
-# open3d needs libusb, libGL, libgomp and libX11 of the system; installed where apt-get is there and may be used
+# open3d needs libusb, libGL, libgomp and libX11 of the system, the tests of the viewer need a browser; installed where
+# apt-get is there and may be used. Without a browser its tests are skipped.
 system:
-	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && ! ldconfig -p | grep -q libusb-1.0; then \
-		apt-get update -qq && apt-get install -qq -y libusb-1.0-0 libgl1 libgomp1 libx11-6; fi
+	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && \
+		! { ldconfig -p | grep -q libusb-1.0 && command -v chromium >/dev/null && command -v chromedriver >/dev/null; }; then \
+		apt-get update -qq && apt-get install -qq -y --no-install-recommends \
+			libusb-1.0-0 libgl1 libgomp1 libx11-6 chromium chromium-driver fonts-dejavu-core; fi
 
 demo: venv
 	$(BIN)/pcl-clora demo

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 
 PART_COLOURS = (
-    "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#0072b2", "#d55e00", "#999999",
+    "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#0072b2", "#d55e00", "#4d4d4d",
     "#332288", "#44aa99", "#999933", "#cc6677", "#882255", "#88ccee", "#117733", "#ddcc77", "#aa4499",
 )  # fmt: skip
-"""Colours of parts: those of Okabe and Ito (Color Universal Design, 2008), then Paul Tol's muted set."""
+"""Colours of parts: seven of Okabe and Ito (Color Universal Design, 2008) and a grey, then Paul Tol's muted set."""
 
 _VIRIDIS = (
     (68, 1, 84), (72, 24, 106), (71, 45, 123), (66, 64, 134), (59, 82, 139), (51, 99, 141), (44, 114, 142),

@@ -141,13 +141,13 @@
   }
 
   // ---- cameras ----------------------------------------------------------------------------------------------
-  const startCamera = () => ({ turn: 0.6, tilt: 0.32, distance: 3.75, x: 0, y: 0, z: 0 });
+  const startCamera = () => ({ turn: 0.6, tilt: 0.32, distance: 3.95, x: 0, y: 0, z: 0 });
   function axes(camera) {
     const ct = Math.cos(camera.turn), st = Math.sin(camera.turn), cp = Math.cos(camera.tilt), sp = Math.sin(camera.tilt);
     return { right: [ct, 0, -st], up: [-st * sp, cp, -ct * sp], back: [st * cp, sp, ct * cp] };
   }
   const dot = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
-  function viewMatrix(camera, aspect) {
+  function viewMatrix(camera, aspect, aside) {
     const { right, up, back } = axes(camera), target = [camera.x, camera.y, camera.z];
     const eye = target.map((value, k) => value + back[k] * camera.distance);
     const f = 1 / Math.tan(FIELD / 2), narrow = Math.min(aspect, 1);
@@ -157,7 +157,7 @@
     const out = new Float32Array(16);
     for (let c = 0; c < 4; c++) {
       const column = [0, 1, 2].map((row) => (data.up === "z" ? [rows[row][0], -rows[row][2], rows[row][1], rows[row][3]] : rows[row])[c]);
-      out[4 * c] = fx * column[0];
+      out[4 * c] = fx * column[0] - aside * column[2];
       out[4 * c + 1] = fy * column[1];
       out[4 * c + 2] = a * column[2] + (c === 3 ? b : 0);
       out[4 * c + 3] = -column[2];
@@ -197,7 +197,7 @@
     gl.useProgram(program);
     gl.viewport(box.x, box.y, box.w, box.h);
     gl.enable(gl.DEPTH_TEST);
-    const { matrix, fy } = viewMatrix(panel.camera, box.w / Math.max(box.h, 1));
+    const { matrix, fy } = viewMatrix(panel.camera, box.w / Math.max(box.h, 1), panel.legend.hidden || box.w > 560 * box.ratio ? 0 : 0.14);
     gl.uniformMatrix4fv(uniforms.view, false, matrix);
     gl.uniform1i(uniforms.picking, picking ? 1 : 0);
     const ball = Math.min(1.45 / Math.sqrt(points.count), 0.1) * state.size;
