@@ -108,6 +108,35 @@ struct Sort64 {
     merge<1>(v + 2);
     merge<2>(v);
   }
+  // Sorts 64 keys to two ascending runs of 32. First down the columns of 8 vectors, which costs a minimum and a
+  // maximum for two vectors; a transpose makes 8 ascending vectors of the columns.
+  void sort32_twice(__m512i* v) const {
+    static constexpr int kPairs[19][2] = {
+        {0, 1}, {2, 3}, {4, 5}, {6, 7}, {0, 2}, {1, 3}, {4, 6}, {5, 7}, {1, 2}, {5, 6},
+        {0, 4}, {3, 7}, {1, 5}, {2, 6}, {1, 4}, {3, 6}, {2, 4}, {3, 5}, {3, 4}};
+#pragma GCC unroll 19
+    for (const auto& pair : kPairs) order(v[pair[0]], v[pair[1]]);
+    transpose(v);
+    for (int i = 0; i < 8; i += 2) merge<1>(v + i);
+    merge<2>(v);
+    merge<2>(v + 4);
+  }
+  static void transpose(__m512i* v) {
+    __m512i two[8], four[8];
+    for (int i = 0; i < 8; i += 2) {
+      two[i] = _mm512_unpacklo_epi64(v[i], v[i + 1]);
+      two[i + 1] = _mm512_unpackhi_epi64(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+      for (int j = 0; j < 2; ++j) {
+        four[i + j] = _mm512_shuffle_i64x2(two[i + j], two[i + j + 2], 0x88);
+        four[i + j + 2] = _mm512_shuffle_i64x2(two[i + j], two[i + j + 2], 0xDD);
+      }
+    for (int i = 0; i < 4; ++i) {
+      v[i] = _mm512_shuffle_i64x2(four[i], four[i + 4], 0x88);
+      v[i + 4] = _mm512_shuffle_i64x2(four[i], four[i + 4], 0xDD);
+    }
+  }
   // a[0..4) keeps the 32 smallest of the ascending runs a and b, ascending.
   void keep32(__m512i* a, const __m512i* b) const {
     for (int i = 0; i < 4; ++i) a[i] = _mm512_min_epu64(a[i], reverse(b[3 - i]));
@@ -120,13 +149,27 @@ static inline void sort_smallest32(uint64_t* keys, int64_t count) {
   const Sort64 net;
   const int64_t padded = (count + 31) / 32 * 32;
   for (int64_t i = count; i < padded; ++i) keys[i] = ~uint64_t{0};
-  __m512i best[4], next[4];
-  for (int i = 0; i < 4; ++i) best[i] = _mm512_loadu_si512(keys + 8 * i);
-  net.sort32(best);
-  for (int64_t from = 32; from < padded; from += 32) {
-    for (int i = 0; i < 4; ++i) next[i] = _mm512_loadu_si512(keys + from + 8 * i);
-    net.sort32(next);
+  __m512i best[4], next[8];
+  const auto load = [&](__m512i* v, int64_t from, int num) {
+    for (int i = 0; i < num; ++i) v[i] = _mm512_loadu_si512(keys + from + 8 * i);
+  };
+  int64_t from = 0;
+  if (padded % 64 != 0) {
+    load(best, 0, 4);
+    net.sort32(best);
+    from = 32;
+  } else {
+    load(next, 0, 8);
+    net.sort32_twice(next);
+    net.keep32(next, next + 4);
+    for (int i = 0; i < 4; ++i) best[i] = next[i];
+    from = 64;
+  }
+  for (; from < padded; from += 64) {
+    load(next, from, 8);
+    net.sort32_twice(next);
     net.keep32(best, next);
+    net.keep32(best, next + 4);
   }
   for (int i = 0; i < 4; ++i) _mm512_storeu_si512(keys + 8 * i, best[i]);
 }
