@@ -308,3 +308,26 @@ def test_tensorboard_gets_reconstructions(tmp_path: Path) -> None:
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")  # of processes that tests start
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("point_mae_tiny", {}),
+        ("pcp_mae", {}),
+        ("pointgpt_s", {}),
+        ("recon", {}),
+        ("point_mae", {"pretraining": {"mask": "block", "loss": "chamfer_l1", "embed": "visible"}}),
+    ],
+)
+def test_other_backbones_and_masks_run_in_the_same_loop(
+    tmp_path: Path, name: str, other: Mapping[str, Any]
+) -> None:
+    values = {key: value for key, value in VALUES.items() if key != "probe"}
+    model = {"name": name, "task": "pretraining", **SIZES, **other}
+    cfg = build(
+        RunConfig, {**values, "model": model, "optim": {"epochs": 1, "batch_size": 12, "warmup_epochs": 0}}
+    )
+    result = Trainer(cfg, run_dir=tmp_path).fit()
+    assert 0 < result.metrics.loss < 10
