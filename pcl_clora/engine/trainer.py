@@ -21,6 +21,7 @@ from pcl_clora.engine.evaluate import autocast, evaluate, evaluation_mode
 from pcl_clora.engine.interrupt import PoliteStop, TrainingInterrupted
 from pcl_clora.engine.logging import Event, RunLog
 from pcl_clora.engine.optim import build_optimizer, rate_at, trained_parameters
+from pcl_clora.engine.pictures import draw_segmentations
 from pcl_clora.engine.pretraining import FeatureProbe, draw_reconstructions, first_clouds
 from pcl_clora.engine.run_folder import RunFolder, environment
 from pcl_clora.engine.seed import deterministic_mode, make_generator, seed_everything
@@ -244,6 +245,11 @@ class Trainer:
         epoch = min(self.state.epoch, cfg.optim.epochs - 1)
         place = {"step": self.state.step, "epoch": epoch, "split": split, "purpose": purpose}
         self._log.emit({"kind": "eval", **place, **metrics.summary()})
+        if self._log.takes_pictures:
+            loader, points = self.data.split(split), cfg.data.num_points
+            pixels = draw_segmentations(self.model, loader, self.data.task, points, self.device)
+            if pixels is not None:
+                self._log.picture(f"{split}: truth, prediction, errors", pixels, self.state.step)
         return metrics
 
     def _finish(self) -> RunResult:

@@ -11,6 +11,7 @@ from pcl_clora.engine.state import describe_data
 from pcl_clora.io import write_text
 from pcl_clora.report import units
 from pcl_clora.report.curve import curve_csv, curve_metric, plot_curve, read_curve
+from pcl_clora.report.pictures import plot_bars, plot_confusion
 from pcl_clora.report.records import RunRecord, read_run, run_cost
 from pcl_clora.report.tables import CLASS_TABLES, data_name, protocol_name, task_of
 
@@ -19,7 +20,10 @@ MAX_CONFUSIONS = 10
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Write report.md, curve.csv and, with matplotlib, curve.png into the folder of a finished run.
+    """Write report.md, curve.csv and, with matplotlib, pictures into the folder of a finished run.
+
+    The pictures are curve.png, confusion.png (classification), and per_class.png or per_category.png and
+    per_part.png. The reliability plot is shown where `pcl-clora eval --calibration` has drawn it.
 
     Returns:
         The path of report.md.
@@ -34,7 +38,7 @@ def write_report(run_dir: str | Path) -> Path:
         _head(run),
         _result(run),
         _cost(run),
-        _classes(run.result),
+        _classes(run.result, folder),
         _curve(curve, folder),
         _repeat(run),
     ]
@@ -110,7 +114,7 @@ def _votes(run: RunRecord, macs: int) -> list[tuple[str, str]]:
     ]
 
 
-def _classes(result: Mapping[str, Any]) -> str:
+def _classes(result: Mapping[str, Any], folder: Path) -> str:
     metrics = result["metrics"]
     sections = []
     for key, name, quantity in CLASS_TABLES:
@@ -119,7 +123,10 @@ def _classes(result: Mapping[str, Any]) -> str:
             rows = [(label, units.percent(value)) for value, label in known]
             plural = {"class": "Classes", "category": "Categories", "part": "Parts"}[name]
             table = units.markdown_table((name, f"{quantity}, percent"), rows)
-            sections.append(f"## {plural}, hardest first\n\n{table}")
+            picture = ""
+            if plot_bars(metrics[key], quantity, folder / f"{key}.png"):
+                picture = f"![{quantity} of every {name}]({key}.png)\n\n"
+            sections.append(f"## {plural}, hardest first\n\n{picture}{table}")
     text = "\n\n".join(sections)
     confusions = (
         _confusions(metrics["confusion"], list(metrics["per_class"])) if "confusion" in metrics else ()
@@ -127,6 +134,12 @@ def _classes(result: Mapping[str, Any]) -> str:
     if confusions:
         text += "\n\nMost frequent confusions:\n\n"
         text += units.markdown_table(("true", "said", "clouds"), confusions)
+    if "confusion" in metrics and plot_confusion(
+        metrics["confusion"], list(metrics["per_class"]), folder / "confusion.png"
+    ):
+        text += "\n\n![confusion matrix](confusion.png)"
+    if (folder / "calibration.png").is_file():
+        text += "\n\n## Are confidences true?\n\n![reliability](calibration.png)"
     return text
 
 
