@@ -155,6 +155,13 @@ class Build(build_ext):
         head = '"""Written by setup.py: what the library beside this file was built with."""\n\n'
         (library.parent / "_build.py").write_text(f"{head}BUILD = {{\n{text}\n}}\n", encoding="utf-8")
 
+    def copy_extensions_to_source(self) -> None:
+        """Where the library is built in place (pip install -e), put what it was built with beside it."""
+        super().copy_extensions_to_source()
+        for ext in self.extensions:
+            source = HERE / ext.name.partition(".")[0]
+            shutil.copyfile(Path(self.build_lib) / source.name / "_build.py", source / "_build.py")
+
     @staticmethod
     def isas() -> list[str]:
         """Return the objects of the instruction sets of this kind of processor, the baseline first."""

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -250,3 +251,40 @@ def test_no_cloud_takes_much_longer_than_a_random_one(kind):
     fastest = min(seconds_of(random) for _ in range(3))
     # Looking at all pairs would take about 60 times as long.
     assert min(seconds_of(points) for _ in range(3)) < 8 * fastest
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", ["squares overflow", "denormal"])
+@pytest.mark.parametrize("num_points", [65, 1024, 4096])
+def test_the_smallest_and_the_largest_coordinates_are_sorted_as_by_the_reference(dtype, size, num_points):
+    scale = {torch.float32: (1e30, 1e-42), torch.float64: (1e200, 1e-310)}[dtype][size == "denormal"]
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(2, num_points, 3, dtype=dtype, generator=generator) * scale
+    asked = [lambda: OPS.group_points(points, 16, 33), lambda: OPS.knn(points, points[:, :9], 65)]
+    found = [ask() for ask in asked]
+    with use_backend("reference"):
+        expected = [ask() for ask in asked]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_python_threads_may_call_at_once():
+    points = make_cloud("random", 4, 2048)
+    expected = OPS.group_points(points, 128, 32)[2]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: OPS.group_points(points, 128, 32)[2], range(24)))
+    assert all(torch.equal(answer, expected) for answer in answers)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_process_computes_too():
+    points = make_cloud("random", 2, 2048)
+    expected = OPS.group_points(points, 64, 16)[2]
+    loader = torch.utils.data.DataLoader(
+        [points] * 2,
+        batch_size=None,
+        num_workers=1,
+        multiprocessing_context="fork",
+        collate_fn=lambda cloud: OPS.group_points(cloud, 64, 16)[2],
+    )
+    assert all(torch.equal(answer, expected) for answer in loader)
