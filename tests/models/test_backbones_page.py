@@ -26,6 +26,11 @@ def test_parameters_are_those_of_the_network(name):
     assert count(meta_model(name, num_classes=15))[0] == int(ROWS[name].replace(",", ""))
 
 
+def test_no_row_of_a_table_is_there_twice():
+    rows = re.findall(r"^\| `(\w+)` \| \d+ \|", PAGE, re.MULTILINE)
+    assert sorted(rows) == sorted(TENSORS)
+
+
 @pytest.mark.parametrize("name", TENSORS)
 def test_tensors_of_pretraining_forms_are_those_of_the_network(name):
     assert count(meta_model(name, task="pretraining", num_groups=64))[1] == int(TENSORS[name])
