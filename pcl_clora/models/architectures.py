@@ -55,10 +55,15 @@ class Identity:
         if not self.model:
             return ""
         task = task or self.task or "classification"
+        if task == "pretraining" and self.model in WITHOUT_PRETRAINING:
+            task = "classification"
         shown = {"task": repr(task)} if task != "classification" else {}
         shown |= {name: repr(value) for name, value in self.sizes_for(task).items()}
         return f'create_model("{self.model}", ' + ", ".join(f"{k}={v}" for k, v in shown.items()) + ")"
 
+
+# Networks whose pre-training files are known, but that have no pre-training form here.
+WITHOUT_PRETRAINING = ("act",)
 
 # Settings that only one task has -> the task.
 TASK_SIZES = {

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from pcl_clora.models import WeightsError, create_model
+from pcl_clora.models.architectures import Identity
 from pcl_clora.models.comparison import compare_weights, group_of
 from pcl_clora.models.inspection import inspect_weights
 
@@ -170,3 +171,8 @@ def test_a_file_of_nobody_here_loads_into_nothing(tmp_path):
 def test_what_cannot_be_read_cannot_be_inspected(tmp_path):
     with pytest.raises(WeightsError, match="does not exist"):
         inspect_weights(tmp_path / "gone.pth")
+
+
+def test_the_call_for_a_pretraining_file_of_act_is_one_that_works():
+    call = Identity("act", "ACT", "pretraining", sizes={"embed_dim": 48, "depth": 2}).as_call()
+    assert call == 'create_model("act", embed_dim=48, depth=2)'
