@@ -48,7 +48,7 @@ _DTYPES = {
 # What a file begins with when it is something else, saved under the name of a weights file.
 _OTHER_CONTENT: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (
-        re.compile(rb"\s*<(!doctype|html|head|\?xml)", re.IGNORECASE),
+        re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|!--|html|head|\?xml)", re.IGNORECASE),
         "is a web page: the download asked for a login or a confirmation. Get the file itself",
     ),
     (
@@ -200,6 +200,11 @@ def _unpickle(path: Path, start: bytes) -> object:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if asked is None and re.match(rb"\x80[\x02-\x05]", start):
+            raise WeightsError(
+                f"{path} is a bare pickle, which torch.save did not write; reading it could run code, and it "
+                "was refused. Save its state dict as safetensors where you trust it."
+            ) from error
         if asked is None:
             raise WeightsError(f"{path} is not a torch file, or not a complete one; get it again.") from error
         raise WeightsError(

@@ -92,11 +92,13 @@ def load_weights(
         The report; print it.
 
     Raises:
-        WeightsError: if nothing matches, a backbone tensor is missing (unless allow_partial), a shape
-            differs, a value is nan or infinite, or the file is refused (see `models.containers`). The model
+        WeightsError: if the model carries an adapter, nothing matches, a backbone tensor is missing (unless
+            allow_partial), a shape differs, a value is nan, infinite or too large for the model's dtype, or
+            the file is refused (see `models.containers`). The model
             is then unchanged.
     """
     opened = open_source(source, getattr(model, "config", None))
+    _refuse_adapted(model, opened.label)
     matched = match(model, opened.checkpoint)
     _refuse(model, opened.label, matched, len(opened.checkpoint.tensors), allow_partial)
     _refuse_values(model, opened, matched)
@@ -153,6 +155,17 @@ def _casts(model: nn.Module, checkpoint: Checkpoint, matched: Match) -> dict[str
     return dict(kinds)
 
 
+def _refuse_adapted(model: nn.Module, label: str) -> None:
+    """Refuse a model whose layers were replaced, since its tensors are called differently."""
+    if isinstance(getattr(model, "base", None), nn.Module) or any(
+        ".base_layer." in name for name in model.state_dict()
+    ):
+        raise WeightsError(
+            f"{label}: the model ({type(model).__name__}) carries an adapter; load weights into the plain "
+            "model, before attach_adapter(), or merge the adapter first."
+        )
+
+
 def _refuse(model: nn.Module, label: str, matched: Match, num_keys: int, allow_partial: bool) -> None:
     if not matched.found and not matched.wrong_shape:
         keys = ", ".join(list(matched.unexpected)[:5])
@@ -184,13 +197,25 @@ def _refuse_values(model: nn.Module, opened: Source, matched: Match) -> None:
     """Refuse what cannot be cast, and nan or infinity in what would be loaded; reads each tensor once."""
     own, checkpoint = model.state_dict(), opened.checkpoint
     for name, key in matched.found.items():
-        kind = checkpoint.like(key).dtype
+        like = checkpoint.like(key)
+        kind = like.dtype
+        if like.layout is not torch.strided:
+            raise WeightsError(f"{opened.label}: {key} is {like.layout}; save its to_dense() instead.")
         if own[name].is_floating_point() and not kind.is_floating_point:
             raise WeightsError(
                 f"{opened.label}: {key} holds {kind} where the model has {own[name].dtype}; quantised files "
                 "are not supported, take the file in full or half precision."
             )
-    bad = {key: n for key in matched.found.values() if (n := count_not_finite(checkpoint.tensors[key]))}
+    bad: dict[str, int] = {}
+    for name, key in matched.found.items():
+        tensor = checkpoint.tensors[key]
+        if count := count_not_finite(tensor):
+            bad[key] = count
+        elif count_not_finite(tensor.to(own[name].dtype)):
+            raise WeightsError(
+                f"{opened.label}: {key} ({tensor.dtype}) holds values up to {float(tensor.abs().max()):g}, "
+                f"which {own[name].dtype} of the model cannot hold; load into a model of a wider type."
+            )
     if bad:
         key, count = next(iter(bad.items()))
         raise WeightsError(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pcl_clora.adapters import attach_adapter
 from pcl_clora.models import WeightsError, create_model, load_weights
 from pcl_clora.models.containers import open_checkpoint, read_state_dict
 
@@ -47,8 +48,14 @@ def test_a_pickle_that_would_make_a_file_makes_none(tmp_path, monkeypatch, write
     monkeypatch.chdir(tmp_path)
     content = {"at the top": Evil(), "beside": {"model": {}, "x": Evil()}, "inside": {"model": {"w": Evil()}}}
     WRITERS[writer](content[place], tmp_path / "evil.pth")
-    refused(make(), tmp_path / "evil.pth", r"evil\.pth (asks to run code|is not)")
+    refused(make(), tmp_path / "evil.pth", r"evil\.pth (asks to run code|is not|is a bare pickle)")
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_bare_pickle_is_named_as_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil(), protocol=4))
+    refused(make(), tmp_path / "evil.pth", "is a bare pickle, .* could run code, and it was refused")
 
 
 def test_what_a_hostile_file_asked_for_is_named(tmp_path, monkeypatch):
@@ -75,6 +82,8 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, suffix, keep):
     ("content", "match"),
     [
         ("<!DOCTYPE html><html><body>Sign in</body></html>", "is a web page: the download asked for a login"),
+        ("\ufeff<html><body>404</body></html>", "is a web page"),
+        ("<!-- saved --><html></html>", "is a web page"),
         ("\n <html><body>404</body></html>", "is a web page"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "pointer of git-lfs"),
         ('{"error": "not found"}', "is json text"),
@@ -130,6 +139,39 @@ def test_values_that_are_no_numbers_are_refused_and_counted(tmp_path, bad, as_fi
 def test_bad_values_in_what_is_left_out_do_no_harm():
     state = dict(make().state_dict()) | {"mask_token": torch.full((1, 1, 48), float("nan"))}
     assert load_weights(make(), state).unexpected == {"mask_token": "used in pre-training only"}
+
+
+@pytest.mark.parametrize(("kind", "wide"), [("float16", "float32"), ("float32", "float64")])
+def test_values_too_large_for_the_type_of_the_model_are_refused(kind, wide):
+    model, state = (
+        make().to(getattr(torch, kind)),
+        {
+            name: value.to(getattr(torch, wide)) if value.is_floating_point() else value
+            for name, value in make().state_dict().items()
+        },
+    )
+    state["norm.weight"][3] = 2.0 * torch.finfo(getattr(torch, kind)).max
+    refused(
+        model, state, rf"norm\.weight \(torch\.{wide}\) holds values up to .*{kind} of the model cannot hold"
+    )
+
+
+def test_a_sparse_tensor_is_named():
+    state = make().state_dict()
+    state["norm.weight"] = state["norm.weight"].to_sparse()
+    refused(make(), state, "norm.weight is torch.sparse_coo; save its to_dense")
+
+
+@pytest.mark.parametrize("method", ["clora", "lora", "linear_probe", "full"])
+def test_an_adapted_model_is_refused_with_the_right_order(method):
+    adapted = attach_adapter(make(), {"method": method})
+    refused(adapted, make().state_dict(), r"carries an adapter; .* before attach_adapter\(\)")
+
+
+def test_the_base_of_an_adapted_model_is_refused_even_in_part():
+    base = make()
+    attach_adapter(base, {"method": "clora"})
+    refused(base, make().state_dict(), "carries an adapter", allow_partial=True)
 
 
 def test_whole_numbers_where_weights_belong_are_refused():
