@@ -8,6 +8,7 @@ these while it is active; so compiled and exported graphs follow the choice too.
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -97,18 +98,19 @@ def _activate(name: str) -> None:
     if name not in _BACKENDS:
         raise ValueError(f"backend {name!r} is not known; pass one of {', '.join(map(repr, _BACKENDS))}.")
     kernels = _BACKENDS[name]()  # fails before anything has changed
-    if _active.library is not None:
-        _active.library._destroy()  # type: ignore[no-untyped-call]
-    _active = _Active(name)
     placed = [(op, key, kernel) for key in kernels for op, kernel in kernels[key].items()]
-    if not placed:
-        return
-    _active.library = Library(NAMESPACE, "IMPL")  # type: ignore[no-untyped-call]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="(?s).*[Oo]verriding a previously registered kernel")
-        for op, key, kernel in placed:
-            _active.library.impl(op, kernel, key, allow_override=True)  # type: ignore[no-untyped-call]
-            _active.serves[op, key] = "missing" if name == "native" else name  # that places refusals only
+    with _switching:
+        if _active.library is not None:
+            _active.library._destroy()  # type: ignore[no-untyped-call]
+        active = _Active(name)
+        if placed:
+            active.library = Library(NAMESPACE, "IMPL")  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="(?s).*[Oo]verriding a previously registered kernel")
+            for op, key, kernel in placed:
+                active.library.impl(op, kernel, key, allow_override=True)  # type: ignore[union-attr]
+                active.serves[op, key] = "missing" if name == "native" else name  # that places refusals only
+        _active = active
 
 
 def _of_native() -> dict[str, Kernels]:
@@ -168,6 +170,7 @@ _BACKENDS: dict[str, Callable[[], dict[str, Kernels]]] = {
     "pointnet2": _of_pointnet2,
 }
 _active = _Active("none")
+_switching = threading.Lock()  # a library that two threads take away is taken away twice
 _compiled: set[tuple[str, str]] = set()  # (op, dispatch key) that pcl-clora-ops has a kernel for
 
 

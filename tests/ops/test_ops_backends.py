@@ -1,6 +1,7 @@
 """Backends are chosen openly: by name, for a while or for good, and what cannot be had is refused."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
 import fake_pointnet2
@@ -81,6 +82,22 @@ def test_a_function_call_holds_until_the_next(wrong_ties):
     finally:
         ops.use_backend("auto")
     assert ops.report()["knn"] in ("native", "reference")
+
+
+def test_threads_may_choose_at_the_same_time():
+    def choose_often(name):
+        for _ in range(20):
+            with ops.use_backend(name):
+                pass
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(choose_often, ["reference", "auto"] * 2))
+    finally:
+        ops.use_backend("auto")
+    points = make_cloud("random", 1, 30)
+    expected = reference.farthest_point_sample(points, 5)
+    assert torch.equal(ops.farthest_point_sample(points, 5), expected)
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
