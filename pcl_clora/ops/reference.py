@@ -280,7 +280,7 @@ def _pieces(points: Tensor, queries: Tensor) -> Iterator[tuple[slice, slice]]:
     _, batch, num_points = points.shape
     num_queries = queries.shape[2]
     budget = _budget(points)
-    if num_queries == 0:
+    if num_queries == 0 or num_points == 0:
         return
     if num_queries * num_points <= budget:
         step = budget // (num_queries * num_points)

@@ -78,3 +78,8 @@ def test_without_the_check_non_finite_points_still_give_indices_in_range(num_poi
         reference._knn(planes, queries, 2)[1],
     )
     assert all(idx.min() >= 0 and idx.max() < num_points for idx in found)
+
+
+def test_a_raw_ball_query_of_clouds_without_points_finds_nothing():
+    found = reference.ball_query(torch.zeros(2, 0, 3), torch.zeros(2, 4, 3), 0.5, 3)
+    assert torch.equal(found, torch.zeros(2, 4, 3, dtype=torch.int64))
