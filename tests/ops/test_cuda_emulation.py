@@ -1,5 +1,7 @@
 """The CUDA kernels, unchanged, thread by thread on the CPU, and proof that these tests can fail."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +104,15 @@ def test_what_a_device_would_hang_on_is_an_error(name, text, seed):
 def test_dynamic_shared_memory_ends_where_the_launch_says():
     with pytest.raises(EmulationError, match="use-after-poison"):
         experiment("reverse_by_dynamic_memory with too little", runner=emulated.in_sanitizers())
+
+
+def test_builds_that_nobody_used_for_long_are_deleted(tmp_path):
+    old, used = tmp_path / "old.o", tmp_path / "used.o"
+    old.touch()
+    used.touch()
+    os.utime(old, (0, 0))
+    build._prune(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["used.o"]
 
 
 # The kernels. The matrix of the ops runs them too, as the backend "emulated"; here every launch has its turn.

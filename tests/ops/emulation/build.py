@@ -6,12 +6,14 @@ the kernels that ship.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
+import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +27,7 @@ FAST = ("-std=c++17", "-fPIC", "-fno-gnu-unique", "-ffp-contract=off", *WARNINGS
 SANITIZED = (*FAST, "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1")
 MUTATED = ("-w", "-O0", "-DEMULATED_FLOAT_ONLY")  # used once, so the compiler is the slower part
 COMPILER = "g++"
+KEPT_DAYS = 14  # what nobody asked for that long belongs to sources that are gone
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,10 @@ def _key(flags: tuple[str, ...], *texts: str) -> str:
 def _run(target: Path, *arguments: str) -> None:
     """Compile or link what is not there yet. Test processes run side by side: one builds, the others wait."""
     if target.exists():
+        os.utime(target)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
+    _prune(target.parent)
     with (target.parent / f"{target.stem}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if target.exists():
@@ -128,3 +133,13 @@ def _run(target: Path, *arguments: str) -> None:
         if done.returncode != 0:
             raise RuntimeError(f"{COMPILER} failed for {target.name}:\n{done.stderr[-4000:]}")
         unfinished.replace(target)
+
+
+@cache
+def _prune(folder: Path) -> None:
+    """Delete what was not used for a long time, once per process and only where something new is built."""
+    oldest = time.time() - KEPT_DAYS * 24 * 3600
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process prunes too
+            if path.stat().st_mtime < oldest:
+                path.unlink()
