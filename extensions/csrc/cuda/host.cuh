@@ -25,6 +25,7 @@ using torch::stable::Tensor;
 using MaybeTensor = std::optional<Tensor>;
 
 inline void check_cuda(cudaError_t error, const char* what) {
+    if (error != cudaSuccess) cudaGetLastError();  // else the next launch would report it again
     STD_TORCH_CHECK(error == cudaSuccess, what, " failed: ", cudaGetErrorString(error));
 }
 
