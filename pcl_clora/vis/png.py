@@ -17,7 +17,8 @@ from pcl_clora.vis.panel import LabelLayer, Panel, ScalarLayer, check_panels
 PIXELS = 480  # sides of one panel
 DPI = 120
 MAX_LEGEND = 12  # names below a panel
-OPEN3D_LIBRARIES = "libusb-1.0-0 libgl1 libgomp1 libx11-6 libegl1"  # Debian's packages
+OPEN3D_LIBRARIES = "libusb-1.0-0 libgl1 libgomp1 libx11-6 libegl1"  # Debian's packages, to load it
+OPEN3D_DRAWING = "libvulkan1 mesa-vulkan-drivers libgl1-mesa-dri"  # and to draw without a display
 _VIEW = (0.6, 0.35)  # turn and tilt, as the raster has them
 
 
@@ -142,7 +143,7 @@ def _open3d_pixels(panel: Panel, up: str) -> np.ndarray:
     except (AttributeError, RuntimeError) as error:
         raise ImportError(
             f"Open3D cannot draw without a display here ({error}). On Debian and Ubuntu: apt-get install "
-            f"{OPEN3D_LIBRARIES} libgl1-mesa-dri; or use renderer='matplotlib'."
+            f"{OPEN3D_LIBRARIES} {OPEN3D_DRAWING}; or use renderer='matplotlib'."
         ) from None
     material = open3d.visualization.rendering.MaterialRecord()
     material.shader = "defaultUnlit"

@@ -1,0 +1,172 @@
+import struct
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import jaccard_score
+from torch import nn
+from vis_cases import page_data
+
+from pcl_clora.data import PartTaxonomy
+from pcl_clora.io import DataError, write_points
+from pcl_clora.predict import Predictor
+from pcl_clora.vis import render_html
+from pcl_clora.vis.files import read_cloud, read_labels
+from pcl_clora.vis.inspect import look
+from pcl_clora.vis.segmentation import cloud_iou, segment_points, segment_test_set, side_by_side
+
+
+@pytest.fixture(scope="module")
+def segmenter(segmentation_run):
+    return Predictor(segmentation_run)
+
+
+def hooks(model):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def test_the_attention_of_the_class_token_is_that_of_the_last_block(classification_run):
+    model = Predictor(classification_run).model
+    points = torch.rand(1, 48, 3, generator=torch.Generator().manual_seed(0))
+    before = model(points)
+
+    seen = look(model, points[0])
+
+    tokens = model.base.tokenize(points)
+    x = tokens.x
+    for block in model.base.blocks[:-1]:
+        x = block(x, tokens.pos, tokens)
+    block = model.base.blocks[-1]
+    qkv = block.attn.qkv(block.norm1(x + tokens.pos)).view(1, 9, 3, 2, 12).permute(2, 0, 3, 1, 4)
+    weights = F.scaled_dot_product_attention(qkv[0], qkv[1], torch.eye(9).expand(1, 2, 9, 9))
+    torch.testing.assert_close(seen.attention, 8 * weights[0, :, 0, 1:].mean(dim=0), atol=1e-5, rtol=1e-5)
+    assert seen.of_class_token
+    assert torch.equal(model(points), before)
+    assert hooks(model) == 0
+
+
+def test_without_a_class_token_the_attention_is_the_mean_and_shares_sum_to_one(segmenter):
+    points = torch.rand(48, 3, generator=torch.Generator().manual_seed(0))
+
+    seen = look(segmenter.model, points, torch.tensor(0))
+
+    assert not seen.of_class_token
+    assert float(seen.attention.mean()) == pytest.approx(1.0, abs=1e-5)
+    expected = torch.cdist(points, seen.center).argmin(dim=1)
+    assert torch.equal(seen.patch, expected)
+
+
+def test_hooks_are_removed_also_when_the_model_fails(segmenter):
+    with pytest.raises((TypeError, RuntimeError)):
+        look(segmenter.model, torch.rand(48, 3))  # the category is missing
+
+    assert hooks(segmenter.model) == 0
+
+
+def test_a_model_without_patches_is_refused():
+    class Holder:
+        base = nn.Linear(3, 3)
+
+    with pytest.raises(ValueError, match="Linear does not cut clouds into patches"):
+        look(Holder(), torch.rand(4, 3))
+
+
+def test_the_iou_of_a_cloud_is_the_jaccard_index_of_its_parts():
+    generator = np.random.default_rng(0)
+    taxonomy = PartTaxonomy.counted({"a": ["x"], "b": ["p", "q", "r"]})
+    truth, said = generator.integers(1, 4, 200), generator.integers(1, 4, 200)
+
+    ious, miou = cloud_iou(taxonomy, 1, truth, said)
+
+    expected = jaccard_score(truth, said, labels=[1, 2, 3], average=None)
+    assert [ious[part] for part in (1, 2, 3)] == pytest.approx(expected.tolist())
+    assert miou == pytest.approx(expected.mean())
+
+
+def test_a_cloud_of_the_test_set_shows_everything_that_is_known(segmenter):
+    (found,) = segment_test_set(segmenter, [1])
+
+    panels = found.panels()
+
+    shown = [panel.show for panel in panels]
+    assert shown == ["truth", "prediction", "error", "patches", "confidence", "attention, mean over tokens"]
+    wrong = next(layer for layer in panels[2].layers if layer.name == "error")
+    assert wrong.counts[1] == int((found.truth != found.prediction).sum())
+    assert len(panels[0].centers) == 8
+    assert found.item().thumbnail.startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="index 99 is not there: the test split has 6 clouds"):
+        next(segment_test_set(segmenter, [99]))
+
+
+def test_two_methods_stand_side_by_side_with_one_truth(segmenter):
+    several = [next(segment_test_set(segmenter, [0], method=name)) for name in ("clora", "full")]
+
+    titles = [panel.title for panel in side_by_side(several)]
+
+    assert titles == ["truth", "prediction, clora", "prediction, full", "error, clora", "error, full"]
+
+
+@pytest.mark.parametrize(
+    ("truth", "message"),
+    [
+        (np.zeros(3, np.int64), "labels for 60 points"),
+        (np.full(60, 999), r"labels \[999\] are no parts of 'mug'"),
+    ],
+)
+def test_true_labels_of_another_length_or_taxonomy_are_refused(segmenter, truth, message):
+    points = np.random.default_rng(0).normal(size=(60, 3))
+    with pytest.raises(ValueError, match=message):
+        segment_points(segmenter, "cloud", points, category="mug", truth=truth)
+
+
+def test_a_file_with_labels_and_prediction_shows_both_and_the_errors(tmp_path):
+    points = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    truth, said = np.arange(20) % 3, np.arange(20) % 2
+    write_points(tmp_path / "a.npz", points, {"labels": truth, "prediction": said})
+
+    cloud = read_cloud(tmp_path / "a.npz")
+
+    panels = page_data(render_html(None, cloud.panels()).text)["items"][0]["panels"]
+    assert [panel["title"] for panel in panels] == ["truth", "prediction", "error"]
+    assert panels[2]["layers"][2]["counts"] == [int((truth == said).sum()), int((truth != said).sum())]
+
+
+@pytest.mark.parametrize("name", ["labels.npy", "labels.txt", "labels.npz"])
+def test_labels_come_from_a_file_of_their_own(tmp_path, name):
+    labels = np.arange(7)
+    if name.endswith("txt"):
+        np.savetxt(tmp_path / name, labels, fmt="%d")
+    elif name.endswith("npy"):
+        np.save(tmp_path / name, labels)
+    else:
+        np.savez(tmp_path / name, labels=labels)
+
+    np.testing.assert_array_equal(read_labels(tmp_path / name), labels)
+    np.save(tmp_path / "points.npy", np.zeros((3, 3)))
+    with pytest.raises(DataError, match=r"holds 7 labels, .*points\.npy has 3 points"):
+        read_cloud(tmp_path / "points.npy", tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [([0.5, 1.0], "expected whole numbers"), ([[1, 2], [3, 4]], "expected whole numbers")],
+)
+def test_labels_that_are_no_integers_are_refused(tmp_path, values, message):
+    np.save(tmp_path / "l.npy", np.array(values))
+
+    with pytest.raises(DataError, match=message):
+        read_labels(tmp_path / "l.npy")
+
+
+def test_training_shows_segmentations_in_tensorboard(segmentation_run):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = reader.EventAccumulator(str(segmentation_run / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+
+    name = "test: truth, prediction, errors"
+    assert name in events.Tags()["images"]
+    images = events.Images(name)
+    assert len(images) == 2  # the curve's evaluation and the result's
+    assert struct.unpack(">II", images[0].encoded_image_string[16:24]) == (600, 800)
+    assert "eval/test/instance_miou" in events.Tags()["scalars"]
