@@ -194,9 +194,9 @@ class PatchTransformer(nn.Module):
         )
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the head by a new one, on the device and in the dtype of the old one."""
-        like = next(self.head.parameters())
-        self.head = self.make_classifier(num_classes).to(like.device, like.dtype)
+        """Replace the head by a new one, on the device, in the dtype and in the mode of the old one."""
+        like, training = next(self.head.parameters()), self.head.training
+        self.head = self.make_classifier(num_classes).to(like.device, like.dtype).train(training)
         self.num_classes = num_classes
 
     def no_weight_decay(self) -> set[str]:

@@ -18,7 +18,7 @@ from pcl_clora.models.key_map import KeyMap, Rule
 from pcl_clora.models.layers import PatchEncoder, PrefixTokens
 from pcl_clora.models.point_bert import BODY_RULES, PointBERT, PointBERTConfig
 from pcl_clora.models.point_mae import PATCH_EMBED_RULES
-from pcl_clora.models.pretraining import PretrainingOutput, init_transformer, take
+from pcl_clora.models.pretraining import PretrainingOutput, WithoutClassifier, init_transformer, take
 
 _NUM_NEIGHBORS = 4  # of a patch in the tokenizer's graph, itself included; published
 
@@ -86,7 +86,7 @@ class PatchTokenizer(nn.Module):
         return F.leaky_relu(x, 0.2).transpose(1, 2)
 
 
-class PointBERTPretraining(PointBERT):
+class PointBERTPretraining(WithoutClassifier, PointBERT):
     """Point-BERT's pre-training form: masked point modelling with the frozen tokenizer.
 
     Of the 411 tensors of an official file this form holds 202: the 167 of the trained network
@@ -141,21 +141,6 @@ class PointBERTPretraining(PointBERT):
     def make_prefix(self) -> nn.Module:
         """Build the class token."""
         return PrefixTokens(1, self.config.embed_dim)
-
-    def make_classifier(self, num_classes: int) -> nn.Module:
-        """Pre-training has no head."""
-        return nn.Identity()
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Refuse: there is no classifier here.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(
-            "The pre-training form has no classifier; make the classification form with create_model() and "
-            "fill it with load_weights(model, pretrained.state_dict())."
-        )
 
     def describe(self) -> ModelInterface:
         """Say where the parts are."""

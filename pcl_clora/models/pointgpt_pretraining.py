@@ -18,10 +18,10 @@ from pcl_clora.models.pointgpt import (
     PointGPTLarge,
 )
 from pcl_clora.models.pointgpt_layers import CausalAttention, StartTokens, generation_loss
-from pcl_clora.models.pretraining import PretrainingOutput, init_transformer
+from pcl_clora.models.pretraining import PretrainingOutput, WithoutClassifier, init_transformer
 
 
-class PointGPTPretraining(PointGPT):
+class PointGPTPretraining(WithoutClassifier, PointGPT):
     """PointGPT's pre-training form, with the small patch encoder.
 
     The sequence is [start token, patches 0 to G - 2], and what comes out at place i becomes patch i, relative
@@ -51,21 +51,6 @@ class PointGPTPretraining(PointGPT):
     def make_head_norm(self) -> nn.Module:
         """Pre-training has no head."""
         return nn.Identity()
-
-    def make_classifier(self, num_classes: int) -> nn.Module:
-        """Pre-training has no head."""
-        return nn.Identity()
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Refuse: there is no classifier here.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(
-            "The pre-training form has no classifier; make the classification form with create_model() and "
-            "fill it with load_weights(model, pretrained.state_dict())."
-        )
 
     def describe(self) -> ModelInterface:
         """Say where the parts are; no task owns a token here, and everything but the spare tensors runs."""

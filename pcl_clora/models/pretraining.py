@@ -166,7 +166,26 @@ class Decoder(nn.Module):
                     nn.init.zeros_(part.bias)
 
 
-class MaskedAutoencoder(PatchTransformer):
+class WithoutClassifier:
+    """What a pre-training form has in the place of a classifier; stands before the backbone it changes."""
+
+    def make_classifier(self, num_classes: int) -> nn.Module:
+        """Pre-training has no head."""
+        return nn.Identity()
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Refuse: there is no classifier here.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "The pre-training form has no classifier; make the classification form with create_model() and "
+            "fill it with load_weights(model, pretrained.state_dict())."
+        )
+
+
+class MaskedAutoencoder(WithoutClassifier, PatchTransformer):
     """Point-MAE's pre-training form: encode the visible patches, decode all, compare the hidden ones.
 
     Args:
@@ -199,21 +218,6 @@ class MaskedAutoencoder(PatchTransformer):
     def make_decoder_pos_embed(self) -> nn.Module | None:
         """Build what turns centres into the positions of the decoder; None for the encoder's."""
         return self.make_pos_embed()
-
-    def make_classifier(self, num_classes: int) -> nn.Module:
-        """Pre-training has no head."""
-        return nn.Identity()
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Refuse: there is no classifier here.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(
-            "The pre-training form has no classifier; make the classification form with create_model() and "
-            "fill it with load_weights(model, pretrained.state_dict())."
-        )
 
     def forward(self, points: Tensor, generator: torch.Generator | None = None) -> PretrainingOutput:
         """Hide patches and rebuild them.

@@ -406,12 +406,13 @@ class PartSegmenter(_Transformer):
         return 0
 
     def reset_classifier(self, num_classes: int, num_categories: int | None = None) -> None:
-        """Replace the whole head by a new one, on the device and in the dtype of the old one.
+        """Replace the whole head by a new one, on the device, in the dtype and in the mode of the old one.
 
         Args:
             num_classes: P, parts of all categories together.
             num_categories: of the new taxonomy; None for as many as before.
         """
-        like = next(self.head.parameters())
-        self.head = self.make_classifier(num_classes, num_categories).to(like.device, like.dtype)
+        like, training = next(self.head.parameters()), self.head.training
+        head = self.make_classifier(num_classes, num_categories)
+        self.head = head.to(like.device, like.dtype).train(training)
         self.num_classes = num_classes

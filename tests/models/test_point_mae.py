@@ -130,7 +130,8 @@ def test_folding_changes_only_rounding_after_training_steps(points):
 
 def test_reset_classifier_changes_the_number_of_logits(points):
     model = create_model("point_mae", num_classes=5, encoder_widths=(16, 32, 64), **SIZES).eval()
-    model.reset_classifier(7)
+    model.eval().reset_classifier(7)
+    assert not any(module.training for module in model.modules())
     assert model(points).shape == (2, 7)
     assert model.num_classes == 7
 
