@@ -88,3 +88,15 @@ def test_hardest_clora_has_the_published_cost():
 def test_sizes_are_what_they_are_called(size, low, high):
     model, _ = build_for_cost(CFGS / "modelnet40" / f"{size}_full.yaml")
     assert low < model.parameter_counts()["total"] < high
+
+
+PUBLISHED = [path for path in RUNS if path.match("modelnet40/base_*") or path.match("fewshot/modelnet_*")]
+PUBLISHED += [path for path in RUNS if path.match("scanobjectnn/*") and "tiny" not in path.name]
+PUBLISHED += [path for path in RUNS if path.match("shapenetpart/*")]
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=name_of)
+def test_the_comment_names_the_augmentation_of_published_tables(path):
+    comment = " ".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+    assert load_run_config(path).augment in comment
+    assert "ublished" in comment or "tables" in comment
