@@ -219,7 +219,8 @@ class TimmViT(nn.Module):
         for path in self.interface.parts["head"]:
             name = path.removeprefix("vit.")
             like = next(getattr(self.vit, name).parameters())
-            setattr(self.vit, name, self.make_classifier(num_classes).to(like.device, like.dtype))
+            head = self.make_classifier(num_classes).to(like.device, like.dtype)
+            setattr(self.vit, name, head.train(self.training))
         self.vit.num_classes = self.num_classes = num_classes
 
     def no_weight_decay(self) -> set[str]:

@@ -100,8 +100,9 @@ def test_the_distilled_model_has_two_heads_and_two_tokens():
     model = make("deit_tiny_distilled_patch16_224")
     assert model.interface.parts["head"] == ("vit.head", "vit.head_dist")
     assert model.interface.parts["tokens"] == ("vit.cls_token", "vit.dist_token")
-    model.reset_classifier(7)
+    model.eval().reset_classifier(7)
     assert model(torch.zeros(1, 1, 8, 8)).shape == (1, 7)
+    assert not any(module.training for module in model.modules())
 
 
 @pytest.mark.parametrize(
