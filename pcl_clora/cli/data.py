@@ -81,7 +81,10 @@ def pack(
     out: Annotated[Path, typer.Argument(help="Folder of the packed data; made if it is missing.")],
     overrides: Overrides = None,
     shard_clouds: Annotated[
-        int, typer.Option(min=0, help="Clouds a shard; 0 takes as many as have about 64 MiB of points.")
+        int,
+        typer.Option(
+            min=0, help="Clouds a shard; 0 takes as many as have about 64 MiB of points, at most 16,384."
+        ),
     ] = 0,
     as_json: AsJson = False,
 ) -> None:

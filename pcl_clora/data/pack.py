@@ -33,6 +33,8 @@ from pcl_clora.io import DataError, atomic_write, sha256_file, write_json
 
 SHARD_BYTES = 64 * 2**20
 """Points that a shard holds, in bytes, unless its number of clouds is given. Our choice."""
+SHARD_CLOUDS = 2**14
+"""Most clouds of such a shard: while it is put together, a small cloud needs far more than its points."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def pack_dataset(
     Args:
         config: which data set; its clouds are stored as they are read.
         folder: where to; made if it is missing.
-        clouds_per_shard: 0 takes as many as have about 64 MiB of points.
+        clouds_per_shard: 0 takes as many as have about 64 MiB of points, at most 16,384.
         on_shard: called after every shard.
 
     Returns:
@@ -141,7 +143,8 @@ class _Plan:
     @classmethod
     def make(cls, config: DataConfig, dataset: PointDataset, split: str, clouds_per_shard: int) -> _Plan:
         first = dataset[0]
-        per_shard = clouds_per_shard or max(SHARD_BYTES // max(12 * len(first.points), 1), 1)
+        fitting = max(SHARD_BYTES // max(12 * len(first.points), 1), 1)
+        per_shard = clouds_per_shard or min(fitting, SHARD_CLOUDS)
         fields = tuple(name for name in OPTIONAL_FIELDS if getattr(first, name) is not None)
         settings = {key: value for key, value in config.model_dump(mode="json").items() if key != "root"}
         told = json.dumps([split, per_shard, fields, settings, dataset.class_names], sort_keys=True)

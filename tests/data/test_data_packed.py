@@ -379,21 +379,26 @@ def test_packed_data_take_shots_and_paper_sampling(folder):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to measure memory")
-def test_packing_and_reading_need_a_fraction_of_the_size_in_memory(tmp_path):
+@pytest.mark.parametrize(
+    ("count", "points", "per_shard"),
+    [(12_000, 2048, 500), (1_000_000, 32, 0)],  # 281 and 366 MiB of points
+    ids=["large clouds", "a million clouds"],
+)
+def test_packing_and_reading_need_a_fraction_of_the_size_in_memory(tmp_path, count, points, per_shard):
     code = """
 import sys, threading, torch
 from pcl_clora.data import build_dataset, parse_data_config, PointLoader
 from pcl_clora.data import pack as pack_module
 from pcl_clora.data.dataset import Sample
 
-COUNT, POINTS = 12_000, 2048  # 281 MiB of points
+COUNT, POINTS, PER_SHARD = map(int, sys.argv[2:])
 
 class Clouds:
     class_names = ("a", "b")
     labels = torch.arange(COUNT) % 2
     def __len__(self): return COUNT
     def __getitem__(self, index):
-        return Sample(torch.full((POINTS, 3), float(index)), int(self.labels[index]), index, str(index))
+        return Sample(torch.full((POINTS, 3), float(index)), index % 2, index, str(index))
 
 def anonymous():  # memory that is not a file's, KiB
     with open("/proc/self/status") as file:
@@ -409,22 +414,26 @@ clouds = Clouds()
 pack_module.build_dataset = lambda config, split: clouds
 config = parse_data_config({"name": "procedural", "num_points": POINTS})
 pack_module.splits_of = lambda config: ("train",)
-pack_module.pack_dataset(config, sys.argv[1], clouds_per_shard=500)
+pack_module.pack_dataset(config, sys.argv[1], clouds_per_shard=PER_SHARD)
 packing, peak = peak - start, 0
 dataset = build_dataset({"name": "packed", "root": sys.argv[1], "num_points": POINTS}, "train")
 seen = 0
-for batch in PointLoader(dataset, 256, shuffle=True).batches(0):
+for batch in PointLoader(dataset, 1024, shuffle=True).batches(0):
     assert (batch.points[:, 0, 0].long() == batch.index).all()
     seen += len(batch)
 stop.set(); watcher.join()
 print(seen, packing // 1024, max(peak - start, 0) // 1024)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-c", code, str(tmp_path), str(count), str(points), str(per_shard)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     seen, packing_mib, reading_mib = map(int, done.stdout.split())
-    assert seen == 12_000
+    assert seen == count
     assert packing_mib < 120  # a shard has 12 MiB of points; copies of it, and the imports of the writer
     assert reading_mib < 120
 
