@@ -51,6 +51,8 @@ def evaluate(
     from pcl_clora.report.tables import data_name
 
     given = [*(overrides or []), *([f"data.root={data}"] if data else [])]
+    if robustness or calibration:
+        _refuse_other_tasks(run)
     result = evaluate_run(run, given)
     result |= _diagnose(run, given, robustness, reference, calibration, quiet=as_json)
     if as_json:
@@ -59,6 +61,15 @@ def evaluate(
     tested_on = f"{data_name(result['data'])}, {result['data']['num_test']:,} test clouds"
     title = f"{run}: {result['method']} on {tested_on}"
     show(metrics_view(result, title))
+
+
+def _refuse_other_tasks(folder: Path) -> None:
+    """Refuse before anything is evaluated."""
+    from pcl_clora.engine import RunFolder, load_run_config
+    from pcl_clora.engine.diagnose import require_classification
+
+    if RunFolder(folder).config.is_file():  # a wrong folder is refused where it is loaded
+        require_classification(load_run_config(RunFolder(folder).config))
 
 
 def _diagnose(
@@ -71,15 +82,12 @@ def _diagnose(
 ) -> dict[str, Any]:
     """Measure what was asked for beside accuracy."""
     from pcl_clora.cli import diagnose
-    from pcl_clora.config import ConfigError
     from pcl_clora.engine import RunFolder, choose_device, load_run, load_run_config
 
     found: dict[str, Any] = {}
     if not wanted and not with_calibration:
         return found
     cfg = load_run_config(RunFolder(folder).config, overrides)
-    if cfg.model.task == "pretraining":
-        raise ConfigError("--robustness and --calibration are for classifiers; this run is a pre-training.")
     model = load_run(folder)[1].to(choose_device(cfg.train.device))
     if wanted:
         found["robustness"] = diagnose.robustness(folder, cfg, model, wanted, reference, quiet)

@@ -34,7 +34,7 @@ def diagnose_robustness(
     Raises:
         ConfigError: if the run is not a classification.
     """
-    _require_classification(cfg)
+    require_classification(cfg)
     return evaluate_robustness(
         model,
         build_dataset(cfg.data, "test"),
@@ -59,7 +59,7 @@ def diagnose_calibration(cfg: RunConfig, model: nn.Module) -> dict[str, Any]:
     Raises:
         ConfigError: if the run is not a classification.
     """
-    _require_classification(cfg)
+    require_classification(cfg)
     test = build_dataset(cfg.data, "test")
     logits, label = _logits(cfg, model, test, None)
     if cfg.protocol.select == "validation":
@@ -79,10 +79,16 @@ def diagnose_calibration(cfg: RunConfig, model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _require_classification(cfg: RunConfig) -> None:
+def require_classification(cfg: RunConfig) -> None:
+    """Refuse another task: corruptions move points that labels belong to, and both measures are of classes.
+
+    Raises:
+        ConfigError: naming the task.
+    """
     if cfg.model.task != "classification":
         raise ConfigError(
-            f"Robustness and calibration are measured for classification, not for task={cfg.model.task!r}."
+            f"Robustness and calibration are measured for classification, not for task={cfg.model.task!r}; "
+            "leave --robustness and --calibration out."
         )
 
 

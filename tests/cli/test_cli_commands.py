@@ -8,10 +8,11 @@ import torch
 
 from pcl_clora import __version__
 from pcl_clora.cli import main
-from pcl_clora.config import ConfigError
+from pcl_clora.config import ConfigError, dump_yaml
+from pcl_clora.engine import load_run_config
 from pcl_clora.models import create_model
 from pcl_clora.report import ReportError
-from tests.cli.conftest import TINY, write_config
+from tests.cli.conftest import ROOT, TINY, write_config
 
 COMMANDS = [
     "train",
@@ -303,3 +304,11 @@ def test_eval_measures_robustness_and_calibration(invoke, config, tmp_path):
 def test_eval_refuses_unknown_corruptions_and_references(invoke, finished_run, options, message):
     with pytest.raises(ConfigError, match=f"(?i){message}"):
         invoke("eval", "--run", finished_run, *options)
+
+
+@pytest.mark.parametrize("option", [("--robustness", "all"), ("--calibration",)])
+def test_parts_are_not_corrupted(invoke, tmp_path, option):
+    path = ROOT / "cfgs" / "partseg" / "coseg_tiny_clora.yaml"
+    (tmp_path / "config.yaml").write_text(dump_yaml(load_run_config(path)))
+    with pytest.raises(ConfigError, match=r"for classification, not for task='part_segmentation'; leave"):
+        invoke("eval", "--run", tmp_path, *option)
