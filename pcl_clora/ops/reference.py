@@ -103,7 +103,8 @@ def _knn(points: Tensor, queries: Tensor, k: int, lengths: Tensor | None = None)
     idx = torch.empty(shape, dtype=torch.int64, device=points.device)
     height = 1
     if points.dtype == torch.float32:
-        height = 1 << int(math.log2(max(1.0, math.sqrt(num_points / (2 * k)))))  # balances both searches
+        balanced = math.sqrt(num_points / (2 * max(k, 1)))  # both searches cost the same
+        height = 1 << int(math.log2(max(1.0, balanced)))
         points = _as_columns(points, height, torch.inf).flatten(2)
     for clouds, rows in _pieces(points, queries):
         piece = _pairwise_dist2(points[:, clouds], queries[:, clouds, rows])
