@@ -12,7 +12,7 @@ PART_COLOURS = (
     "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#0072b2", "#d55e00", "#4d4d4d",
     "#332288", "#44aa99", "#999933", "#cc6677", "#882255", "#88ccee", "#117733", "#ddcc77", "#aa4499",
 )  # fmt: skip
-"""Colours of parts: seven of Okabe and Ito (Color Universal Design, 2008) and a grey, then Paul Tol's muted set."""
+"""Colours of parts: seven of Okabe and Ito (2008) and a grey, then Paul Tol's muted set."""
 
 _VIRIDIS = (
     (68, 1, 84), (72, 24, 106), (71, 45, 123), (66, 64, 134), (59, 82, 139), (51, 99, 141), (44, 114, 142),
@@ -95,7 +95,7 @@ def draw_cloud(
     low, high = xyz.min(axis=0), xyz.max(axis=0)
     xyz = xyz - (low + high) / 2
     reach = np.sqrt((xyz**2).sum(axis=1).max()) or 1.0
-    ball = float(np.clip(0.55 * size / np.sqrt(len(xyz)), 0.8, 0.04 * size)) if radius is None else radius
+    ball = float(np.clip(0.75 * size / np.sqrt(len(xyz)), 0.8, 0.04 * size)) if radius is None else radius
     across = np.array([np.cos(_TURN), 0.0, -np.sin(_TURN)])
     towards = np.array([np.sin(_TURN) * np.cos(_TILT), np.sin(_TILT), np.cos(_TURN) * np.cos(_TILT)])
     scale = (size / 2 - ball - 1) / reach

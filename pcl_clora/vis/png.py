@@ -149,6 +149,7 @@ def _open3d_pixels(panel: Panel, up: str) -> np.ndarray:
     material.shader = "defaultUnlit"
     material.point_size = float(np.clip(300 / np.sqrt(len(panel.points)), 2, 12))
     renderer.scene.set_background([1.0, 1.0, 1.0, 1.0])
+    renderer.scene.view.set_post_processing(False)  # tone mapping would change the colours of the legend
     renderer.scene.add_geometry("cloud", open3d_cloud(open3d, panel, up), material)
     turn, tilt = _VIEW
     towards = np.array([np.sin(turn) * np.cos(tilt), np.sin(tilt), np.cos(turn) * np.cos(tilt)])

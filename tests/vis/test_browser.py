@@ -268,6 +268,18 @@ def test_a_gallery_opens_a_cloud_and_comes_back(show):
     assert [card.text.split("\n")[0] for card in browser.find_elements("css selector", ".card")] == ["good"]
 
 
+def test_a_notebook_frame_runs_the_page(browser, tmp_path):
+    page = render_html(None, [four_balls()])
+    (tmp_path / "notebook.html").write_text(f"<!doctype html><body>{page._repr_html_()}", encoding="utf-8")
+
+    browser.get((tmp_path / "notebook.html").as_uri())
+    browser.switch_to.frame(browser.find_element("css selector", "iframe"))
+
+    assert browser.execute_script("return window.pclViewer.ready")
+    assert area(browser, 0, "green") > 100
+    browser.switch_to.default_content()
+
+
 @pytest.mark.slow
 def test_a_large_cloud_is_thinned_while_it_moves_and_whole_at_rest(show):
     points, labels = cloud(400_000)
