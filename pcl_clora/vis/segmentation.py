@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pcl_clora import ops
 from pcl_clora.data import PartTaxonomy, Sample
-from pcl_clora.engine import SegmentationMeter
+from pcl_clora.engine import PartSegmentationTask, SegmentationMeter
 from pcl_clora.io.pictures import draw_cloud, encode_png
 from pcl_clora.predict import Predictor, nearest_kept, part_colours
 from pcl_clora.vis.html import Item
@@ -43,6 +43,7 @@ class Segmentation:
         attention: (N,), float32, attention that the nearest patch gets, or None.
         attention_name: what it is.
         method: what predicted.
+        said: the class that a classifier chose, with its probability, or "".
     """
 
     name: str
@@ -58,6 +59,7 @@ class Segmentation:
     attention: np.ndarray | None = None
     attention_name: str = "attention"
     method: str = ""
+    said: str = ""
 
     def panels(self, *, details: bool = True, named: bool = False) -> tuple[Panel, ...]:
         """Make panels: truth, prediction, errors, and with details confidence, patches and attention.
@@ -114,7 +116,7 @@ class Segmentation:
             return f"mean IoU {100 * self.miou:.1f} %"
         if name == "error" and self.truth is not None and self.prediction is not None:
             return f"{100 * float((self.truth != self.prediction).mean()):.1f} % of the points"
-        return ""
+        return self.said
 
     def _legend(self, name: str) -> Legend | None:
         if name == "prediction" or self.legend is None:
@@ -176,17 +178,38 @@ def segment_points(
     truth: np.ndarray | None = None,
     method: str = "",
 ) -> Segmentation:
-    """Segment the points of a file and look into the model.
+    """Segment the points of a file and look into the model; a classifier says its class and is looked into.
 
     Args:
-        predictor: of a part segmentation run.
+        predictor: of a finished run.
         name: of the cloud.
         points: (N, 3).
         category: its name; may be left out where the run knows only one.
         truth: (N,), true parts as the run numbers them, or None.
         method: what the panels call the predictor.
     """
+    if not isinstance(predictor.task, PartSegmentationTask):
+        return _classify(predictor, name, points, method)
     return _segment(predictor, name, points, predictor.category(category), truth, method)
+
+
+def _classify(predictor: Predictor, name: str, points: np.ndarray, method: str) -> Segmentation:
+    """Classify a cloud: patches and attention are all that there is to see."""
+    prediction = predictor(points)
+    cloud, kept = predictor.prepare(points)
+    seen = look(predictor.model, cloud[kept].to(predictor.device))
+    patch = seen.patch.cpu()[nearest_kept(cloud, kept)]
+    label = prediction.names[int(prediction.label)]
+    return Segmentation(
+        name=name,
+        points=points,
+        centers=_back(seen.center.cpu(), cloud, points),
+        patch=patch.numpy(),
+        attention=None if seen.attention is None else seen.attention.cpu()[patch].numpy(),
+        attention_name=seen.attention_name,
+        method=method,
+        said=f"{label}, {100 * float(prediction.confidence):.1f} %",
+    )
 
 
 def _segment(

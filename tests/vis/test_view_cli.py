@@ -63,6 +63,18 @@ def test_predict_and_view_work_together(segmentation_run, tmp_path):
     assert [panel["title"] for panel in panels] == ["prediction", "confidence"]
 
 
+def test_a_classification_run_shows_its_class_and_the_attention_of_the_class_token(
+    classification_run, tmp_path
+):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(90, 3)))
+
+    call("view", tmp_path / "a.npy", "--run", classification_run, "--out", tmp_path / "p.html")
+
+    panels = page_data((tmp_path / "p.html").read_text(encoding="utf-8"))["items"][0]["panels"]
+    assert [panel["title"] for panel in panels] == ["patches", "attention of the class token"]
+    assert panels[0]["note"].split(",")[0] in ("chair", "sofa", "mug")
+
+
 def test_predict_classifies_files(classification_run, tmp_path):
     np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(90, 3)))
 
