@@ -138,6 +138,9 @@ def side_by_side(found: Sequence[Segmentation]) -> list[Panel]:
         return list(found[0].panels())
     panels: list[Panel] = []
     for number, one in enumerate(found):
+        if one.prediction is None:
+            panels += [replace(panel, title=f"{panel.title}, {one.method}") for panel in one.panels()]
+            continue
         made = one.panels(details=False)
         panels += [panel for panel in made if panel.show == "truth" and number == 0]
         panels += [panel for panel in made if panel.show == "prediction"]
@@ -189,6 +192,8 @@ def segment_points(
         method: what the panels call the predictor.
     """
     if not isinstance(predictor.task, PartSegmentationTask):
+        if truth is not None:
+            raise ValueError(f"{name}: a classification run has no parts; leave the labels of points out.")
         return _classify(predictor, name, points, method)
     return _segment(predictor, name, points, predictor.category(category), truth, method)
 

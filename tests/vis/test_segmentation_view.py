@@ -120,6 +120,17 @@ def test_true_labels_of_another_length_or_taxonomy_are_refused(segmenter, truth,
         segment_points(segmenter, "cloud", points, category="mug", truth=truth)
 
 
+def test_two_classifiers_stand_side_by_side_and_take_no_labels_of_points(classification_run):
+    classifier = Predictor(classification_run)
+    points = np.random.default_rng(0).normal(size=(60, 3))
+
+    several = [segment_points(classifier, "cloud", points, method=name) for name in ("a", "b")]
+
+    assert [panel.title for panel in side_by_side(several)][::2] == ["patches, a", "patches, b"]
+    with pytest.raises(ValueError, match="a classification run has no parts"):
+        segment_points(classifier, "cloud", points, truth=np.zeros(60, np.int64))
+
+
 def test_a_file_with_labels_and_prediction_shows_both_and_the_errors(tmp_path):
     points = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     truth, said = np.arange(20) % 3, np.arange(20) % 2
