@@ -162,5 +162,6 @@ def _measure(cfg: RunConfig, model: Any) -> tuple[tuple[str, ...], Any]:
         vote_augment=cfg.protocol.vote_augment,
         seed=cfg.seed,
         amp=cfg.train.amp,
+        reliability=True,
     )
     return task.class_names, metrics

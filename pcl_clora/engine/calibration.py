@@ -16,26 +16,30 @@ NUM_BINS = 15
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """How confidences and accuracies agree; the confidence of a cloud is its largest softmax probability.
+class Reliability:
+    """How confidences and accuracies of clouds, or of points, agree.
 
     Attributes:
-        ece: expected calibration error, the mean over clouds of |accuracy - confidence| of their
+        ece: expected calibration error, the mean over all predictions of |accuracy - confidence| of their
             bin, in [0, 1].
-        nll: mean negative log-likelihood of the true classes, nats.
-        confidence: mean confidence of the clouds of every bin, nan in an empty one.
-        accuracy: share of right clouds of every bin, nan in an empty one.
-        count: clouds of every bin.
+        confidence: mean confidence of every bin, nan in an empty one.
+        accuracy: share of right predictions of every bin, nan in an empty one.
+        count: predictions of every bin.
+        unit: what was predicted, "clouds" or "points".
     """
 
     ece: float
-    nll: float
     confidence: tuple[float, ...]
     accuracy: tuple[float, ...]
     count: tuple[int, ...]
+    unit: str
 
     def as_json(self) -> dict[str, Any]:
         """Return everything in json types; what is not defined becomes None."""
+        return {"unit": self.unit, "ece": self.ece, "bins": self.bins()}
+
+    def bins(self) -> list[dict[str, Any]]:
+        """Return the bins in json types; what is not defined becomes None."""
         bins: list[dict[str, Any]] = []
         for confidence, accuracy, count in zip(self.confidence, self.accuracy, self.count, strict=True):
             known = count > 0
@@ -46,7 +50,71 @@ class Calibration:
                     "accuracy": accuracy if known else None,
                 }
             )
-        return {"ece": self.ece, "nll": self.nll, "bins": bins}
+        return bins
+
+
+class ReliabilityMeter:
+    """Sums over everything seen so far, in bins of equal width over the confidences 0 to 1.
+
+    Args:
+        unit: what is predicted, "clouds" or "points".
+        num_bins: how many bins.
+        device: where the sums live; updates stay there and need no synchronisation.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 2.
+    """
+
+    def __init__(self, unit: str, *, num_bins: int = NUM_BINS, device: torch.device | str = "cpu") -> None:
+        self.unit, self.num_bins = unit, num_bins
+        self._count = torch.zeros(num_bins, dtype=torch.int64, device=device)
+        self._right = torch.zeros_like(self._count)
+        self._confidence = torch.zeros(num_bins, dtype=torch.float64, device=device)
+
+    def update(self, confidence: Tensor, right: Tensor) -> None:
+        """Count predictions.
+
+        Args:
+            confidence: (n,), float64, their probabilities.
+            right: (n,), bool.
+        """
+        place = (confidence * self.num_bins).ceil().long().sub(1).clamp(0, self.num_bins - 1)
+        self._count.index_add_(0, place, torch.ones_like(place))
+        self._right.index_add_(0, place, right.long())
+        self._confidence.index_add_(0, place, confidence)
+
+    def reliability(self) -> Reliability:
+        """Compute what the sums say.
+
+        Raises:
+            ValueError: if nothing was counted.
+        """
+        count, total = self._count.cpu(), int(self._count.sum())
+        if total == 0:
+            raise ValueError("No prediction was counted; is the split empty?")
+        confidence, accuracy = self._confidence.cpu() / count, self._right.cpu().double() / count
+        gap = (accuracy - confidence).abs().nan_to_num(0.0)
+        return Reliability(
+            ece=float((gap * count).sum() / total),
+            confidence=tuple(confidence.tolist()),
+            accuracy=tuple(accuracy.tolist()),
+            count=tuple(count.tolist()),
+            unit=self.unit,
+        )
+
+
+@dataclass(frozen=True)
+class Calibration(Reliability):
+    """How confidences and accuracies agree; the confidence of a cloud is its largest softmax probability.
+
+    Attributes:
+        nll: mean negative log-likelihood of the true classes, nats.
+    """
+
+    nll: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything in json types; what is not defined becomes None."""
+        return {"ece": self.ece, "nll": self.nll, "bins": self.bins()}
 
 
 def measure_calibration(logits: Tensor, label: Tensor, *, num_bins: int = NUM_BINS) -> Calibration:
@@ -64,19 +132,9 @@ def measure_calibration(logits: Tensor, label: Tensor, *, num_bins: int = NUM_BI
     """
     _check(logits, label)
     probability, predicted = logits.double().softmax(-1).max(-1)
-    right = (predicted == label).double()
-    place = (probability * num_bins).ceil().long().sub(1).clamp(0, num_bins - 1)
-    count = torch.bincount(place, minlength=num_bins)
-    confidence = torch.zeros(num_bins, dtype=torch.float64).index_add_(0, place, probability) / count
-    accuracy = torch.zeros(num_bins, dtype=torch.float64).index_add_(0, place, right) / count
-    gap = (accuracy - confidence).abs().nan_to_num(0.0)
-    return Calibration(
-        ece=float((gap * count).sum() / len(label)),
-        nll=float(F.cross_entropy(logits.double(), label)),
-        confidence=tuple(confidence.tolist()),
-        accuracy=tuple(accuracy.tolist()),
-        count=tuple(count.tolist()),
-    )
+    meter = ReliabilityMeter("clouds", num_bins=num_bins, device=logits.device)
+    meter.update(probability, predicted == label)
+    return Calibration(**vars(meter.reliability()), nll=float(F.cross_entropy(logits.double(), label)))
 
 
 def fit_temperature(logits: Tensor, label: Tensor) -> float:

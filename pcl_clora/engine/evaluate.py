@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pcl_clora.data import Batch, PointDataset, PointLoader, Sample, make_augment, stack_samples
+from pcl_clora.engine.calibration import ReliabilityMeter
 from pcl_clora.engine.seed import make_generator
 from pcl_clora.engine.tasks import ClassificationTask, Task, thin
 
@@ -29,6 +30,7 @@ def evaluate(
     vote_augment: str = "none",
     seed: int = 0,
     amp: bool = False,
+    reliability: bool = False,
     keep_logits: bool = False,
 ) -> Any:
     """Predict every cloud of a loader and measure the result.
@@ -47,6 +49,7 @@ def evaluate(
         vote_augment: augmentation preset of the passes.
         seed: decides the passes.
         amp: bfloat16 where it is safe.
+        reliability: also compare confidences with accuracies, where the task predicts labels.
         keep_logits: also return logits and indices.
 
     Returns:
@@ -61,6 +64,7 @@ def evaluate(
         raise ValueError(f"keep_logits=True, but task {task.name} has no logits; leave it out.")
     device = next(model.parameters()).device
     meter = task.meter(device)
+    bins = ReliabilityMeter(task.unit, device=device) if reliability and task.unit else None
     loss_sum, count = torch.zeros((), dtype=torch.float64, device=device), 0
     kept: list[Tensor] = []
     indices: list[Tensor] = []
@@ -76,10 +80,14 @@ def evaluate(
             loss_sum += task.loss_sum(logits, batch).double()
             count += len(batch)
             task.count(meter, logits, batch)
+            if bins is not None:
+                bins.update(*task.confidence(logits, batch))
             if keep_logits:
                 kept.append(logits.cpu())
                 indices.append(batch.index.cpu())
     extra: dict[str, Any] = {"loss": float(loss_sum) / max(count, 1)}
+    if bins is not None and count:
+        extra["reliability"] = bins.reliability()
     if keep_logits and kept:
         extra |= {"logits": torch.cat(kept).clone(), "indices": torch.cat(indices)}
     return replace(meter.metrics(), **extra)

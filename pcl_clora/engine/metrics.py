@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from pcl_clora.engine.calibration import Reliability
 from pcl_clora.io import finite
 
 
@@ -68,6 +69,7 @@ class ClassificationMetrics:
         per_class: recall of every class; nan where a class does not occur.
         iou: intersection over union of every class; nan where it neither occurs nor is predicted.
         confusion: (C, C) int64 counts on the CPU, rows true, columns predicted.
+        reliability: how confidences and accuracies of the clouds agree, only on request.
         loss: mean cross entropy, nan if it was not computed.
         logits: (n, C) float32 in the order of `indices`, only on request.
         indices: (n,) int64 positions in the data set, only on request.
@@ -78,6 +80,7 @@ class ClassificationMetrics:
     per_class: tuple[float, ...]
     iou: tuple[float, ...]
     confusion: Tensor
+    reliability: Reliability | None = None
     loss: float = float("nan")
     logits: Tensor | None = None
     indices: Tensor | None = None
@@ -100,6 +103,8 @@ class ClassificationMetrics:
         """Return everything but the logits in json types; what is not defined becomes None."""
         recall = dict(zip(class_names, self.per_class, strict=True))
         content = {**self.summary(), "per_class": recall, "confusion": self.confusion.tolist()}
+        if self.reliability is not None:
+            content["reliability"] = self.reliability.as_json()
         return cast(dict[str, Any], finite(content))
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from pcl_clora.data import PartTaxonomy
+from pcl_clora.engine.calibration import Reliability
+from pcl_clora.engine.metrics import ConfusionMatrix
 from pcl_clora.io import finite
 
 
@@ -30,6 +32,8 @@ class SegmentationMetrics:
         per_part: mean over the category's clouds of the IoU of every part; nan where the category is absent.
         clouds: how many clouds of every category.
         taxonomy: names of categories and parts.
+        confusion: (P, P) int64 counts of points on the CPU, rows true parts, columns predicted ones.
+        reliability: how confidences and accuracies of the points agree, only on request.
         loss: mean cross entropy of a point over the parts of all categories, nan if it was not computed.
         logits: (n, N, P) float32 in the order of `indices`, only on request.
         indices: (n,) int64 positions in the data set, only on request.
@@ -43,6 +47,8 @@ class SegmentationMetrics:
     per_part: tuple[float, ...]
     clouds: tuple[int, ...]
     taxonomy: PartTaxonomy
+    confusion: Tensor
+    reliability: Reliability | None = None
     loss: float = float("nan")
     logits: Tensor | None = None
     indices: Tensor | None = None
@@ -69,8 +75,22 @@ class SegmentationMetrics:
             "per_category": dict(zip(class_names, self.per_category, strict=True)),
             "per_part": dict(zip(self.taxonomy.part_names, self.per_part, strict=True)),
             "clouds": dict(zip(class_names, self.clouds, strict=True)),
+            "confusion": self.confusion.tolist(),
         }
+        if self.reliability is not None:
+            content["reliability"] = self.reliability.as_json()
         return cast(dict[str, Any], finite(content))
+
+
+def mask_other_parts(logits: Tensor, category: Tensor, mask: Tensor) -> Tensor:
+    """Give -inf to the parts of other categories.
+
+    Args:
+        logits: (B, N, P).
+        category: (B,), int64.
+        mask: `PartTaxonomy.mask`, on the device of the logits.
+    """
+    return logits.masked_fill(~mask[category][:, None], -torch.inf)
 
 
 class SegmentationMeter:
@@ -85,18 +105,19 @@ class SegmentationMeter:
         self.taxonomy = taxonomy
         self._mask = taxonomy.mask().to(device)
         categories, parts = taxonomy.num_categories, taxonomy.num_parts
+        self._confusion = ConfusionMatrix(parts, device)
         self._sums = {
             "clouds": torch.zeros(categories, dtype=torch.int64, device=device),
             "cloud_iou": torch.zeros(categories, dtype=torch.float64, device=device),
             "part_iou": torch.zeros(parts, dtype=torch.float64, device=device),
             "points": torch.zeros(parts, dtype=torch.int64, device=device),
             "hits": torch.zeros(parts, dtype=torch.int64, device=device),
+            "confusion": self._confusion.counts,
         }
 
     def predict(self, logits: Tensor, category: Tensor) -> Tensor:
         """Choose the best part of the category: logits (B, N, P) and category (B,) -> (B, N), int64."""
-        allowed = self._mask[category][:, None]
-        return logits.masked_fill(~allowed, -torch.inf).argmax(dim=-1)
+        return mask_other_parts(logits, category, self._mask).argmax(dim=-1)
 
     def update(self, predicted: Tensor, part_labels: Tensor, category: Tensor) -> None:
         """Count a batch.
@@ -119,6 +140,7 @@ class SegmentationMeter:
         sums["part_iou"] += iou.sum(dim=0)
         sums["points"] += seen.sum(dim=0)
         sums["hits"] += both.sum(dim=0)
+        self._confusion.update(predicted, part_labels)
 
     def _count(self, labels: Tensor, which: Tensor | None = None) -> Tensor:
         """Count the points of every part in every cloud: (B, N) -> (B, P), int64."""
@@ -134,9 +156,14 @@ class SegmentationMeter:
         return self._sums
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over sums."""
+        """Take over sums.
+
+        Checkpoints of older versions have no confusion matrix; the score of a training epoch, the only number
+        that is read after a resume, needs none.
+        """
         for name, value in self._sums.items():
-            value.copy_(state[name])
+            if name in state or name != "confusion":
+                value.copy_(state[name])
 
     def reset(self) -> None:
         """Forget everything."""
@@ -164,4 +191,5 @@ class SegmentationMeter:
             per_part=tuple(per_part.tolist()),
             clouds=tuple(int(count) for count in clouds.tolist()),
             taxonomy=self.taxonomy,
+            confusion=self._confusion.counts.detach().cpu().clone(),
         )

@@ -17,7 +17,7 @@ from pcl_clora.engine.losses import LossTerms, classification_loss, segmentation
 from pcl_clora.engine.metrics import ClassificationMetrics, ConfusionMatrix
 from pcl_clora.engine.pretraining_metrics import ReconstructionMeter, ReconstructionMetrics
 from pcl_clora.engine.seed import make_generator
-from pcl_clora.engine.segmentation_metrics import SegmentationMeter, SegmentationMetrics
+from pcl_clora.engine.segmentation_metrics import SegmentationMeter, SegmentationMetrics, mask_other_parts
 from pcl_clora.models import ModelConfig, PretrainingOutput
 
 Metrics = ClassificationMetrics | SegmentationMetrics | ReconstructionMetrics
@@ -67,6 +67,7 @@ class Task(ABC):
         class_names: what clouds are sorted into: classes, or categories.
         logit_names: name of every logit.
         uses_labels: whether anything is learnt from labels.
+        unit: what gets a label of its own: "clouds" or "points"; "" where nothing does.
     """
 
     name: ClassVar[str]
@@ -74,6 +75,7 @@ class Task(ABC):
     class_names: tuple[str, ...]
     logit_names: tuple[str, ...]
     uses_labels: ClassVar[bool] = True
+    unit: ClassVar[str] = ""
 
     @abstractmethod
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -105,6 +107,14 @@ class Task(ABC):
     def count(self, meter: Any, logits: Tensor, batch: Batch) -> None:
         """Count the predictions of a batch."""
 
+    def confidence(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Say how sure the predictions are, and whether they are right: (n,) float64 and (n,) bool.
+
+        Raises:
+            ConfigError: if the task predicts no labels.
+        """
+        raise ConfigError(f"Task {self.name} predicts no labels, so it has no confidences.")
+
     @abstractmethod
     def vote(self, batch: Batch, num_points: int, generator: torch.Generator) -> tuple[Batch, Tensor | None]:
         """Draw the points of one vote; with the order that puts the logits of points back, if they differ."""
@@ -130,6 +140,7 @@ class ClassificationTask(Task):
     """
 
     name = "classification"
+    unit = "clouds"
     headlines = (Headline("oa", "OA", "overall accuracy"), Headline("macc", "mAcc", "mean class accuracy"))
 
     def __init__(self, class_names: Sequence[str] | int) -> None:
@@ -159,6 +170,11 @@ class ClassificationTask(Task):
         """Count the predicted classes of a batch."""
         meter.update(logits, batch.label)
 
+    def confidence(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The largest softmax probability of every cloud."""
+        probability, said = logits.double().softmax(-1).max(-1)
+        return probability, said == batch.label
+
     def vote(self, batch: Batch, num_points: int, generator: torch.Generator) -> tuple[Batch, Tensor | None]:
         """Draw other points of the clouds."""
         return batch.take(resample_index(batch.points, num_points, generator)), None
@@ -172,6 +188,7 @@ class PartSegmentationTask(Task):
     """
 
     name = "part_segmentation"
+    unit = "points"
     headlines = (
         Headline("instance_miou", "inst. mIoU", "instance mIoU"),
         Headline("class_miou", "class mIoU", "class mIoU"),
@@ -218,6 +235,12 @@ class PartSegmentationTask(Task):
     def count(self, meter: SegmentationMeter, logits: Tensor, batch: Batch) -> None:
         """Count the predicted parts of a batch."""
         meter.update(logits, _known(batch.part_labels), _known(batch.category))
+
+    def confidence(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The largest softmax probability of every point, among the parts of its cloud's category."""
+        own = mask_other_parts(logits, _known(batch.category), self.taxonomy.mask().to(logits.device))
+        probability, said = own.double().softmax(-1).max(-1)
+        return probability.flatten(), (said == batch.part_labels).flatten()
 
     def vote(self, batch: Batch, num_points: int, generator: torch.Generator) -> tuple[Batch, Tensor | None]:
         """Keep the points and mix their order: another one starts the grouping."""

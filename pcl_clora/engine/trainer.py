@@ -31,6 +31,8 @@ from pcl_clora.engine.state import RunResult, RunState, describe_result
 from pcl_clora.engine.tasks import Metrics, draw_points
 from pcl_clora.io import finite, write_json
 
+ONLY_RESULT = ("confusion", "reliability")  # tables for the report, which an adapter file does not carry
+
 
 class Trainer:
     """Trains and evaluates one run.
@@ -241,6 +243,7 @@ class Trainer:
             vote_augment=cfg.protocol.vote_augment,
             seed=cfg.seed,
             amp=cfg.train.amp,
+            reliability=purpose == "result",
         )
         epoch = min(self.state.epoch, cfg.optim.epochs - 1)
         place = {"step": self.state.step, "epoch": epoch, "split": split, "purpose": purpose}
@@ -264,7 +267,9 @@ class Trainer:
         parts = (self.cfg, self.data, self.model, metrics, self.state, self._env)
         result = describe_result(*parts, test_seconds=seconds)
         told = ("config_hash", "protocol", "seed", "augment", "git", "metrics", "best")
-        self._save_best({key: result[key] for key in told})
+        header = {key: result[key] for key in told}
+        header["metrics"] = {key: value for key, value in result["metrics"].items() if key not in ONLY_RESULT}
+        self._save_best(header)
         result["adapter_bytes"] = self.folder.best.stat().st_size
         write_json(self.folder.result, result)
         self._log.tell({"kind": "result", "step": self.state.step, "epoch": self.state.epoch, **result})

@@ -1,4 +1,4 @@
-"""Pictures of a run's report: the confusion matrix, and a bar for every class, category or part."""
+"""Pictures of a run's report: confusion matrix, a bar for every class, category or part, and reliability."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 
 from pcl_clora.io.pictures import scalar_colours
+from pcl_clora.report import units
 
 BAR_COLOUR, MEAN_COLOUR = "#0072b2", "#d55e00"
 DPI = 120
-MAX_NAMES = 45  # classes that a confusion matrix names
+MAX_NAMES = 50  # classes or parts that a confusion matrix names
 
 
 def plot_confusion(counts: Sequence[Sequence[int]], names: Sequence[str], path: Path) -> bool:
-    """Draw a confusion matrix: one row a true class, as shares of its clouds.
+    """Draw a confusion matrix: one row a true class or part, as shares of its clouds or points.
+
+    Up to 12 names, cells hold counts, or percent of their row where a count has more than three digits.
 
     Returns:
         False if matplotlib is not installed.
@@ -36,8 +39,9 @@ def plot_confusion(counts: Sequence[Sequence[int]], names: Sequence[str], path: 
     axes = figure.subplots()
     colours = ListedColormap(scalar_colours(np.linspace(0, 1, 256)) / 255)
     image = axes.imshow(share, vmin=0, vmax=1, cmap=colours)
-    figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class")
-    axes.set_xlabel("said")
+    figure.colorbar(image, ax=axes, shrink=0.7, label="share of the row")
+    too_long = len(names) <= 12 and table.max() > 999  # for a cell
+    axes.set_xlabel("said; cells: percent of the row" if too_long else "said")
     axes.set_ylabel("true")
     if len(names) <= MAX_NAMES:
         size = 9 if len(names) <= 15 else 6
@@ -49,8 +53,8 @@ def plot_confusion(counts: Sequence[Sequence[int]], names: Sequence[str], path: 
             for column in range(len(names)):
                 if table[row, column]:
                     ink = "white" if share[row, column] < 0.6 else "black"
-                    count = f"{int(table[row, column])}"
-                    axes.text(column, row, count, ha="center", va="center", color=ink, fontsize=8)
+                    text = f"{100 * share[row, column]:.0f}" if too_long else f"{int(table[row, column])}"
+                    axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
     figure.savefig(path)
     return True
 
@@ -72,15 +76,15 @@ def plot_bars(values: Mapping[str, Any], quantity: str, path: Path) -> bool:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    percent = [100 * value for value, _ in known]
+    shares = [100 * value for value, _ in known]
     figure = Figure(figsize=(7, float(np.clip(0.2 * len(known) + 1.1, 2, 14))), layout="constrained", dpi=DPI)
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     places = range(len(known))
-    axes.barh(places, percent, color=BAR_COLOUR, height=0.72)
+    axes.barh(places, shares, color=BAR_COLOUR, height=0.72)
     axes.set_yticks(places, [name.replace("$", r"\$") for _, name in known], fontsize=8)
     axes.invert_yaxis()
-    mean = sum(percent) / len(percent)
+    mean = sum(shares) / len(shares)
     axes.axvline(mean, color=MEAN_COLOUR, linewidth=1.5, label=f"mean {mean:.1f}")
     axes.set_xlim(0, 100)
     axes.set_xlabel(f"{quantity}, percent")
@@ -88,3 +92,48 @@ def plot_bars(values: Mapping[str, Any], quantity: str, path: Path) -> bool:
     axes.legend(loc="lower right", fontsize=8)
     figure.savefig(path)
     return True
+
+
+def plot_reliability_of(content: Mapping[str, Any], path: Path) -> bool:
+    """Draw the reliability plot of a run's evaluation.
+
+    Args:
+        content: as `Reliability.as_json` gives it.
+        path: where to.
+
+    Returns:
+        False if matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        return False
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4.4), layout="constrained", dpi=DPI)
+    FigureCanvasAgg(figure)
+    draw_reliability(
+        figure.subplots(), content, f"{sum(each['count'] for each in content['bins']):,} {content['unit']}"
+    )
+    figure.savefig(path)
+    return True
+
+
+def draw_reliability(axes: Any, content: Mapping[str, Any], title: str) -> None:
+    """Draw accuracy over confidence in bins, with the mean confidence of every bin and what would be true.
+
+    Args:
+        axes: of matplotlib.
+        content: "ece", and "bins" with "count", "confidence" and "accuracy".
+        title: what it is of.
+    """
+    bins = content["bins"]
+    width = 1 / len(bins)
+    middles = [(number + 0.5) * width for number in range(len(bins))]
+    axes.bar(middles, [each["accuracy"] or 0.0 for each in bins], width=0.9 * width, label="accuracy")
+    seen = [(each["confidence"], each["accuracy"]) for each in bins if each["count"]]
+    axes.plot(*zip(*seen, strict=True), "k.", label="mean confidence")
+    axes.plot([0, 1], [0, 1], ":", color="black")
+    axes.set_title(f"{title}, ECE {units.percent(content['ece'])} percent")
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("accuracy")
+    axes.legend(loc="upper left")

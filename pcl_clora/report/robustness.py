@@ -9,6 +9,7 @@ from typing import Any
 
 from pcl_clora.data.corruptions import SEVERITIES
 from pcl_clora.engine.robustness import RobustnessResult
+from pcl_clora.report.pictures import draw_reliability
 from pcl_clora.report.units import markdown_table, percent
 
 ROBUSTNESS_HEADER = ("corruption", *(f"severity {severity}" for severity in SEVERITIES), "mean")
@@ -103,15 +104,6 @@ def plot_reliability(content: Mapping[str, Any], path: Path) -> bool:
     figure = Figure(figsize=(8.4, 4), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, when in zip(figure.subplots(1, 2, sharey=True), ("before", "after"), strict=True):
-        bins = content[when]["bins"]
-        width = 1 / len(bins)
-        middles = [(number + 0.5) * width for number in range(len(bins))]
-        axes.bar(middles, [each["accuracy"] or 0.0 for each in bins], width=0.9 * width, label="accuracy")
-        seen = [(each["confidence"], each["accuracy"]) for each in bins if each["count"]]
-        axes.plot(*zip(*seen, strict=True), "k.", label="mean confidence")
-        axes.plot([0, 1], [0, 1], ":", color="black")
-        axes.set_title(f"{when} scaling, ECE {percent(content[when]['ece'])} percent")
-        axes.set_xlabel("confidence")
-        axes.legend(loc="upper left")
+        draw_reliability(axes, content[when], f"{when} scaling")
     figure.savefig(path, dpi=120)
     return True

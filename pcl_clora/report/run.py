@@ -11,7 +11,7 @@ from pcl_clora.engine.state import describe_data
 from pcl_clora.io import write_text
 from pcl_clora.report import units
 from pcl_clora.report.curve import curve_csv, curve_metric, plot_curve, read_curve
-from pcl_clora.report.pictures import plot_bars, plot_confusion
+from pcl_clora.report.pictures import plot_bars, plot_confusion, plot_reliability_of
 from pcl_clora.report.records import RunRecord, read_run, run_cost
 from pcl_clora.report.tables import CLASS_TABLES, data_name, protocol_name, task_of
 
@@ -22,8 +22,10 @@ MAX_CONFUSIONS = 10
 def write_report(run_dir: str | Path) -> Path:
     """Write report.md, curve.csv and, with matplotlib, pictures into the folder of a finished run.
 
-    The pictures are curve.png, confusion.png (classification), and per_class.png or per_category.png and
-    per_part.png. The reliability plot is shown where `pcl-clora eval --calibration` has drawn it.
+    The pictures are curve.png, confusion.png, reliability.png, and per_class.png or per_category.png and
+    per_part.png. A result that was written before confidences were measured has no reliability plot, one of
+    parts also no confusion matrix. The page shows calibration.png too, where `pcl-clora eval --calibration`
+    has drawn it.
 
     Returns:
         The path of report.md.
@@ -38,7 +40,7 @@ def write_report(run_dir: str | Path) -> Path:
         _head(run),
         _result(run),
         _cost(run),
-        _classes(run.result, folder),
+        *_classes(run.result, folder),
         _curve(curve, folder),
         _repeat(run),
     ]
@@ -114,7 +116,8 @@ def _votes(run: RunRecord, macs: int) -> list[tuple[str, str]]:
     ]
 
 
-def _classes(result: Mapping[str, Any], folder: Path) -> str:
+def _classes(result: Mapping[str, Any], folder: Path) -> list[str]:
+    """Say what every class, category and part reached, what was confused, and how true confidences are."""
     metrics = result["metrics"]
     sections = []
     for key, name, quantity in CLASS_TABLES:
@@ -127,20 +130,33 @@ def _classes(result: Mapping[str, Any], folder: Path) -> str:
             if plot_bars(metrics[key], quantity, folder / f"{key}.png"):
                 picture = f"![{quantity} of every {name}]({key}.png)\n\n"
             sections.append(f"## {plural}, hardest first\n\n{picture}{table}")
-    text = "\n\n".join(sections)
-    confusions = (
-        _confusions(metrics["confusion"], list(metrics["per_class"])) if "confusion" in metrics else ()
-    )
-    if confusions:
-        text += "\n\nMost frequent confusions:\n\n"
-        text += units.markdown_table(("true", "said", "clouds"), confusions)
-    if "confusion" in metrics and plot_confusion(
-        metrics["confusion"], list(metrics["per_class"]), folder / "confusion.png"
-    ):
-        text += "\n\n![confusion matrix](confusion.png)"
+    if "confusion" in metrics:
+        of_parts = "per_part" in metrics
+        names = list(metrics["per_part" if of_parts else "per_class"])
+        confusions = _confusions(metrics["confusion"], names)
+        text = "Nothing was confused."
+        if confusions:
+            header = ("true", "said", "points" if of_parts else "clouds")
+            text = f"Most frequent confusions:\n\n{units.markdown_table(header, confusions)}"
+        if plot_confusion(metrics["confusion"], names, folder / "confusion.png"):
+            text += "\n\n![confusion matrix](confusion.png)"
+        sections.append(f"## What was confused\n\n{text}")
+    return [*sections, *_reliability(metrics.get("reliability"), folder)]
+
+
+def _reliability(content: Mapping[str, Any] | None, folder: Path) -> list[str]:
+    """Say whether confidences are true, as far as it was measured."""
+    lines = []
+    if content is not None:
+        lines.append(
+            f"Expected calibration error of the {content['unit']} of the test set: "
+            f"{units.percent(content['ece'])} percent, in {len(content['bins'])} bins."
+        )
+        if plot_reliability_of(content, folder / "reliability.png"):
+            lines.append("![reliability](reliability.png)")
     if (folder / "calibration.png").is_file():
-        text += "\n\n## Are confidences true?\n\n![reliability](calibration.png)"
-    return text
+        lines.append("Before and after scaling by a temperature:\n\n![calibration](calibration.png)")
+    return ["\n\n".join(["## Are confidences true?", *lines])] if lines else []
 
 
 def _confusions(counts: Sequence[Sequence[int]], names: Sequence[str]) -> list[tuple[str, str, str]]:

@@ -6,7 +6,12 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from pcl_clora.engine.calibration import cross_fit_temperature, fit_temperature, measure_calibration
+from pcl_clora.engine.calibration import (
+    ReliabilityMeter,
+    cross_fit_temperature,
+    fit_temperature,
+    measure_calibration,
+)
 
 
 def overconfident(num_clouds=600, num_classes=5, scale=6.0, seed=0):
@@ -67,3 +72,22 @@ def test_halves_scaled_by_one_another_are_better_calibrated_and_decide_alike():
 def test_what_does_not_fit_is_refused(logits, label):
     with pytest.raises(ValueError, match=r"expected \(n, C\) and \(n,\)"):
         measure_calibration(logits, label.long())
+
+
+@pytest.mark.parametrize("batch", [1, 7, 600])
+def test_bins_that_are_summed_in_batches_are_those_of_all_clouds(batch):
+    logits, label = overconfident(scale=2.0)
+    meter = ReliabilityMeter("clouds")
+    probability, said = logits.double().softmax(-1).max(-1)
+    for part in torch.arange(len(label)).split(batch):
+        meter.update(probability[part], said[part] == label[part])
+    summed, whole = meter.reliability(), measure_calibration(logits, label)
+    assert summed.count == whole.count
+    assert summed.accuracy == pytest.approx(whole.accuracy, nan_ok=True)
+    assert summed.ece == pytest.approx(whole.ece, abs=1e-12)
+    assert summed.as_json()["bins"][3] == {"count": whole.count[3], **whole.as_json()["bins"][3]}
+
+
+def test_bins_without_predictions_say_so():
+    with pytest.raises(ValueError, match="No prediction was counted"):
+        ReliabilityMeter("points").reliability()

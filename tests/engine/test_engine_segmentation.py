@@ -23,6 +23,7 @@ from pcl_clora.engine import (
     load_run,
     make_task,
 )
+from pcl_clora.engine.calibration import ReliabilityMeter
 from pcl_clora.engine.evaluate import ThinnedDataset
 from pcl_clora.engine.tasks import draw_points, thin
 from pcl_clora.report import make_table, write_report
@@ -107,6 +108,52 @@ def test_metrics_equal_a_naive_computation(kinds: tuple[int, ...]) -> None:
     assert metrics.class_miou == pytest.approx(expected["class"])
     np.testing.assert_allclose(metrics.per_part, expected["per_part"])
     assert metrics.accuracy == pytest.approx(float((predicted == target).double().mean()))
+
+
+def test_parts_are_confused_as_scikit_learn_counts_it() -> None:
+    oracle = pytest.importorskip("sklearn.metrics")
+    generator = torch.Generator().manual_seed(3)
+    target, predicted = (2 + torch.randint(3, (6, 20), generator=generator) for _ in range(2))
+    meter = SegmentationMeter(TAXONOMY)
+    for part in torch.arange(6).split(4):
+        meter.update(predicted[part], target[part], torch.ones(len(part), dtype=torch.int64))
+    metrics = meter.metrics()
+    expected = oracle.confusion_matrix(target.flatten(), predicted.flatten(), labels=range(5))
+    assert metrics.confusion.dtype == torch.int64
+    assert metrics.confusion.tolist() == expected.tolist()
+    assert metrics.as_json(TAXONOMY.categories)["confusion"] == expected.tolist()
+
+
+def test_sums_of_a_version_without_confusions_are_taken_over() -> None:
+    meter, fresh = SegmentationMeter(TAXONOMY), SegmentationMeter(TAXONOMY)
+    body = torch.full((1, 4), 2)
+    meter.update(body, body, torch.tensor([1]))
+    fresh.load({name: value for name, value in meter.state().items() if name != "confusion"})
+    assert fresh.metrics().instance_miou == 1.0
+    with pytest.raises(KeyError, match="hits"):
+        fresh.load({"confusion": meter.state()["confusion"]} | dict(list(meter.state().items())[:4]))
+
+
+def test_confidences_of_points_are_those_among_the_parts_of_the_category() -> None:
+    metrics = pytest.importorskip("torchmetrics.functional.classification")
+    generator = torch.Generator().manual_seed(4)
+    logits = 3 * torch.randn(4, 50, 5, generator=generator)
+    labels = 2 + torch.randint(3, (4, 50), generator=generator)
+    batch = Batch(
+        points=torch.zeros(4, 50, 3),
+        label=torch.ones(4, dtype=torch.int64),
+        index=torch.arange(4),
+        category=torch.ones(4, dtype=torch.int64),
+        part_labels=labels,
+    )
+    meter = ReliabilityMeter("points")
+    meter.update(*PartSegmentationTask(TAXONOMY).confidence(logits, batch))
+    found = meter.reliability()
+    oracle = metrics.multiclass_calibration_error(
+        logits[..., 2:].softmax(-1).flatten(0, 1), labels.flatten() - 2, num_classes=3, n_bins=15
+    )
+    assert found.ece == pytest.approx(float(oracle), abs=1e-6)
+    assert sum(found.count) == 200
 
 
 def test_a_part_that_nobody_names_counts_as_found() -> None:

@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 from vis_cases import page_data
 
 from pcl_clora.cli import app
+from pcl_clora.engine import RunFolder
+from pcl_clora.io import load_tensors
 from pcl_clora.report import write_report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,6 +109,10 @@ def test_the_report_of_a_segmentation_shows_its_parts(segmentation_run):
     assert "![IoU of every part](per_part.png)" in text
     assert (segmentation_run / "per_part.png").is_file()
     assert (segmentation_run / "per_category.png").is_file()
+    assert "![confusion matrix](confusion.png)" in text
+    assert "| true | said | points |" in text
+    assert "![reliability](reliability.png)" in text
+    assert "of the points of the test set" in text
 
 
 def test_the_report_of_a_classification_shows_its_confusions(classification_run):
@@ -117,3 +123,18 @@ def test_the_report_of_a_classification_shows_its_confusions(classification_run)
     assert "![confusion matrix](confusion.png)" in text
     assert (classification_run / "confusion.png").is_file()
     assert (classification_run / "per_class.png").is_file()
+    assert (classification_run / "reliability.png").is_file()
+    assert "of the clouds of the test set" in text
+
+
+@pytest.mark.parametrize("kind", ["classification_run", "segmentation_run"])
+def test_the_result_says_how_true_confidences_are_and_the_adapter_file_stays_small(kind, request):
+    folder = request.getfixturevalue(kind)
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+    reliability = result["metrics"]["reliability"]
+    expected = result["data"]["num_test"] * (1 if kind == "classification_run" else 48)
+    assert sum(each["count"] for each in reliability["bins"]) == expected
+    assert len(reliability["bins"]) == 15
+    assert sum(map(sum, result["metrics"]["confusion"])) == expected
+    assert not load_tensors(RunFolder(folder).best)[1]["metrics"].keys() & {"confusion", "reliability"}
