@@ -12,6 +12,7 @@ from pcl_clora.cli.common import show
 
 if TYPE_CHECKING:
     from pcl_clora.vis import Panel
+    from pcl_clora.vis.segmentation import Segmentation
 
 
 def view(
@@ -19,12 +20,16 @@ def view(
         list[str] | None,
         typer.Argument(
             metavar="[FILE]...",
-            help="Point files. npz and ply may hold labels and predictions; without files, --run shows its "
-            "test set.",
+            help="Point files. npz, h5, ply and csv may hold labels and predictions; without files, --run "
+            "shows its test set.",
         ),
     ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="True labels of the one FILE: npy, npz or txt, an integer a point.")
+    ] = None,
+    label_column: Annotated[
+        int | None,
+        typer.Option(help="Column of true labels in a txt or npy FILE, from 0; -1 is the last one."),
     ] = None,
     run: Annotated[
         list[Path] | None,
@@ -64,16 +69,20 @@ def view(
     pcl-clora view --run runs/shapenetpart --out gallery.html
     """
     from pcl_clora.config import ConfigError
+    from pcl_clora.vis.files import read_cloud
 
     if not files and not run:
         raise ConfigError("There is nothing to show: give point files, or --run for the test set of a run.")
+    if label_column is not None and not files:
+        raise ConfigError("--label-column belongs to a FILE.")
     if labels is not None and len(files or []) != 1:
         raise ConfigError("--labels belongs to exactly one FILE.")
     if out is None and png is None and ply is None and not window:
         out = Path("page.html")
     runs = list(run or [])
     if files:
-        panels = _file_panels(files, labels, runs, data, category)
+        clouds = [read_cloud(file, labels, label_column) for file in files]
+        panels = _file_panels(clouds, runs, data, category)
         title = ", ".join(Path(file).name for file in files)
     elif index:
         panels, title = _sample_panels(runs, data, index)
@@ -110,12 +119,10 @@ def _write(
 
 
 def _file_panels(
-    files: Sequence[str], labels: Path | None, runs: Sequence[Path], data: Path | None, category: str
+    clouds: Sequence[Segmentation], runs: Sequence[Path], data: Path | None, category: str
 ) -> list[Panel]:
     from pcl_clora.predict import Predictor
-    from pcl_clora.vis.files import read_cloud
 
-    clouds = [read_cloud(file, labels) for file in files]
     if not runs:
         return [panel for cloud in clouds for panel in cloud.panels(named=len(clouds) > 1)]
     from pcl_clora.vis.segmentation import segment_points, side_by_side

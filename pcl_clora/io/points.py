@@ -55,9 +55,9 @@ def read_points(
 
     npy: (N, C). npz: the array "points" (or xyz, pos, data, or the only one), the others of N rows become
     fields. txt, xyz, csv, pts: columns split by comma, semicolon or space, "#" starts a comment, a header
-    line may name the columns. h5: the data set "points" (or xyz, pos, data), (N, C), or (n, N, C) with `row`.
-    off, ply: vertices, and the triangles of a mesh. The first three columns are x, y, z wherever a file does
-    not name them.
+    line may name the columns. h5: the data set "points" (or xyz, pos, data), (N, C), or (n, N, C) with `row`;
+    other data sets of numbers that are (N, ...), or (n, N, ...), become fields. off, ply: vertices, and the
+    triangles of a mesh. The first three columns are x, y, z wherever a file does not name them.
 
     Args:
         path: the file; `file.h5#7` is row 7 of file.h5.

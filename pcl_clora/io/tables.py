@@ -81,22 +81,31 @@ def _point_key(path: Path, names: Sequence[str]) -> str:
 
 
 def read_hdf5(path: Path, max_points: int | None, row: int | None) -> Read:
-    """Read one cloud from hdf5: (N, C), or (n, N, C) with a row."""
+    """Read one cloud from hdf5: (N, C), or (n, N, C) with a row; other numbers of its points are fields."""
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
             names = [name for name in file if isinstance(file[name], h5py.Dataset)]
-            data = file[_point_key(path, names)]
-            if data.ndim == 3:
-                if row is None or not 0 <= row < len(data):
-                    raise DataError(
-                        path,
-                        f"holds {len(data)} clouds, and row {row} was asked for",
-                        f"name one as {path.name}#0 to {path.name}#{len(data) - 1}, or read the data set",
-                    )
-                return _split_columns(path, data[row][:max_points])
-            return _split_columns(path, data[:max_points] if data.ndim else np.empty(()))
+            key = _point_key(path, names)
+            data = file[key]
+            more = [
+                name
+                for name in names
+                if name != key
+                and file[name].dtype.kind in "biuf"
+                and file[name].shape[: data.ndim - 1] == data.shape[:-1]
+            ]
+            if data.ndim == 3 and (row is None or not 0 <= row < len(data)):
+                asked = "none" if row is None else f"row {row}"
+                raise DataError(
+                    path,
+                    f"holds {len(data)} clouds, and {asked} was asked for",
+                    f"name one as {path.name}#0 to {path.name}#{len(data) - 1}, or read the data set",
+                )
+            place = (slice(max_points),) if data.ndim < 3 else (row, slice(max_points))
+            points, fields, _ = _split_columns(path, data[place] if data.ndim else np.empty(()))
+            return points, {**fields, **{name: file[name][place] for name in more}}, None
     except OSError as error:
         raise DataError(path, f"cannot be read as hdf5, it may be truncated ({error})", AGAIN) from error
 

@@ -10,27 +10,36 @@ import numpy as np
 from pcl_clora.io import DataError, read_points
 from pcl_clora.vis.segmentation import Segmentation
 
-TRUTH_NAMES = ("labels", "label", "truth", "part_labels")
+TRUTH_NAMES = ("labels", "label", "truth", "part_labels", "seg", "pid")
 PREDICTION_NAMES = ("prediction", "predictions", "pred")
 _SUFFIXES = (".npy", ".npz", ".txt")
 
 
-def read_cloud(path: str | Path, labels: str | Path | None = None) -> Segmentation:
+def read_cloud(
+    path: str | Path, labels: str | Path | None = None, label_column: int | None = None
+) -> Segmentation:
     """Read points with what the file says of them.
 
-    True labels are the field "labels" (or label, truth, part_labels), predicted ones "prediction" (or
-    predictions, pred), probabilities "confidence"; npz, ply and csv files name their fields.
+    True labels are the field "labels" (or label, truth, part_labels, seg, pid), predicted ones "prediction"
+    (or predictions, pred), probabilities "confidence"; npz, h5, ply and csv files name their fields.
 
     Args:
         path: a file that `read_points` knows; `file.h5#7` is one cloud of several.
         labels: a file of true labels, which come before those in the file.
+        label_column: column of true labels in a file whose columns have no names, from 0 or, negative, from
+            the end.
 
     Raises:
         DataError: if a file is missing or torn, or the labels are not integers, one for every point.
+        ValueError: if labels are given twice.
     """
+    if labels is not None and label_column is not None:
+        raise ValueError("Labels are given twice, by a file and by a column; leave one out.")
     content = read_points(path)
     fields, count = content.fields, len(content.points)
-    truth = _integers(path, fields, TRUTH_NAMES)
+    truth = (
+        _integers(path, fields, TRUTH_NAMES) if label_column is None else _column(path, fields, label_column)
+    )
     if labels is not None:
         truth = read_labels(labels)
         if len(truth) != count:
@@ -84,6 +93,18 @@ def _integers(
         if name in fields:
             return _as_integers(path, name, fields[name])
     return None
+
+
+def _column(path: str | Path, fields: Mapping[str, np.ndarray], column: int) -> np.ndarray:
+    extra = fields.get("extra")
+    width = 3 if extra is None else 3 + extra.shape[1]
+    place = column + width if column < 0 else column
+    if extra is None or not 3 <= place < width:
+        what = "no column without a name besides x, y, z" if extra is None else f"columns 0 to {width - 1}"
+        raise DataError(
+            path, f"has {what}, and labels in column {column} were asked for", "choose one after x, y, z"
+        )
+    return _as_integers(path, f"column {column}", extra[:, place - 3])
 
 
 def _as_integers(path: str | Path, name: str, values: np.ndarray) -> np.ndarray:

@@ -100,12 +100,25 @@ def test_an_archive_keeps_only_arrays_that_belong_to_the_points(tmp_path):
     assert set(read_points(tmp_path / "a.npz").fields) == {"labels"}
 
 
+@pytest.mark.parametrize("row", [None, 1])
+def test_numbers_of_the_points_of_an_hdf5_file_are_fields(tmp_path, row):
+    several = (lambda values: values) if row is None else (lambda values: np.stack([0 * values, values]))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = several(CLOUD)
+        file["seg"] = several(np.arange(len(CLOUD)))
+        file["names"] = np.array([b"x"] * len(file["data"]))
+        file["label"] = np.zeros((len(file["data"]) + 1, 1))
+    found = read_points(tmp_path / "a.h5", row=row, max_points=2)
+    assert list(found.fields) == ["seg"]
+    assert found.fields["seg"].tolist() == [0, 1]
+
+
 def test_a_row_of_an_hdf5_file_is_named_by_its_number(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["data"] = np.stack([CLOUD, CLOUD + 1])
     assert np.array_equal(read_points(f"{tmp_path}/a.h5#1").points, CLOUD + 1)
     assert np.array_equal(read_points(tmp_path / "a.h5", row=0, max_points=2).points, CLOUD[:2])
-    with pytest.raises(DataError, match=r"holds 2 clouds, and row None.*a\.h5#0 to a\.h5#1"):
+    with pytest.raises(DataError, match=r"holds 2 clouds, and none was asked for.*a\.h5#0 to a\.h5#1"):
         read_points(tmp_path / "a.h5")
 
 

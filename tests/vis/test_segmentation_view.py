@@ -181,3 +181,34 @@ def test_training_shows_segmentations_in_tensorboard(segmentation_run):
     assert len(images) == 2  # the curve's evaluation and the result's
     assert struct.unpack(">II", images[0].encoded_image_string[16:24]) == (600, 800)
     assert "eval/test/instance_miou" in events.Tags()["scalars"]
+
+
+@pytest.mark.parametrize("column", [-1, 6])
+def test_labels_may_stand_in_a_column_without_a_name(tmp_path, column):
+    labels = np.arange(5) % 3
+    np.savetxt(tmp_path / "a.txt", np.c_[np.eye(5, 3), np.ones((5, 3)), labels])
+
+    np.testing.assert_array_equal(read_cloud(tmp_path / "a.txt", label_column=column).truth, labels)
+    assert read_cloud(tmp_path / "a.txt").truth is None
+
+
+@pytest.mark.parametrize(
+    ("width", "column", "message"),
+    [
+        (4, 2, "columns 0 to 3, and labels in column 2"),
+        (4, 4, "columns 0 to 3, and labels in column 4"),
+        (4, -5, "labels in column -5"),
+        (3, -1, "no column without a name besides x, y, z"),
+        (5, -1, "expected whole numbers"),
+    ],
+)
+def test_a_column_that_holds_no_labels_is_refused(tmp_path, width, column, message):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(6, width)))
+
+    with pytest.raises(DataError, match=message):
+        read_cloud(tmp_path / "a.npy", label_column=column)
+
+
+def test_labels_that_are_given_twice_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="given twice"):
+        read_cloud(tmp_path / "a.txt", tmp_path / "l.txt", -1)
