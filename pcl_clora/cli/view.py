@@ -75,6 +75,12 @@ def view(
         raise ConfigError("There is nothing to show: give point files, or --run for the test set of a run.")
     if label_column is not None and not files:
         raise ConfigError("--label-column belongs to a FILE.")
+    if files and index:
+        raise ConfigError("--index chooses clouds of the test set of a run; leave it or FILE out.")
+    if len({one.name for one in run or []}) < len(run or []):
+        raise ConfigError("Two runs have the same name; give every --run a folder name of its own.")
+    if out is not None and out.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--out {out}: a page ends in .html; --png and --ply write other files.")
     if labels is not None and len(files or []) != 1:
         raise ConfigError("--labels belongs to exactly one FILE.")
     if out is None and png is None and ply is None and not window:

@@ -37,6 +37,8 @@ def read_cloud(
         raise ValueError("Labels are given twice, by a file and by a column; leave one out.")
     content = read_points(path)
     fields, count = content.fields, len(content.points)
+    if Path(path).suffix.lower() == ".npz":
+        _check_lengths(path, count)
     truth = (
         _integers(path, fields, TRUTH_NAMES) if label_column is None else _column(path, fields, label_column)
     )
@@ -93,6 +95,16 @@ def _integers(
         if name in fields:
             return _as_integers(path, name, fields[name])
     return None
+
+
+def _check_lengths(path: str | Path, count: int) -> None:
+    """Refuse labels of another length, which `read_points` takes for something that is not of the points."""
+    with np.load(path, allow_pickle=False) as archive:
+        for name in {*TRUTH_NAMES, *PREDICTION_NAMES, "confidence"} & set(archive.files):
+            if archive[name].shape[:1] != (count,):
+                raise DataError(
+                    path, f"{name!r} is {archive[name].shape}, there are {count} points", "give one a point"
+                )
 
 
 def _column(path: str | Path, fields: Mapping[str, np.ndarray], column: int) -> np.ndarray:

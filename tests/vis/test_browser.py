@@ -108,6 +108,7 @@ def four_balls(**options):
     )
 
 
+@pytest.mark.slow
 def test_every_panel_draws_its_own_colours(show):
     points, labels = cloud(2000)
     browser = show([Panel(points, labels=0 * labels, title="a"), Panel(points, labels=labels, title="b")])
@@ -145,6 +146,7 @@ def test_a_click_shows_what_the_point_is(show):
     assert "part: green" in browser.find_element("css selector", ".picked").text
 
 
+@pytest.mark.slow
 def test_the_legend_hides_and_shows_points(show):
     points, labels = cloud(2000)
     browser = show([Panel(points, labels=labels, legend=["foot", "body", "lid"])])
@@ -161,6 +163,7 @@ def test_the_legend_hides_and_shows_points(show):
     assert area(browser, 0, "blue") == before
 
 
+@pytest.mark.slow
 def test_linked_cameras_move_together_and_unlinked_ones_alone(show):
     from selenium.webdriver import ActionChains
 
@@ -280,6 +283,7 @@ def test_a_notebook_frame_runs_the_page(browser, tmp_path):
     browser.switch_to.default_content()
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_large_cloud_is_thinned_while_it_moves_and_whole_at_rest(show):
     points, labels = cloud(400_000)

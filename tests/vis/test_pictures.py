@@ -7,7 +7,7 @@ from vis_cases import cloud
 
 from pcl_clora.io import read_points
 from pcl_clora.io.pictures import PART_COLOURS, draw_cloud, encode_png, part_colour, rgb, scalar_colours
-from pcl_clora.vis import Panel, render_png, write_ply
+from pcl_clora.vis import Panel, render_png, show_window, write_ply
 
 
 def test_the_colours_of_numbers_are_those_of_viridis():
@@ -120,3 +120,12 @@ def test_a_coloured_ply_file_reads_back(tmp_path):
     np.testing.assert_array_equal(found.fields["confidence"], np.abs(points[:, 0]))
     with pytest.raises(ValueError, match=r"does not end in \.ply"):
         write_ply(tmp_path / "a.obj", panel)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there the environment says where the display is")
+def test_a_window_without_a_display_is_refused_at_once(monkeypatch):
+    monkeypatch.setattr("pcl_clora.vis.window.import_open3d", lambda: None)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(RuntimeError, match="is there a display"):
+        show_window([Panel(np.zeros((1, 3)))])

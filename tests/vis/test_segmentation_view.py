@@ -212,3 +212,11 @@ def test_a_column_that_holds_no_labels_is_refused(tmp_path, width, column, messa
 def test_labels_that_are_given_twice_are_refused(tmp_path):
     with pytest.raises(ValueError, match="given twice"):
         read_cloud(tmp_path / "a.txt", tmp_path / "l.txt", -1)
+
+
+@pytest.mark.parametrize("name", ["labels", "prediction", "confidence"])
+def test_labels_of_another_length_inside_a_file_are_refused(tmp_path, name):
+    np.savez(tmp_path / "a.npz", points=np.eye(5, 3), **{name: np.zeros(3)})
+
+    with pytest.raises(DataError, match=rf"'{name}' is \(3,\), there are 5 points"):
+        read_cloud(tmp_path / "a.npz")

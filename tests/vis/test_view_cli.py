@@ -93,6 +93,10 @@ def test_predict_classifies_files(classification_run, tmp_path):
         (["a.npy", "b.npy", "--labels", "l.npy"], "exactly one FILE"),
         (["--run", "RUN", "--png", "a.png"], "choose clouds with --index"),
         (["--run", "RUN", "--index", "one"], "expected numbers such as 3"),
+        (["a.npy", "--index", "3"], "leave it or FILE out"),
+        (["--run", "RUN", "--run", "RUN", "--index", "1"], "the same name"),
+        (["a.npy", "--out", "a.pdf"], r"a page ends in \.html"),
+        (["--run", "RUN", "--label-column", "3"], "belongs to a FILE"),
     ],
 )
 def test_view_refuses_what_it_cannot_do(segmentation_run, arguments, message):
