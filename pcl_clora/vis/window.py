@@ -23,19 +23,19 @@ def show_window(panels: Sequence[Panel], *, title: str = "Point clouds", up: str
 
     Raises:
         ImportError: if Open3D is not installed, or its system libraries are missing.
-        RuntimeError: if there is no display.
+        OSError: if there is no display.
     """
     panels = check_panels(panels)
     open3d = import_open3d()
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         # newer versions of Open3D would draw where nobody sees it, and wait for ever
-        raise RuntimeError(NO_DISPLAY)
+        raise OSError(NO_DISPLAY)
     clouds = []
     for number, panel in enumerate(panels):
         clouds.append(open3d_cloud(open3d, panel, up).translate((GAP * number, 0.0, 0.0)))
     window = open3d.visualization.Visualizer()
     if not window.create_window(window_name=title):
-        raise RuntimeError(NO_DISPLAY)
+        raise OSError(NO_DISPLAY)
     for cloud in clouds:
         window.add_geometry(cloud)
     window.run()

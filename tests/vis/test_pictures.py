@@ -127,5 +127,5 @@ def test_a_window_without_a_display_is_refused_at_once(monkeypatch):
     monkeypatch.setattr("pcl_clora.vis.window.import_open3d", lambda: None)
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    with pytest.raises(RuntimeError, match="is there a display"):
+    with pytest.raises(OSError, match="is there a display"):
         show_window([Panel(np.zeros((1, 3)))])
