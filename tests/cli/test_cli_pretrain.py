@@ -56,7 +56,7 @@ def test_pretrain_says_loss_and_probes_and_eval_repeats_the_loss(settings):
     assert f"weights.path={content['run']}" in shown.replace("\n", "")
     with pytest.raises(ReportError, match="is a pre-training, which has no accuracy"):
         read_run(content["run"])
-    with pytest.raises(ConfigError, match="not for task=.pretraining."):
+    with pytest.raises(ConfigError, match=r"not for task='pretraining'"):
         run("eval", "--run", content["run"], "--calibration")
 
 
