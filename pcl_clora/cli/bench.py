@@ -1,4 +1,4 @@
-"""`pcl-clora bench ops | pretrain | show`."""
+"""`pcl-clora bench ops | pretrain | page | show`."""
 
 from __future__ import annotations
 
@@ -78,6 +78,33 @@ def pretrain(
         print_json(result)
     else:
         show(*pretraining_lines(result))
+
+
+@app.command()
+def page(
+    as_json: AsJson = False,
+    out: Annotated[Path | None, typer.Option(help="Also write the result here, as json.")] = None,
+    points: Annotated[
+        list[int] | None, typer.Option(min=1, help="Points of a cloud; may be given several times.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Pages written and frames drawn for each.")] = 3,
+) -> None:
+    """Measure the page that shows clouds: its size, the time to write it, and the time of a frame.
+
+    Frames are drawn in software by chromium, if it is installed with chromedriver and selenium.
+    """
+    from pcl_clora.report.bench import write_record
+    from pcl_clora.report.bench_page import SIZES, bench_page, page_table
+    from pcl_clora.report.show import plain_table
+
+    with interruptible():
+        result = bench_page(sizes=points or SIZES, repeats=repeats)
+    if out:
+        write_record(out, result)
+    if as_json:
+        print_json(result)
+    else:
+        show(plain_table("One panel, labels and one number a point", *page_table(result)))
 
 
 @app.command("show")

@@ -107,7 +107,9 @@ def test_every_key_list_fills_the_model_of_its_own_task(path):
     try:
         model = make_meta(identity, identity.task)
     except ValueError as error:
-        pytest.skip(str(error))
+        if "act has no network for task='pretraining'" not in str(error):
+            raise
+        pytest.skip(str(error))  # what ACT predicts needs a teacher that no file holds
     # The hub has Point-BERT's tokenizer in a file of its own, which pre-training needs besides.
     apart = ("tokenizer.",) if "hub/point-bert" in path else ()
     report = preview(model, state, allow_partial=bool(apart))

@@ -284,7 +284,6 @@ def test_a_notebook_frame_runs_the_page(browser, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_large_cloud_is_thinned_while_it_moves_and_whole_at_rest(show):
     points, labels = cloud(400_000)
     browser = show([Panel(points, labels=labels)])
