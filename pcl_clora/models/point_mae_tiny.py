@@ -22,7 +22,7 @@ class PointMAETinyConfig(MaskedConfig):
     embed_dim: PositiveInt = 192  # D, width of a token
     depth: PositiveInt = 6  # number of blocks
     num_heads: PositiveInt = 6  # attention heads, must divide embed_dim
-    num_groups: PositiveInt = 64  # G, patches a cloud
+    num_groups: PositiveInt = 32  # G, patches a cloud
     group_size: PositiveInt = 32  # K, points a patch
     encoder_widths: tuple[PositiveInt, PositiveInt, PositiveInt] = (64, 128, 256)  # of the patch encoder
     drop_path: float = Field(default=0.05, ge=0.0, lt=1.0)  # of the last block; grows linearly from 0
