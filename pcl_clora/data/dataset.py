@@ -74,6 +74,15 @@ class Batch:
         points = torch.gather(self.points, 1, index[..., None].expand(-1, -1, 3))
         return replace(self, points=points, **chosen)
 
+    @classmethod
+    def join(cls, batches: Sequence[Batch]) -> Batch:
+        """Put batches one behind another; what one of them lacks, the whole lacks."""
+        joined = {}
+        for field in fields(cls):
+            values = [getattr(batch, field.name) for batch in batches]
+            joined[field.name] = None if any(value is None for value in values) else torch.cat(values)
+        return cls(**joined)
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Copy all tensors to a device."""
         moved = {}

@@ -68,6 +68,7 @@ class Task(ABC):
         logit_names: name of every logit.
         uses_labels: whether anything is learnt from labels.
         unit: what gets a label of its own: "clouds" or "points"; "" where nothing does.
+        views: how many views of every cloud a training step is given.
     """
 
     name: ClassVar[str]
@@ -76,6 +77,7 @@ class Task(ABC):
     logit_names: tuple[str, ...]
     uses_labels: ClassVar[bool] = True
     unit: ClassVar[str] = ""
+    views: int = 1
 
     @abstractmethod
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -257,14 +259,15 @@ class PretrainingTask(Task):
 
     Args:
         class_names: what the data set calls its classes, for the record.
+        views: of every cloud in a training step.
     """
 
     name = "pretraining"
     headlines = (Headline("loss", "loss", "reconstruction loss"),)
     uses_labels = False
 
-    def __init__(self, class_names: Sequence[str]) -> None:
-        self.class_names, self.logit_names = tuple(class_names), ()
+    def __init__(self, class_names: Sequence[str], views: int = 1) -> None:
+        self.class_names, self.logit_names, self.views = tuple(class_names), (), views
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """Points only."""
@@ -327,7 +330,7 @@ def make_task(model: ModelConfig, dataset: PointDataset) -> Task:
         _require("num_classes", model, len(dataset.class_names), "classes")
         return ClassificationTask(dataset.class_names)
     if model.task == PretrainingTask.name:
-        return PretrainingTask(dataset.class_names)
+        return PretrainingTask(dataset.class_names, getattr(model, "num_views", 1))
     if model.task != PartSegmentationTask.name:
         raise ConfigError(
             f"model.task={model.task!r} cannot be run here; it can be one of {', '.join(TASKS)}."

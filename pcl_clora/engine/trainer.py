@@ -179,10 +179,16 @@ class Trainer:
         return math.isfinite(float(nn.utils.get_total_norm(gradients)))
 
     def _training_points(self, batch: Batch) -> Batch:
-        """Thin and augment clouds; (seed, epoch, batch) decide how, so resuming needs no state."""
+        """Thin and augment clouds; (seed, epoch, batch) decide how, so resuming needs no state.
+
+        A task of several views gets that many batches one behind another, each drawn anew.
+        """
         generator = make_generator(self.cfg.seed, "augment", self.state.epoch, self.state.batch)
-        batch = draw_points(batch.to(self.device), self.cfg.data.num_points, generator)
-        return replace(batch, points=self._augment(batch.points, generator))
+        whole, views = batch.to(self.device), []
+        for _ in range(self.data.task.views):
+            view = draw_points(whole, self.cfg.data.num_points, generator)
+            views.append(replace(view, points=self._augment(view.points, generator)))
+        return views[0] if len(views) == 1 else Batch.join(views)
 
     def _epoch_event(self) -> dict[str, Any]:
         state, num_batches = self.state, self.data.train.num_batches

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pcl_clora.config import Config
 
@@ -105,6 +105,24 @@ class PretrainingConfig(Config):
     decoder_depth: PositiveInt = 4  # blocks of the decoder
     decoder_heads: NonNegativeInt = 0  # its attention heads, must divide embed_dim; 0 = num_heads
     embed: Literal["all", "visible"] = "all"  # patches that the patch encoder sees; published: all
+    # Initial weights of the encoder: normal with deviation 0.02, as published, or what the layers start with.
+    init: Literal["normal", "default"] = "normal"
+
+    def left_out(self) -> frozenset[str]:
+        """Name the settings that came later, where they have their default; see `Config.left_out`."""
+        return super().left_out() | self.at_default("init")
+
+
+class ViewsPretrainingConfig(PretrainingConfig):
+    """Settings of masked autoencoding of two views of a cloud, whose features are compared."""
+
+    contrast: NonNegativeFloat = 0.0  # weight of the comparison; 0 = one view, as published
+    temperature: PositiveFloat = 0.1  # of the comparison
+
+    def left_out(self) -> frozenset[str]:
+        """Leave both settings out where nothing is compared."""
+        unused = frozenset() if self.contrast else frozenset({"contrast", "temperature"})
+        return super().left_out() | unused
 
 
 class MaskedConfig(TransformerConfig):
@@ -116,6 +134,12 @@ class MaskedConfig(TransformerConfig):
     def num_masked(self) -> int:
         """How many patches of a cloud are hidden in pre-training: the ratio of all, rounded down."""
         return int(self.pretraining.mask_ratio * self.num_groups)
+
+    @property
+    def num_views(self) -> int:
+        """How many views of every cloud a training step of this task is given."""
+        contrast = getattr(self.pretraining, "contrast", 0.0)
+        return 2 if self.task == "pretraining" and contrast else 1
 
     def left_out(self) -> frozenset[str]:
         """Leave the section `pretraining` out of the settings of other tasks."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pcl_clora.models.config import MaskedConfig
+from pcl_clora.models.config import MaskedConfig, ViewsPretrainingConfig
 from pcl_clora.models.key_map import KeyMap, Rule
 from pcl_clora.models.patch_transformer import PatchTransformer
 
@@ -34,6 +34,7 @@ class PointMAEConfig(MaskedConfig):
     """Settings of Point-MAE; the defaults are the published network at 2,048 points."""
 
     name: Literal["point_mae"] = "point_mae"
+    pretraining: ViewsPretrainingConfig = ViewsPretrainingConfig()  # read with task="pretraining" only
 
 
 class PointMAE(PatchTransformer):

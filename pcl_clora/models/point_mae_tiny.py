@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from pcl_clora.models.config import MaskedConfig, PretrainingConfig
+from pcl_clora.models.config import MaskedConfig, ViewsPretrainingConfig
 
 
-class TinyPretrainingConfig(PretrainingConfig):
+class TinyPretrainingConfig(ViewsPretrainingConfig):
     """Settings of the pre-training form; its decoder is half as deep as published."""
 
     decoder_depth: PositiveInt = 2  # blocks of the decoder

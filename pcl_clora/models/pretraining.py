@@ -200,8 +200,9 @@ class MaskedAutoencoder(WithoutClassifier, PatchTransformer):
 
     def __init__(self, config: MaskedConfig) -> None:
         super().__init__(config)
-        init_transformer(self)
         dim, settings = config.embed_dim, config.pretraining
+        if settings.init == "normal":
+            init_transformer(self)
         self.num_classes = 0
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
         nn.init.trunc_normal_(self.mask_token, std=0.02)

@@ -25,7 +25,6 @@ from pcl_clora.models.pointgpt import (
     PointGPTSConfig,
 )
 from pcl_clora.models.pointgpt_pretraining import PointGPTLargePretraining, PointGPTPretraining
-from pcl_clora.models.pretraining import MaskedAutoencoder
 from pcl_clora.models.recon import ReCon, ReConConfig, ReConPlain, ReConPlainConfig
 from pcl_clora.models.recon_pretraining import ReConPretraining
 from pcl_clora.models.segmentation_models import (
@@ -38,6 +37,7 @@ from pcl_clora.models.segmentation_models import (
 from pcl_clora.models.segmentation_point_bert import PointBERTSegmenter
 from pcl_clora.models.segmentation_pointgpt import PointGPTLargeSegmenter, PointGPTSegmenter
 from pcl_clora.models.timm_vit import PREFIX, TimmConfig, TimmViT, list_timm_models
+from pcl_clora.models.two_views import TwoViewAutoencoder
 from pcl_clora.models.weights import load_weights
 
 _models: Registry[ModelConfig, dict[Task, type[nn.Module]]] = Registry("model", "name", ModelConfig)
@@ -63,7 +63,7 @@ register_model(
     tasks={
         "classification": PointMAE,
         "part_segmentation": PointMAESegmenter,
-        "pretraining": MaskedAutoencoder,
+        "pretraining": TwoViewAutoencoder,
     },
 )
 register_model(
@@ -72,7 +72,7 @@ register_model(
     tasks={
         "classification": PointMAE,
         "part_segmentation": PointMAESegmenter,
-        "pretraining": MaskedAutoencoder,
+        "pretraining": TwoViewAutoencoder,
     },
 )
 register_model("act", ACTConfig, tasks={"classification": ACT, "part_segmentation": ACTSegmenter})
