@@ -1,4 +1,4 @@
-"""The command line: `pcl-clora train | pretrain | eval | fewshot | report | bench | data | weights ...`.
+"""The command line: `pcl-clora train | pretrain | probe | eval | predict | view | report | bench | data ...`.
 
 Commands live in modules of their own and import what they need when they run, so that `--help` is quick.
 """
@@ -20,6 +20,7 @@ from pcl_clora.cli import (
     fewshot,
     predict,
     pretrain,
+    probe,
     report,
     train,
     view,
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("pretrain")(pretrain.pretrain)
+app.command("probe")(probe.probe)
 app.command("eval")(evaluate.evaluate)
 app.command("fewshot")(fewshot.fewshot)
 app.command("predict")(predict.predict)

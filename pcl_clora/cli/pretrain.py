@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pcl_clora.cli.common import AsJson, ConfigPath, Overrides, interruptible, print_json, show
+from pcl_clora.cli.probe import probe_numbers
 from pcl_clora.cli.train import Resume
 
 if TYPE_CHECKING:
@@ -60,6 +61,4 @@ def summary(finished: RunResult) -> dict[str, Any]:
 
 def probe_line(probe: dict[str, Any]) -> str:
     """Say a probe in a line."""
-    names = {"knn_acc": "k-NN", "svm_acc": "linear SVM"}
-    told = [f"{name} {100 * probe[key]:.2f} %" for key, name in names.items() if key in probe]
-    return f"epoch {probe['epoch'] + 1}: {', '.join(told)}"
+    return f"epoch {probe['epoch'] + 1}: {probe_numbers(probe)}"

@@ -41,6 +41,14 @@ def train(
             "deviation; the folder of each run ends in _seed<number>."
         ),
     ] = "",
+    new_shots: Annotated[
+        bool,
+        typer.Option(
+            "--new-shots",
+            help="With --seeds and data.shots: each seed also draws other training clouds, so that the "
+            "deviation has their choice in it.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Adapt a backbone to a data set, evaluate it on the test split, and write a run folder.
@@ -58,8 +66,10 @@ def train(
     if dry_run:
         _dry_run(cfg)
         return
+    if new_shots and not seeds:
+        raise ConfigError("--new-shots goes with --seeds; for a single run set data.shots_seed.")
     if seeds:
-        _train_seeds(cfg, seeds, resume, as_json)
+        _train_seeds(cfg, seeds, resume, as_json, new_shots=new_shots)
         return
     finished, report = _train_one(cfg, resume)
     if as_json:
@@ -80,13 +90,13 @@ def _train_one(cfg: RunConfig, resume: Resume) -> tuple[RunResult, Path]:
     return finished, write_report(finished.run_dir)
 
 
-def _train_seeds(cfg: RunConfig, seeds: str, resume: Resume, as_json: bool) -> None:
+def _train_seeds(cfg: RunConfig, seeds: str, resume: Resume, as_json: bool, *, new_shots: bool) -> None:
     """Run every seed, and write the table over all of them beside their folders."""
     from pcl_clora.engine.seeds import parse_seeds, with_seed
     from pcl_clora.report import make_table
     from pcl_clora.report.show import run_table_view, seeds_view
 
-    runs = [with_seed(cfg, seed) for seed in parse_seeds(seeds)]
+    runs = [with_seed(cfg, seed, new_shots=new_shots) for seed in parse_seeds(seeds)]
     table = make_table([_train_one(run, resume)[0].run_dir for run in runs])
     path = Path(cfg.output) / f"{cfg.name}_seeds.json"
     table.write(path)

@@ -41,6 +41,11 @@ class FeatureProbe:
         self._train = self._loader("train", config.num_train)
         self._test = self._loader("test", config.num_test)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many clouds are known ("num_train") and classified ("num_test")."""
+        return {"num_train": len(self._train.indices), "num_test": len(self._test.indices)}
+
     def due(self, epoch: int, epochs: int) -> bool:
         """Tell whether to probe after an epoch (0-based): every so many, and after the last."""
         return (epoch + 1) % self.config.every_epochs == 0 or epoch + 1 == epochs

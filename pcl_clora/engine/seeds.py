@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from pcl_clora.config import ConfigError
 from pcl_clora.engine.config import RunConfig
@@ -28,6 +29,23 @@ def parse_seeds(text: str, *, what: str = "seed") -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def with_seed(cfg: RunConfig, seed: int) -> RunConfig:
-    """Return the settings of one seed's run; its folder is that of the settings plus "_seed<seed>"."""
-    return cfg.model_copy(update={"seed": seed, "name": f"{cfg.name}_seed{seed}"})
+def with_seed(cfg: RunConfig, seed: int, *, new_shots: bool = False) -> RunConfig:
+    """Return the settings of one seed's run; its folder is that of the settings plus "_seed<seed>".
+
+    Args:
+        cfg: settings of all seeds.
+        seed: of this run.
+        new_shots: let the seed choose the training clouds too (data.shots_seed).
+
+    Raises:
+        ConfigError: if new shots are asked for where data.shots leaves nothing to choose.
+    """
+    changes: dict[str, Any] = {"seed": seed, "name": f"{cfg.name}_seed{seed}"}
+    if new_shots:
+        if not cfg.data.shots or cfg.data.shots_in_reader:
+            raise ConfigError(
+                f"data.shots={cfg.data.shots} of {cfg.data.name} leaves no training clouds to choose; set "
+                "data.shots to the clouds a class, or leave --new-shots out."
+            )
+        changes["data"] = cfg.data.model_copy(update={"shots_seed": seed})
+    return cfg.model_copy(update=changes)

@@ -1,4 +1,4 @@
-"""Masked autoencoding of two views of a cloud: besides rebuilding, the features of both must find each other."""
+"""Masked autoencoding of two views of a cloud: besides rebuilding, the views must find each other."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class TwoViewAutoencoder(MaskedAutoencoder):
     Args:
         config: sizes of the network; the section `pretraining` says how much is hidden, and the decoder.
 
-    Source: rebuilding as in Point-MAE; the comparison is SimCLR's. Putting both together is our choice: in a
-        run of an hour rebuilding alone leaves the features little better than random ones (docs/pretraining.md).
+    Source: rebuilding as in Point-MAE; the comparison is SimCLR's. Putting both together is our choice: a
+        run of an hour on a core teaches little by rebuilding alone (docs/pretraining.md).
     """
 
     def __init__(self, config: MaskedConfig) -> None:

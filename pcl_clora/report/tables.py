@@ -35,7 +35,7 @@ VOTES_HEADER = (
     "GMACs, all votes",
     "test time",
 )  # behind those of HEADER, where a cloud is seen several times
-WITHOUT_MEANING = ("seed", "data.root")  # settings that differ between runs of one row
+WITHOUT_MEANING = ("seed", "data.root", "data.shots_seed")  # settings that differ between runs of one row
 COMPARED = {
     "protocol": ("name", "select", "votes", "val_fraction", "vote_augment"),
     "data": ("name", "num_train", "num_test", "num_points"),
@@ -297,11 +297,19 @@ def _refuse_repeats(members: Sequence[RunRecord]) -> None:
     seen: dict[int, RunRecord] = {}
     for run in members:
         other = seen.setdefault(run.result["seed"], run)
-        if other is not run:
+        if other is run:
+            continue
+        shots = [record.cfg.data.shots_seed for record in (other, run)]
+        if shots[0] != shots[1]:
             raise ReportError(
-                f"{other.files.path} and {run.files.path} have the same settings and seed "
-                f"{run.result['seed']}; counting both would make the deviation look small. Leave one out."
+                f"{other.files.path} and {run.files.path} have the same seed {run.result['seed']}, but other "
+                f"training clouds (data.shots_seed={shots[0]} and {shots[1]}); a row has one run a seed. "
+                "Leave one out."
             )
+        raise ReportError(
+            f"{other.files.path} and {run.files.path} have the same settings and seed "
+            f"{run.result['seed']}; counting both would make the deviation look small. Leave one out."
+        )
 
 
 def _label(run: RunRecord, runs: Sequence[RunRecord]) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from pcl_clora import __version__
 from pcl_clora.cli import main
-from pcl_clora.config import ConfigError, dump_yaml
+from pcl_clora.config import ConfigError, dump_yaml, read_yaml
 from pcl_clora.engine import load_run_config
 from pcl_clora.models import create_model
 from pcl_clora.report import ReportError
@@ -269,6 +269,20 @@ def test_seeds_are_run_one_by_one_and_averaged(invoke, config, tmp_path):
     assert "tiny_seeds.md" in again.stdout
     repeated = json.loads((tmp_path / "runs/tiny_seed0/result.json").read_text())
     assert {**repeated, "evaluation": runs[0]["evaluation"]} == runs[0]  # evaluated again, in another time
+
+
+def test_seeds_can_choose_the_training_clouds_too(invoke, config, tmp_path):
+    result = invoke("train", "--config", config, "data.shots=3", "--seeds", "0-1", "--new-shots", "--json")
+    assert json.loads(result.stdout)["rows"][0]["seeds"] == [0, 1]
+    written = [read_yaml(tmp_path / f"runs/tiny_seed{seed}/config.yaml")["data"] for seed in (0, 1)]
+    assert [data.get("shots_seed", 0) for data in written] == [0, 1]
+
+
+def test_new_shots_need_seeds_and_shots(invoke, config):
+    with pytest.raises(ConfigError, match="goes with --seeds"):
+        invoke("train", "--config", config, "data.shots=2", "--new-shots")
+    with pytest.raises(ConfigError, match="leaves no training clouds to choose"):
+        invoke("train", "--config", config, "--seeds", "0-1", "--new-shots")
 
 
 @pytest.mark.parametrize("seeds", ["a", "1-0", "0,,1", "0,0", "-1"])

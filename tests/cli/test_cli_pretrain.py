@@ -1,15 +1,19 @@
 """Pre-training on the command line."""
 
 import json
+import statistics
 
 import pytest
 from typer.testing import CliRunner
 
 from pcl_clora.cli import app
 from pcl_clora.config import ConfigError
+from pcl_clora.data import PointLoader, build_dataset
 from pcl_clora.engine import load_run_config
+from pcl_clora.engine.probes import extract_features, knn_accuracy
+from pcl_clora.models import create_model
 from pcl_clora.report import ReportError, read_run
-from tests.cli.conftest import ROOT
+from tests.cli.conftest import ROOT, TINY
 
 CFGS = ROOT / "cfgs" / "pretrain"
 SMALL = """
@@ -97,3 +101,36 @@ def test_every_size_has_a_config(size):
     )
     assert cfg.adapter.method == "full"
     assert cfg.probe is not None
+
+
+def test_probe_looks_at_random_features_of_several_seeds(config, tmp_path):
+    out = tmp_path / "probe.json"
+    said = run("probe", "--config", config, "--seeds", "0-2", "--out", out, "--json")
+    content = json.loads(said.stdout)
+    assert content == json.loads(out.read_text())
+    accuracies = [each["knn_acc"] for each in content["per_seed"]]
+    assert content["knn_acc"] == pytest.approx(statistics.fmean(accuracies))
+    assert content["knn_acc_std"] == pytest.approx(statistics.stdev(accuracies))
+    assert content["data"]["num_train"] == 24
+    assert content["weights"] == "random"
+    shown = run("probe", "--config", config, "--no-svm").stdout
+    assert "24 labelled clouds, 12 to classify" in shown
+    assert "SVM" not in shown
+
+
+def test_probe_looks_at_given_weights(config, tmp_path):
+    run("train", "--config", config, "adapter.method=full", "optim.lr=1e-2")
+    weights = f"weights.path={tmp_path / 'runs' / 'tiny'}"
+    given = json.loads(run("probe", "--config", config, weights, "--json").stdout)
+    loader = PointLoader(build_dataset(load_run_config(config).data, "test"), 12)
+    train = PointLoader(build_dataset(load_run_config(config).data, "train"), 24, shuffle=False)
+    model = create_model(**TINY["model"], weights=tmp_path / "runs" / "tiny")
+    features = [extract_features(model, clouds, 48) for clouds in (train, loader)]
+    assert given["knn_acc"] == pytest.approx(knn_accuracy(*features))
+    with pytest.raises(ConfigError, match="same features for every seed"):
+        run("probe", "--config", config, weights, "--seeds", "0,1")
+
+
+def test_probe_refuses_parts(config):
+    with pytest.raises(ConfigError, match="whole clouds"):
+        run("probe", "--config", ROOT / "cfgs" / "partseg" / "warmup_tiny.yaml")

@@ -19,7 +19,7 @@ from engine_cases import final_weights, lines_without_times
 from safetensors.torch import save_file
 
 from pcl_clora.config import ConfigError, build, dump_yaml, merge
-from pcl_clora.data import parse_data_config
+from pcl_clora.data import Batch, parse_data_config
 from pcl_clora.engine import (
     NonFiniteLossError,
     RunConfig,
@@ -319,6 +319,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("pointgpt_s", {}),
         ("recon", {}),
         ("point_mae", {"pretraining": {"mask": "block", "loss": "chamfer_l1", "embed": "visible"}}),
+        ("point_mae_tiny", {"pretraining": {"contrast": 0.5, "init": "default"}}),
     ],
 )
 def test_other_backbones_and_masks_run_in_the_same_loop(
@@ -331,3 +332,47 @@ def test_other_backbones_and_masks_run_in_the_same_loop(
     )
     result = Trainer(cfg, run_dir=tmp_path).fit()
     assert 0 < result.metrics.loss < 10
+
+
+TWO_VIEWS = merge(
+    VALUES,
+    {
+        "model": {"pretraining": {"contrast": 0.5}},
+        "data": {"pool_points": 128},
+        "augment": "scale_shift",
+        "train": {"checkpoint_every_steps": 1},
+    },
+)
+
+
+@pytest.mark.slow
+def test_two_views_are_one_cloud_drawn_and_augmented_twice(tmp_path: Path) -> None:
+    seen: list[torch.Tensor] = []
+
+    class Listening(Trainer):
+        def _training_points(self, batch: Batch) -> Batch:
+            views = super()._training_points(batch)
+            seen.append(views.points)
+            assert torch.equal(views.index, batch.index.repeat(2))
+            return views
+
+    Listening(build(RunConfig, TWO_VIEWS), run_dir=tmp_path).fit()
+    assert [tuple(points.shape) for points in seen] == [(24, 64, 3)] * STEPS
+    assert not any(torch.equal(*points.chunk(2)) for points in seen)
+    terms = [line for line in read_metrics(tmp_path / "metrics.jsonl") if line["kind"] == "train"]
+    assert all(line["loss_contrast"] > 0 for line in terms)
+
+
+@pytest.mark.slow
+def test_two_views_go_on_to_the_same_bits(tmp_path: Path) -> None:
+    cfg = build(RunConfig, TWO_VIEWS)
+
+    def interrupt(event: Mapping[str, Any]) -> None:
+        if event["kind"] == "train" and event["step"] == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    Trainer(cfg, run_dir=tmp_path / "whole").fit()
+    with pytest.raises(TrainingInterrupted):
+        Trainer(cfg, run_dir=tmp_path / "parts", on_event=interrupt).fit()
+    Trainer(cfg, run_dir=tmp_path / "parts").fit()
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")

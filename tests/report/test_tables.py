@@ -105,6 +105,24 @@ def test_one_run_twice_is_refused(write_run):
         make_table([write_run("a"), write_run("b")])
 
 
+def shots(seed, shots_seed):
+    data = {"name": "procedural", "classes": ["bed", "chair", "desk", "sofa", "table"], "num_points": 64}
+    return {"data": {**data, "shots": 2, "shots_seed": shots_seed}}
+
+
+def test_seeds_that_draw_their_own_training_clouds_become_one_row(write_run):
+    folders = [write_run(f"r{seed}", seed=seed, changes=shots(seed, seed)) for seed in (0, 1, 2)]
+    (row,) = make_table(folders).rows
+    assert row.seeds == (0, 1, 2)
+    assert row.label == "clora"
+
+
+def test_one_seed_with_two_choices_of_training_clouds_is_refused(write_run):
+    folders = [write_run(f"r{choice}", changes=shots(0, choice)) for choice in (0, 1)]
+    with pytest.raises(ReportError, match="shots_seed=0 and 1"):
+        make_table(folders)
+
+
 def test_an_unfinished_run_and_a_wrong_folder_are_named(write_run, tmp_path):
     (write_run("a") / "result.json").unlink()
     with pytest.raises(ReportError, match="not finished"):

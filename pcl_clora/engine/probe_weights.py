@@ -1,0 +1,82 @@
+"""Probe the features of any weights: what they are worth before anything is trained."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from pcl_clora.config import ConfigError, config_hash
+from pcl_clora.engine.config import ProbeConfig, RunConfig
+from pcl_clora.engine.pretraining import FeatureProbe
+from pcl_clora.engine.run_folder import environment
+from pcl_clora.engine.setup import choose_device, make_backbone
+from pcl_clora.engine.state import describe_data
+
+PROTOCOL = (
+    "Frozen features: maximum and mean of the patch tokens. k-NN: 20 nearest training clouds by cosine of "
+    "centred features, votes weighted exp(cosine / 0.07). SVM: linear, C = 0.01, one class against the rest, "
+    "standardised features. No augmentation, no votes; nothing is chosen on the test clouds."
+)
+
+
+def probe_weights(cfg: RunConfig, seeds: Sequence[int] | None = None, *, svm: bool = True) -> dict[str, Any]:
+    """Probe the backbone that a run of these settings would start from.
+
+    All training clouds of `cfg.data` (those of `data.shots` only, if set) are known with their labels, all
+    test clouds are classified. The sections adapter, optim and augment have no meaning here.
+
+    Args:
+        cfg: settings of a run: model, weights, data, train.device.
+        seeds: seeds of the random initialisation, one probe each; by default that of the settings. With
+            weights there is nothing random, and more than one seed is refused.
+        svm: also a linear SVM, which needs scikit-learn.
+
+    Returns:
+        "knn_acc" and "svm_acc" in [0, 1], means over the seeds, with "_std" (n - 1) where there are several;
+        "per_seed", and what weights, model, data and versions it was.
+
+    Raises:
+        ConfigError: if the settings have no labels to probe, or several seeds of the same weights.
+        DataError: if files are at fault.
+    """
+    if cfg.model.task == "part_segmentation" or cfg.data.kind == "images":
+        raise ConfigError(
+            f"Probes classify whole clouds, but model.task={cfg.model.task}, data.name={cfg.data.name}."
+        )
+    seeds = (cfg.seed,) if seeds is None else tuple(seeds)
+    if cfg.weights.path and len(seeds) > 1:
+        raise ConfigError(
+            f"weights.path={cfg.weights.path!r} gives the same features for every seed; leave --seeds out."
+        )
+    probe = FeatureProbe(ProbeConfig(data=cfg.data, num_train=0, num_test=0, svm=svm))
+    found = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        model, _ = make_backbone(cfg)
+        found.append({"seed": seed, **probe.run(model.to(choose_device(cfg.train.device)))})
+    env = environment(choose_device(cfg.train.device))
+    return {
+        "weights": cfg.weights.path or "random",
+        "model": cfg.model.name,
+        "data": {**describe_data(cfg.data), **probe.sizes, "num_points": cfg.data.num_points},
+        "protocol": PROTOCOL,
+        **_mean_and_deviation(found),
+        "per_seed": found,
+        "config_hash": config_hash(cfg),
+        "git": env["git"],
+        "versions": env["versions"],
+    }
+
+
+def _mean_and_deviation(found: Sequence[dict[str, Any]]) -> dict[str, float]:
+    numbers = {}
+    for key in ("knn_acc", "svm_acc"):
+        values = [each[key] for each in found if key in each]
+        if values:
+            numbers[key] = statistics.fmean(values)
+        if len(values) > 1:
+            numbers[f"{key}_std"] = statistics.stdev(values)
+    return numbers
