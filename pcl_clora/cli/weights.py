@@ -12,7 +12,8 @@ from pcl_clora.cli.common import AsJson, print_json, show
 app = typer.Typer(no_args_is_help=True, help="What a weights file is, what loads into what.")
 
 AnyWeights = Annotated[
-    str, typer.Argument(metavar="WEIGHTS", help="Weights file, folder of a finished run, or hub:<id>.")
+    str,
+    typer.Argument(metavar="WEIGHTS", help="Weights file, folder of a finished run, hub:<id> or builtin."),
 ]
 
 
@@ -25,13 +26,13 @@ def list_known(
     from dataclasses import asdict
 
     from pcl_clora.models.pretrained import list_pretrained
-    from pcl_clora.report.weights import pretrained_view
+    from pcl_clora.report.weights import builtin_lines, pretrained_view
 
     found = list_pretrained(pattern)
     if as_json:
         print_json([{**asdict(spec), "url": spec.url} for spec in found])
     else:
-        show(pretrained_view(found))
+        show(pretrained_view(found), *builtin_lines())
 
 
 @app.command()

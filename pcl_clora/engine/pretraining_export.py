@@ -21,6 +21,8 @@ from pcl_clora.io import atomic_write, write_json, write_text
 from pcl_clora.models import build_model, get_interface, parse_model_config
 from pcl_clora.models.builtin import FOLDER, sizes_of
 
+METHOD = "masked autoencoding of patches (Pang et al., Point-MAE, ECCV 2022)"
+COMPARED = "and comparison of two views of a cloud (as Chen et al., SimCLR, ICML 2020); no labels"
 LARGEST_BYTES = 6_000_000  # what the package may carry
 
 
@@ -98,7 +100,8 @@ def make_card(cfg: RunConfig, files: RunFolder, tensors: Mapping[str, Tensor], p
         "parameters": sum(tensor.numel() for name, tensor in tensors.items() if "running" not in name),
         "bytes": path.stat().st_size,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "method": "masked autoencoding of patches (Pang et al., Point-MAE, ECCV 2022)",
+        "method": METHOD + (f" {COMPARED}" if cfg.model.num_views > 1 else ""),
+        "num_groups": cfg.model.num_groups,
         "pretraining": cfg.model.model_dump(mode="json")["pretraining"],
         "data": cfg.data.model_dump(mode="json"),
         "augment": cfg.augment,
@@ -107,6 +110,7 @@ def make_card(cfg: RunConfig, files: RunFolder, tensors: Mapping[str, Tensor], p
         "epochs": result["epochs"],
         "steps": result["steps"],
         "clouds_seen": result["steps"] * cfg.optim.batch_size,
+        "views": cfg.model.num_views,
         "hours": round(result["train_seconds"] / 3600, 2),
         "device": env["device"],
         "threads": env["threads"],
@@ -126,6 +130,7 @@ def card_page(card: Mapping[str, Any]) -> str:
     data, sizes = card["data"], card["sizes"]
     where = f"{card['device']}, {card['threads']} thread(s)" + (", bfloat16" if card["bfloat16"] else "")
     made = f", {data['train_size']:,} made shapes, seed {data['seed']}" if "train_size" in data else ""
+    views = f", {card['views']} views of each" if card["views"] > 1 else ""
     facts = [
         ("model", f'`create_model("{card["model"]}", weights="builtin")`'),
         ("sizes", ", ".join(f"{key} {value}" for key, value in sizes.items())),
@@ -133,7 +138,8 @@ def card_page(card: Mapping[str, Any]) -> str:
         ("file", f"{card['bytes']:,} bytes, matrices in half precision, SHA-256 {card['sha256']}"),
         ("method", card["method"]),
         ("data", data["name"] + made),
-        ("steps", f"{card['steps']:,} ({card['epochs']} epochs, {card['clouds_seen']:,} clouds seen)"),
+        ("input", f"{data['num_points']} points in {card['num_groups']} patches; other numbers can be used"),
+        ("steps", f"{card['steps']:,} ({card['epochs']} epochs, {card['clouds_seen']:,} clouds seen{views})"),
         ("time", f"{card['hours']} hours, {where}"),
         ("loss", f"{card['reconstruction_loss']:.5f} on shapes that were not trained on, fixed masks"),
         ("settings", f"{card['config_hash']}, code {card['git']}"),

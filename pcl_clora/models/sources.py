@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pcl_clora.models.builtin import BUILTIN, builtin_file, list_builtin
+from pcl_clora.models.builtin import BUILTIN, builtin_file, list_builtin, only_builtin
 from pcl_clora.models.containers import Checkpoint, open_checkpoint
 from pcl_clora.models.hub import HUB_PREFIX, cached_path, fetch
 
@@ -61,7 +61,7 @@ def open_source(source: str | Path | Mapping[str, Any], config: object = None) -
     Args:
         source: path of a weights file; folder of a finished run, whose best model is taken, merged;
             "hub:<id>", see `models.hub.fetch`; "builtin", those in the package; or a state dict.
-        config: settings of the model that they are for, which "builtin" needs.
+        config: settings of the model that they are for, which choose among several in the package.
 
     Raises:
         WeightsError: if it is none of these, or see `open_checkpoint` and `fetch`.
@@ -69,9 +69,9 @@ def open_source(source: str | Path | Mapping[str, Any], config: object = None) -
     if isinstance(source, Mapping):
         checkpoint = open_checkpoint(source)
         return Source(checkpoint.source, checkpoint)
-    if str(source) == BUILTIN and config is not None:
-        name = getattr(config, "name", "")
-        return Source(f"{BUILTIN} {name}", open_checkpoint(builtin_file(config)), ("in the package",))
+    if str(source) == BUILTIN:
+        file = only_builtin() if config is None else builtin_file(config)
+        return Source(f"{BUILTIN} {file.stem}", open_checkpoint(file), ("in the package",))
     if str(source).startswith(HUB_PREFIX):
         fetched = fetch(str(source))
         return Source(str(source), open_checkpoint(fetched.path), fetched.notes)

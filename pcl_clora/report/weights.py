@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from pcl_clora.models.builtin import BUILTIN, builtin_card, list_builtin
+from pcl_clora.report import units
 from pcl_clora.report.show import plain_table
 
 if TYPE_CHECKING:
@@ -28,6 +30,18 @@ def pretrained_view(specs: Sequence[PretrainedSpec]) -> RenderableType:
         rows.append([f"hub:{spec.id}", spec.model or "-", spec.task, spec.licence, "; ".join(claims) or "-"])
     header = ["id", "model", "task", "licence of the code", "stated by the authors, in percent"]
     return plain_table(f"{len(rows)} known weights", header, rows, left=len(header))
+
+
+def builtin_lines() -> list[str]:
+    """Say what weights are in the package, a line each."""
+    lines = []
+    for name, file in list_builtin().items():
+        card = builtin_card(name)
+        lines.append(
+            f'In the package: {name}, weights="{BUILTIN}", {units.count(card["parameters"])} parameters, '
+            f"{units.file_size(card['bytes'])}; {card['method']}. Card: {file.with_suffix('.md')}"
+        )
+    return lines
 
 
 def file_view(info: FileInfo) -> RenderableType:

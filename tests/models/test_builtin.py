@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from pcl_clora.cli import app
 from pcl_clora.config import ConfigError, build, config_hash
 from pcl_clora.engine import RunConfig, Trainer, load_run, load_run_config
 from pcl_clora.engine import pretraining_export as export
 from pcl_clora.models import WeightsError, builtin, create_model, load_weights
+from pcl_clora.models.inspection import inspect_weights
 from pcl_clora.models.sources import missing_source
 
 SIZES: dict[str, Any] = {
@@ -108,6 +111,16 @@ def test_a_package_without_weights_says_so(tmp_path: Path, monkeypatch: pytest.M
     assert "has no weights in it" in missing_source("builtin")
     with pytest.raises(WeightsError, match="In the package: nothing"):
         create_model("point_mae_tiny", weights="builtin")
+
+
+def test_the_only_weights_need_no_model_to_be_looked_at(package: Path) -> None:
+    info = inspect_weights("builtin")
+    assert info.num_tensors == len(load_file(package / "point_mae_tiny.safetensors"))
+    shown = CliRunner().invoke(app, ["weights", "list", "hub-of-nobody*"])
+    assert 'point_mae_tiny, weights="builtin"' in shown.stdout.replace("\n", "")
+    (package / "point_mae_tiny.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"does not say which weights\. In the package: nothing"):
+        inspect_weights("builtin")
 
 
 def test_half_a_run_is_not_exported(tmp_path: Path) -> None:

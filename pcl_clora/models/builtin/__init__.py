@@ -52,6 +52,18 @@ def builtin_file(config: object) -> Path:
     return file
 
 
+def only_builtin() -> Path:
+    """Find the weights in the package where no model says which.
+
+    Raises:
+        WeightsError: unless there is exactly one file.
+    """
+    files = list_builtin()
+    if len(files) != 1:
+        raise WeightsError(f"{BUILTIN!r} alone does not say which weights. {_what_exists()}")
+    return next(iter(files.values()))
+
+
 def sizes_of(config: object) -> dict[str, Any]:
     """Pick the settings that weights depend on, as json has them."""
     return {key: _plain(getattr(config, key)) for key in SIZES}
