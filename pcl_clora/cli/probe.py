@@ -14,7 +14,8 @@ def probe(
     config: ConfigPath,
     overrides: Overrides = None,
     seeds: Annotated[
-        str, typer.Option(help="Seeds of a random initialisation, for example 0,1,2; mean and deviation.")
+        str,
+        typer.Option(help="Seeds of what the weights leave random, for example 0,1,2; mean and deviation."),
     ] = "",
     svm: Annotated[
         bool, typer.Option("--svm/--no-svm", help="Also a linear SVM, which needs scikit-learn.")

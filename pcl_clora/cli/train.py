@@ -63,11 +63,11 @@ def train(
     cfg = load_run_config(config, overrides or [])
     if cfg.model.task == "pretraining":
         raise ConfigError(f"{config} is a pre-training; use `pcl-clora pretrain --config {config}`.")
+    if new_shots and not seeds:
+        raise ConfigError("--new-shots goes with --seeds; for a single run set data.shots_seed.")
     if dry_run:
         _dry_run(cfg)
         return
-    if new_shots and not seeds:
-        raise ConfigError("--new-shots goes with --seeds; for a single run set data.shots_seed.")
     if seeds:
         _train_seeds(cfg, seeds, resume, as_json, new_shots=new_shots)
         return

@@ -24,15 +24,19 @@ def list_known(
 ) -> None:
     """List the weights that are known by id: for whom, from where, what their authors state."""
     from dataclasses import asdict
+    from fnmatch import fnmatch
 
+    from pcl_clora.models.builtin import BUILTIN, builtin_card, list_builtin
     from pcl_clora.models.pretrained import list_pretrained
-    from pcl_clora.report.weights import builtin_lines, pretrained_view
+    from pcl_clora.report.weights import builtin_line, pretrained_view
 
     found = list_pretrained(pattern)
+    ours = {name: builtin_card(name) for name in list_builtin() if fnmatch(name, pattern)}
     if as_json:
-        print_json([{**asdict(spec), "url": spec.url} for spec in found])
+        known = [{**asdict(spec), "url": spec.url} for spec in found]
+        print_json([*known, *({"id": BUILTIN, **card} for card in ours.values())])
     else:
-        show(pretrained_view(found), *builtin_lines())
+        show(pretrained_view(found), *map(builtin_line, ours.values()))
 
 
 @app.command()

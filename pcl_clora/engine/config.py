@@ -194,6 +194,11 @@ class RunConfig(Config):
                     f"probe is for pre-training, but model.task={self.model.task!r}; leave it out."
                 )
             return self
+        if self.model.num_views > 1 and self.optim.batch_size < 2:
+            raise ValueError(
+                "model.pretraining.contrast compares the clouds of a batch, but optim.batch_size=1; set it "
+                "to 2 or more."
+            )
         if self.data.kind == "images":
             raise ValueError(f"pre-training needs clouds, but {self.data.name} holds images.")
         if (self.protocol.select, self.protocol.votes) != ("last", 1) or self.optim.label_smoothing:

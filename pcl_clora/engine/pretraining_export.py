@@ -93,11 +93,13 @@ def make_card(cfg: RunConfig, files: RunFolder, tensors: Mapping[str, Tensor], p
     result, env = (json.loads(file.read_text(encoding="utf-8")) for file in (files.result, files.env))
     lines = read_metrics(files.metrics)
     kept = ("epoch", "step", "knn_acc", "svm_acc")
+    with torch.device("meta"):
+        learned = dict(build_model(cfg.model).named_parameters())
     probes = [{key: line[key] for key in kept if key in line} for line in lines if line["kind"] == "probe"]
     return {
         "model": cfg.model.name,
         "sizes": sizes_of(cfg.model),
-        "parameters": sum(tensor.numel() for name, tensor in tensors.items() if "running" not in name),
+        "parameters": sum(tensor.numel() for name, tensor in tensors.items() if name in learned),
         "bytes": path.stat().st_size,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "method": METHOD + (f" {COMPARED}" if cfg.model.num_views > 1 else ""),

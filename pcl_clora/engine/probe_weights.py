@@ -11,14 +11,16 @@ import torch
 from pcl_clora.config import ConfigError, config_hash
 from pcl_clora.engine.config import ProbeConfig, RunConfig
 from pcl_clora.engine.pretraining import FeatureProbe
+from pcl_clora.engine.probes import NEIGHBORS, SVM_COST, TEMPERATURE, require_svm
 from pcl_clora.engine.run_folder import environment
 from pcl_clora.engine.setup import choose_device, make_backbone
 from pcl_clora.engine.state import describe_data
+from pcl_clora.models.builtin import BUILTIN, builtin_card
 
 PROTOCOL = (
-    "Frozen features: maximum and mean of the patch tokens. k-NN: 20 nearest training clouds by cosine of "
-    "centred features, votes weighted exp(cosine / 0.07). SVM: linear, C = 0.01, one class against the rest, "
-    "standardised features. No augmentation, no votes; nothing is chosen on the test clouds."
+    f"Frozen features: maximum and mean of the patch tokens. k-NN: {NEIGHBORS} nearest training clouds by "
+    f"cosine of centred features, votes weighted exp(cosine / {TEMPERATURE}). SVM: linear, C = {SVM_COST}, "
+    "one class against the rest, standardised features. No augmentation; the test clouds choose nothing."
 )
 
 
@@ -30,8 +32,8 @@ def probe_weights(cfg: RunConfig, seeds: Sequence[int] | None = None, *, svm: bo
 
     Args:
         cfg: settings of a run: model, weights, data, train.device.
-        seeds: seeds of the random initialisation, one probe each; by default that of the settings. With
-            weights there is nothing random, and more than one seed is refused.
+        seeds: seeds of whatever the weights leave random, one probe each; by default that of the settings.
+            Weights of a pre-training leave the class token random, to which the patches attend.
         svm: also a linear SVM, which needs scikit-learn.
 
     Returns:
@@ -39,18 +41,17 @@ def probe_weights(cfg: RunConfig, seeds: Sequence[int] | None = None, *, svm: bo
         "per_seed", and what weights, model, data and versions it was.
 
     Raises:
-        ConfigError: if the settings have no labels to probe, or several seeds of the same weights.
+        ConfigError: if the settings are of parts or of images.
         DataError: if files are at fault.
+        ImportError: if svm is asked for and scikit-learn is not installed.
     """
     if cfg.model.task == "part_segmentation" or cfg.data.kind == "images":
         raise ConfigError(
             f"Probes classify whole clouds, but model.task={cfg.model.task}, data.name={cfg.data.name}."
         )
     seeds = (cfg.seed,) if seeds is None else tuple(seeds)
-    if cfg.weights.path and len(seeds) > 1:
-        raise ConfigError(
-            f"weights.path={cfg.weights.path!r} gives the same features for every seed; leave --seeds out."
-        )
+    if svm:
+        require_svm()
     probe = FeatureProbe(ProbeConfig(data=cfg.data, num_train=0, num_test=0, svm=svm))
     found = []
     for seed in seeds:
@@ -60,6 +61,7 @@ def probe_weights(cfg: RunConfig, seeds: Sequence[int] | None = None, *, svm: bo
     env = environment(choose_device(cfg.train.device))
     return {
         "weights": cfg.weights.path or "random",
+        **({"sha256": builtin_card(cfg.model.name)["sha256"]} if cfg.weights.path == BUILTIN else {}),
         "model": cfg.model.name,
         "data": {**describe_data(cfg.data), **probe.sizes, "num_points": cfg.data.num_points},
         "protocol": PROTOCOL,

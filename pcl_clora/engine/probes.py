@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any, cast
 
 import torch
@@ -100,13 +101,19 @@ def svm_accuracy(
     Source: the linear-SVM protocol of self-supervised point cloud learning (for example CrossPoint, CVPR
         2022); solver and scaling are our choice.
     """
-    try:
-        from sklearn.svm import LinearSVC
-    except ImportError as error:
-        raise ImportError(
-            "The linear-SVM probe needs scikit-learn: pip install scikit-learn. The k-NN probe does not."
-        ) from error
+    require_svm()
+    from sklearn.svm import LinearSVC
+
     mean, deviation = train[0].mean(0), train[0].std(0).clamp_min(1e-6)
     machine = LinearSVC(C=cost, dual="auto", random_state=0)
     machine.fit(((train[0] - mean) / deviation).numpy(), train[1].numpy())
     return float(machine.score(((test[0] - mean) / deviation).numpy(), test[1].numpy()))
+
+
+def require_svm() -> None:
+    """Raise an ImportError that says what to do, unless scikit-learn is installed."""
+    if find_spec("sklearn") is None:
+        raise ImportError(
+            "The linear-SVM probe needs scikit-learn: pip install scikit-learn. The k-NN probe does not: set "
+            "probe.svm=false, or --no-svm for `pcl-clora probe`."
+        )

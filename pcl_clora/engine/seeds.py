@@ -42,7 +42,12 @@ def with_seed(cfg: RunConfig, seed: int, *, new_shots: bool = False) -> RunConfi
     """
     changes: dict[str, Any] = {"seed": seed, "name": f"{cfg.name}_seed{seed}"}
     if new_shots:
-        if not cfg.data.shots or cfg.data.shots_in_reader:
+        if cfg.data.shots_in_reader:
+            raise ConfigError(
+                f"The training clouds of {cfg.data.name} are those of a fold; use `pcl-clora fewshot`, which "
+                "runs several folds."
+            )
+        if not cfg.data.shots:
             raise ConfigError(
                 f"data.shots={cfg.data.shots} of {cfg.data.name} leaves no training clouds to choose; set "
                 "data.shots to the clouds a class, or leave --new-shots out."

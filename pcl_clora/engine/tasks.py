@@ -330,7 +330,7 @@ def make_task(model: ModelConfig, dataset: PointDataset) -> Task:
         _require("num_classes", model, len(dataset.class_names), "classes")
         return ClassificationTask(dataset.class_names)
     if model.task == PretrainingTask.name:
-        return PretrainingTask(dataset.class_names, getattr(model, "num_views", 1))
+        return PretrainingTask(dataset.class_names, model.num_views)
     if model.task != PartSegmentationTask.name:
         raise ConfigError(
             f"model.task={model.task!r} cannot be run here; it can be one of {', '.join(TASKS)}."

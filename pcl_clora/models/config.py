@@ -29,6 +29,11 @@ class ModelConfig(Config):
     task: Task = "classification"  # which head stands on it
     num_classes: PositiveInt = 40  # number of logits of a classification head
 
+    @property
+    def num_views(self) -> int:
+        """How many views of every cloud a training step is given."""
+        return 1
+
 
 class TransformerConfig(ModelConfig):
     """Settings that the patch transformers of the Point-MAE family share."""
@@ -108,6 +113,11 @@ class PretrainingConfig(Config):
     # Initial weights of the encoder: normal with deviation 0.02, as published, or what the layers start with.
     init: Literal["normal", "default"] = "normal"
 
+    @property
+    def num_views(self) -> int:
+        """How many views of every cloud a training step is given."""
+        return 1
+
     def left_out(self) -> frozenset[str]:
         """Name the settings that came later, where they have their default; see `Config.left_out`."""
         return super().left_out() | self.at_default("init")
@@ -117,7 +127,21 @@ class ViewsPretrainingConfig(PretrainingConfig):
     """Settings of masked autoencoding of two views of a cloud, whose features are compared."""
 
     contrast: NonNegativeFloat = 0.0  # weight of the comparison; 0 = one view, as published
-    temperature: PositiveFloat = 0.1  # of the comparison
+    temperature: PositiveFloat = 0.1  # of the comparison; set it with contrast only
+
+    @property
+    def num_views(self) -> int:
+        """How many views of every cloud a training step is given."""
+        return 2 if self.contrast else 1
+
+    @model_validator(mode="after")
+    def _check_temperature(self) -> ViewsPretrainingConfig:
+        if "temperature" in self.model_fields_set and not self.contrast:
+            raise ValueError(
+                f"temperature={self.temperature:g} is of the comparison, which contrast=0 switches off; "
+                "leave it out, or set contrast."
+            )
+        return self
 
     def left_out(self) -> frozenset[str]:
         """Leave both settings out where nothing is compared."""
@@ -137,9 +161,8 @@ class MaskedConfig(TransformerConfig):
 
     @property
     def num_views(self) -> int:
-        """How many views of every cloud a training step of this task is given."""
-        contrast = getattr(self.pretraining, "contrast", 0.0)
-        return 2 if self.task == "pretraining" and contrast else 1
+        """How many views of every cloud a training step is given: two where views are compared."""
+        return self.pretraining.num_views if self.task == "pretraining" else 1
 
     def left_out(self) -> frozenset[str]:
         """Leave the section `pretraining` out of the settings of other tasks."""

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pcl_clora.models.architectures import Identity
+from pcl_clora.models.builtin import BUILTIN
 from pcl_clora.models.containers import Checkpoint, SafetensorsFile
 from pcl_clora.models.errors import WeightsError
 from pcl_clora.models.matching import SAME_NETWORK, count_not_finite
@@ -89,12 +90,13 @@ def inspect_weights(source: str | Path) -> FileInfo:
     """Read a file safely and say what it is; no model is filled.
 
     Args:
-        source: a weights file, folder of a finished run, or "hub:<id>".
+        source: a weights file, folder of a finished run, "hub:<id>", or "builtin", those in the package.
 
     Raises:
         WeightsError: if the file is refused, see `open_checkpoint`.
     """
-    checkpoint = open_source(source).checkpoint
+    opened = open_source(source)
+    checkpoint = opened.checkpoint
     view = view_officially(checkpoint)
     likes = {key: checkpoint.like(key) for key in checkpoint.tensors}
     bad = {key: count for key in likes if (count := count_not_finite(checkpoint.tensors[key]))}
@@ -110,10 +112,15 @@ def inspect_weights(source: str | Path) -> FileInfo:
         dtypes=dict(Counter(str(tensor.dtype).removeprefix("torch.") for tensor in likes.values())),
         not_finite=bad,
         sizes=dict(view.identity.sizes),
-        create=view.identity.as_call(),
+        create=_builtin_call(opened.label) if str(source) == BUILTIN else view.identity.as_call(),
         extras={key: value for key, value in checkpoint.extras.items() if key != "header"},
         loads=tuple(would_load(checkpoint, view.identity)),
     )
+
+
+def _builtin_call(label: str) -> str:
+    """Say how to make the model of weights in the package, whose label is "builtin <model>"."""
+    return f'create_model("{label.rpartition(" ")[2]}", weights="{BUILTIN}")'
 
 
 def _adapter_title(checkpoint: Checkpoint) -> str:

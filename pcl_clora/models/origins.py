@@ -53,7 +53,7 @@ LEFT_OUT: tuple[tuple[str, str], ...] = (
     (r"^(img|text)_encoder\.", "frozen teacher of pre-training"),
     (r"^(img|text)_proj(\.|$)", "projection to the teacher's features, used in pre-training only"),
     (
-        r"^(MAE_decoder|decoder_pos_embed|increase_dim|lm_head|cls_head|pred_pos_proj)\.",
+        r"^(MAE_decoder|decoder_pos_embed|increase_dim|lm_head|cls_head|pred_pos_proj|project)\.",
         "used in pre-training only",
     ),
     (r"^mask_(pos_)?token$", "used in pre-training only"),

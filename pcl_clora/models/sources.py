@@ -1,4 +1,4 @@
-"""What may be given as weights: a file, the folder of a finished run, an id of the hub, or tensors."""
+"""What may be given as weights: a file, a finished run, an id of the hub, the package's own, or tensors."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def missing_source(source: str) -> str:
         return ""
     return (
         f"{source}: there is no such file; set weights.path to a weights file, the folder of a finished run, "
-        "or hub:<id>."
+        "hub:<id> or builtin."
     )
 
 
@@ -61,7 +61,8 @@ def open_source(source: str | Path | Mapping[str, Any], config: object = None) -
     Args:
         source: path of a weights file; folder of a finished run, whose best model is taken, merged;
             "hub:<id>", see `models.hub.fetch`; "builtin", those in the package; or a state dict.
-        config: settings of the model that they are for, which choose among several in the package.
+        config: settings of the model that they are for, which must fit "builtin"; without them
+            the package must have one file only.
 
     Raises:
         WeightsError: if it is none of these, or see `open_checkpoint` and `fetch`.

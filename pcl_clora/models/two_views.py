@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pcl_clora.models.config import MaskedConfig, ViewsPretrainingConfig
+from pcl_clora.models.interface import ModelInterface
+from pcl_clora.models.point_mae import PointMAEConfig
+from pcl_clora.models.point_mae_tiny import PointMAETinyConfig
 from pcl_clora.models.pretraining import MaskedAutoencoder, PretrainingOutput, add_terms
 
 HIDDEN, WIDTH = 256, 128  # of the projection that is compared; our choice
@@ -24,12 +28,16 @@ def contrast_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
         (), float32: the mean over all 2 B views.
 
     Raises:
-        ValueError: if there is but one cloud, which is always found.
+        ValueError: if the shapes differ, or there is but one cloud, which is always found.
 
     Source: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020,
         equation 1 (NT-Xent).
     """
     count = first.shape[0]
+    if first.shape != second.shape:
+        raise ValueError(
+            f"The views have shapes {tuple(first.shape)} and {tuple(second.shape)}; give equal ones."
+        )
     if count < 2:
         raise ValueError("Two views of one cloud have nothing to be told apart from; give at least 2 clouds.")
     with torch.autocast(first.device.type, enabled=False):
@@ -56,39 +64,66 @@ class TwoViewAutoencoder(MaskedAutoencoder):
         run of an hour on a core teaches little by rebuilding alone (docs/pretraining.md).
     """
 
-    def __init__(self, config: MaskedConfig) -> None:
+    config: PointMAEConfig | PointMAETinyConfig
+
+    def __init__(self, config: PointMAEConfig | PointMAETinyConfig) -> None:
         super().__init__(config)
-        if self._settings.contrast:
+        if config.pretraining.contrast:
             self.project = nn.Sequential(
-                nn.Linear(2 * self.config.embed_dim, HIDDEN),
+                nn.Linear(2 * config.embed_dim, HIDDEN),
                 nn.BatchNorm1d(HIDDEN),
                 nn.ReLU(),
                 nn.Linear(HIDDEN, WIDTH),
             )
-            self.interface = self.describe()
 
-    @property
-    def _settings(self) -> ViewsPretrainingConfig:
-        settings = self.config.pretraining
-        assert isinstance(settings, ViewsPretrainingConfig)
-        return settings
+    def describe(self) -> ModelInterface:
+        """Say where the parts are; the projection is a head, which weights need not have."""
+        shared = super().describe()
+        if not self.config.pretraining.contrast:
+            return shared
+        return replace(shared, parts={**shared.parts, "head": ("project",)})
+
+    def forward(self, points: Tensor, generator: torch.Generator | None = None) -> PretrainingOutput:
+        """Hide patches and rebuild them; in training, compare the views too.
+
+        Args:
+            points: (B, N, 3), float32, centred and scaled to the unit sphere, N >= num_groups. In training
+                with `contrast` (2 C, N, 3): first one view of each of C clouds, then the other, in order.
+            generator: CPU generator that draws the masks; None draws from the global one, as dropout does.
+
+        Returns:
+            The loss with everything it was computed from; term "contrast" where views are compared.
+
+        Raises:
+            ValueError: if the points have another shape, or are not two views of at least two clouds.
+        """
+        return super().forward(points, generator)
 
     def reconstruct(self, neighborhood: Tensor, center: Tensor, mask: Tensor) -> PretrainingOutput:
         """Rebuild given patches as `MaskedAutoencoder.reconstruct`; in training, compare the views too.
 
+        Args:
+            neighborhood: (B, G, K, 3) points minus their centre; views as in `forward`.
+            center: (B, G, 3).
+            mask: (B, G) bool, True at `config.num_masked` patches of every cloud.
+
         Raises:
-            ValueError: if the mask hides another number of patches, or a batch of two views is of odd size.
+            ValueError: if the mask hides another number of patches, or the batch is not two views of at
+                least two clouds.
         """
+        settings = self.config.pretraining
+        compared = self.training and settings.contrast > 0
+        if compared and (len(mask) % 2 or len(mask) < 4):
+            raise ValueError(
+                f"pretraining.contrast={settings.contrast:g} compares two views of every cloud among at "
+                f"least two clouds, but the batch holds {len(mask)}; give first one view of each, then the "
+                "other."
+            )
         patches = self.hide(neighborhood, center, mask)
         encoded = self.encode_visible(patches)
         output = self.decode(encoded, patches)
-        if not (self.training and self._settings.contrast):
+        if not compared:
             return output
-        if len(encoded) % 2:
-            raise ValueError(
-                f"pretraining.contrast={self._settings.contrast:g} takes two views of every cloud, but the "
-                f"batch holds {len(encoded)}; give first one view of each, then the other."
-            )
         first, second = self.project(torch.cat([encoded.amax(1), encoded.mean(1)], dim=1)).chunk(2)
-        loss = contrast_loss(first, second, self._settings.temperature)
-        return add_terms(output, {"contrast": self._settings.contrast * loss})
+        loss = settings.contrast * contrast_loss(first, second, settings.temperature)
+        return add_terms(output, {"contrast": loss})

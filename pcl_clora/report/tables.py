@@ -35,7 +35,8 @@ VOTES_HEADER = (
     "GMACs, all votes",
     "test time",
 )  # behind those of HEADER, where a cloud is seen several times
-WITHOUT_MEANING = ("seed", "data.root", "data.shots_seed")  # settings that differ between runs of one row
+WITHOUT_MEANING = ("seed", "data.root")  # settings that differ between runs of one row
+SHOTS = "data.shots_seed"  # differs too where every seed draws its own training clouds
 COMPARED = {
     "protocol": ("name", "select", "votes", "val_fraction", "vote_augment"),
     "data": ("name", "num_train", "num_test", "num_points"),
@@ -46,17 +47,20 @@ FREE_DATA = ("root", "pool_points", "shots_seed", "sampling_seed", "keep", "cach
 
 @dataclass(frozen=True)
 class Row:
-    """Runs that differ only in their seed.
+    """Runs that differ only in their seed, or in their seed and the training clouds that it draws.
 
     Attributes:
         label: the method, and what tells it from other rows of the same method.
         runs: in the order of their seeds.
         cost: what `count_cost` says of their model.
+        new_shots: whether every seed has training clouds of its own (data.shots_seed is the seed), so that
+            the deviation has their choice in it.
     """
 
     label: str
     runs: tuple[RunRecord, ...]
     cost: Mapping[str, Any]
+    new_shots: bool = False
 
     @property
     def headlines(self) -> tuple[Headline, ...]:
@@ -92,6 +96,7 @@ class Row:
             "macs_all_votes": self.votes * self.cost["macs"]["executed"],
             "test_seconds": self._test_seconds(),
             "seeds": list(self.seeds),
+            "new_shots": self.new_shots,
             "augment": first["augment"],
             "runs": [str(run.files.path) for run in self.runs],
             "per_seed": [{"seed": run.result["seed"], **run.result["metrics"]} for run in self.runs],
@@ -136,7 +141,7 @@ class Row:
             units.giga(numbers["macs_executed"]),
             units.duration(numbers["train_seconds"]),
             protocol_name(numbers["protocol"]),
-            " ".join(map(str, self.seeds)),
+            " ".join(map(str, self.seeds)) + (", own clouds" if self.new_shots else ""),
             numbers["augment"],
             *(votes if self.votes > 1 else ()),
         ]
@@ -212,6 +217,8 @@ class RunTable:
 def make_table(folders: Sequence[str | Path]) -> RunTable:
     """Gather finished runs into one table; runs that differ only in the seed become one row.
 
+    So do runs whose seeds also chose their training clouds (`pcl-clora train --seeds ... --new-shots`).
+
     Args:
         folders: run folders.
 
@@ -230,14 +237,12 @@ def make_table(folders: Sequence[str | Path]) -> RunTable:
         sections = [{key: run.result[section].get(key) for key in keys} for run in runs]
         _refuse_mixture(runs, "protocols" if section == "protocol" else "data sets", sections)
     _refuse_mixture(runs, "data sets", [_test_data(run) for run in runs])
-    groups: dict[str, list[RunRecord]] = {}
-    for run in runs:
-        groups.setdefault(json.dumps(_settings(run), sort_keys=True), []).append(run)
     rows = []
-    for members in groups.values():
+    for members, new_shots in _group(runs):
         _refuse_repeats(members)
         ordered = tuple(sorted(members, key=lambda run: run.result["seed"]))
-        rows.append(Row(_label(members[0], runs), ordered, run_cost(members[0].cfg)))
+        label = _label(members[0], runs, new_shots=new_shots)
+        rows.append(Row(label, ordered, run_cost(members[0].cfg), new_shots))
     return RunTable(tuple(rows), {**runs[0].result["data"], **describe_data(runs[0].cfg.data)})
 
 
@@ -271,6 +276,23 @@ def _settings(run: RunRecord) -> dict[str, Any]:
     return {key: value for key, value in run_identity(run.cfg).items() if key not in WITHOUT_MEANING}
 
 
+def _group(runs: Sequence[RunRecord]) -> list[tuple[list[RunRecord], bool]]:
+    """Put the runs of a row together, and say whether each of its seeds drew its own training clouds."""
+    alike: dict[str, dict[Any, list[RunRecord]]] = {}
+    for run in runs:
+        settings = _settings(run)
+        shots = settings.pop(SHOTS, 0)
+        alike.setdefault(json.dumps(settings, sort_keys=True), {}).setdefault(shots, []).append(run)
+    groups: list[tuple[list[RunRecord], bool]] = []
+    for by_shots in alike.values():
+        members = [(shots, run) for shots, those in by_shots.items() for run in those]
+        if len(by_shots) > 1 and all(shots == run.result["seed"] for shots, run in members):
+            groups.append(([run for _, run in members], True))
+        else:
+            groups += [(those, False) for those in by_shots.values()]
+    return groups
+
+
 def _test_data(run: RunRecord) -> dict[str, Any]:
     """List the settings that decide which clouds a run was tested on."""
     settings = run_identity(run.cfg)
@@ -297,26 +319,18 @@ def _refuse_repeats(members: Sequence[RunRecord]) -> None:
     seen: dict[int, RunRecord] = {}
     for run in members:
         other = seen.setdefault(run.result["seed"], run)
-        if other is run:
-            continue
-        shots = [record.cfg.data.shots_seed for record in (other, run)]
-        if shots[0] != shots[1]:
+        if other is not run:
             raise ReportError(
-                f"{other.files.path} and {run.files.path} have the same seed {run.result['seed']}, but other "
-                f"training clouds (data.shots_seed={shots[0]} and {shots[1]}); a row has one run a seed. "
-                "Leave one out."
+                f"{other.files.path} and {run.files.path} have the same settings and seed "
+                f"{run.result['seed']}; counting both would make the deviation look small. Leave one out."
             )
-        raise ReportError(
-            f"{other.files.path} and {run.files.path} have the same settings and seed "
-            f"{run.result['seed']}; counting both would make the deviation look small. Leave one out."
-        )
 
 
-def _label(run: RunRecord, runs: Sequence[RunRecord]) -> str:
+def _label(run: RunRecord, runs: Sequence[RunRecord], *, new_shots: bool) -> str:
     """Name the method, and the settings that tell it from other rows of the same method."""
     mine = _settings(run)
     rivals = [_settings(other) for other in runs if other.result["method"] == run.result["method"]]
     telling = [key for key in mine if any(rival.get(key) != mine[key] for rival in rivals)]
-    telling = [key for key in telling if key != "augment"]  # has a column
+    telling = [key for key in telling if key != "augment" and not (new_shots and key == SHOTS)]
     label = str(run.result["method"])
     return f"{label} ({', '.join(f'{key}={mine[key]}' for key in telling)})" if telling else label

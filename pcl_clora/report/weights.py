@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from pcl_clora.models.builtin import BUILTIN, builtin_card, list_builtin
+from pcl_clora.models.builtin import BUILTIN
 from pcl_clora.report import units
 from pcl_clora.report.show import plain_table
 
@@ -32,16 +32,12 @@ def pretrained_view(specs: Sequence[PretrainedSpec]) -> RenderableType:
     return plain_table(f"{len(rows)} known weights", header, rows, left=len(header))
 
 
-def builtin_lines() -> list[str]:
-    """Say what weights are in the package, a line each."""
-    lines = []
-    for name, file in list_builtin().items():
-        card = builtin_card(name)
-        lines.append(
-            f'In the package: {name}, weights="{BUILTIN}", {units.count(card["parameters"])} parameters, '
-            f"{units.file_size(card['bytes'])}; {card['method']}. Card: {file.with_suffix('.md')}"
-        )
-    return lines
+def builtin_line(card: Mapping[str, Any]) -> str:
+    """Say in a line what weights in the package are, by their card."""
+    return (
+        f'In the package: {card["model"]}, weights="{BUILTIN}", {units.count(card["parameters"])} '
+        f"parameters, {units.file_size(card['bytes'])}; {card['method']}."
+    )
 
 
 def file_view(info: FileInfo) -> RenderableType:

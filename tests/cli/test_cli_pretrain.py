@@ -4,14 +4,16 @@ import json
 import statistics
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from pcl_clora.cli import app
 from pcl_clora.config import ConfigError
 from pcl_clora.data import PointLoader, build_dataset
-from pcl_clora.engine import load_run_config
+from pcl_clora.engine import load_run_config, probes
 from pcl_clora.engine.probes import extract_features, knn_accuracy
 from pcl_clora.models import create_model
+from pcl_clora.models.builtin import builtin_card
 from pcl_clora.report import ReportError, read_run
 from tests.cli.conftest import ROOT, TINY
 
@@ -127,8 +129,23 @@ def test_probe_looks_at_given_weights(config, tmp_path):
     model = create_model(**TINY["model"], weights=tmp_path / "runs" / "tiny")
     features = [extract_features(model, clouds, 48) for clouds in (train, loader)]
     assert given["knn_acc"] == pytest.approx(knn_accuracy(*features))
-    with pytest.raises(ConfigError, match="same features for every seed"):
-        run("probe", "--config", config, weights, "--seeds", "0,1")
+    again = json.loads(run("probe", "--config", config, weights, "--seeds", "0,1", "--json").stdout)
+    assert again["knn_acc_std"] == 0  # a finished run leaves nothing random
+
+
+def test_probe_says_which_weights_of_the_package_it_looked_at(tmp_path):
+    path = tmp_path / "builtin.yaml"
+    path.write_text(
+        yaml.safe_dump({**TINY, "model": {"name": "point_mae_tiny", "num_classes": 3, "num_groups": 4}})
+    )
+    found = json.loads(run("probe", "--config", path, "weights.path=builtin", "--no-svm", "--json").stdout)
+    assert found["sha256"] == builtin_card("point_mae_tiny")["sha256"]
+
+
+def test_probe_without_scikit_learn_says_so_before_it_starts(config, monkeypatch):
+    monkeypatch.setattr(probes, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="--no-svm"):
+        run("probe", "--config", config)
 
 
 def test_probe_refuses_parts(config):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -359,8 +360,29 @@ def test_two_views_are_one_cloud_drawn_and_augmented_twice(tmp_path: Path) -> No
     Listening(build(RunConfig, TWO_VIEWS), run_dir=tmp_path).fit()
     assert [tuple(points.shape) for points in seen] == [(24, 64, 3)] * STEPS
     assert not any(torch.equal(*points.chunk(2)) for points in seen)
+    seen.clear()
+    plain = merge(TWO_VIEWS, {"augment": "none", "optim": {"epochs": 1, "warmup_epochs": 0}})
+    Listening(build(RunConfig, plain), run_dir=tmp_path / "plain").fit()
+    for first, second in (points.chunk(2) for points in seen):
+        shared = (torch.cdist(first, second) == 0).any(dim=2).float().mean(dim=1)
+        assert 0 < shared.min() <= shared.max() < 1  # the same cloud, other points
     terms = [line for line in read_metrics(tmp_path / "metrics.jsonl") if line["kind"] == "train"]
     assert all(line["loss_contrast"] > 0 for line in terms)
+
+
+def test_two_views_need_two_clouds_a_batch() -> None:
+    with pytest.raises(ConfigError, match=r"optim\.batch_size=1; set it to 2"):
+        build(RunConfig, merge(TWO_VIEWS, {"optim": {"batch_size": 1}}))
+
+
+def test_batches_are_joined_one_behind_another() -> None:
+    first, second = (
+        Batch(torch.full((2, 4, 3), float(i)), torch.tensor([i, 9]), torch.arange(2)) for i in (1, 2)
+    )
+    joined = Batch.join([first, replace(second, mask=torch.ones(2, 4, dtype=torch.bool))])
+    assert joined.points[:, 0, 0].tolist() == [1, 1, 2, 2]
+    assert joined.label.tolist() == [1, 9, 2, 9]
+    assert joined.mask is None
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pcl_clora.cli import app
 from pcl_clora.config import ConfigError, build, config_hash
 from pcl_clora.engine import RunConfig, Trainer, load_run, load_run_config
 from pcl_clora.engine import pretraining_export as export
-from pcl_clora.models import WeightsError, builtin, create_model, load_weights
+from pcl_clora.models import WeightsError, builtin, create_model, load_weights, parse_model_config
 from pcl_clora.models.inspection import inspect_weights
 from pcl_clora.models.sources import missing_source
 
@@ -116,11 +117,26 @@ def test_a_package_without_weights_says_so(tmp_path: Path, monkeypatch: pytest.M
 def test_the_only_weights_need_no_model_to_be_looked_at(package: Path) -> None:
     info = inspect_weights("builtin")
     assert info.num_tensors == len(load_file(package / "point_mae_tiny.safetensors"))
-    shown = CliRunner().invoke(app, ["weights", "list", "hub-of-nobody*"])
+    assert info.create == 'create_model("point_mae_tiny", weights="builtin")'
+    shown = CliRunner().invoke(app, ["weights", "list", "point_mae_t*"])
     assert 'point_mae_tiny, weights="builtin"' in shown.stdout.replace("\n", "")
+    listed = json.loads(CliRunner().invoke(app, ["weights", "list", "point_mae_t*", "--json"]).stdout)
+    assert [(each["id"], each["model"]) for each in listed] == [("builtin", "point_mae_tiny")]
+    assert "builtin" not in CliRunner().invoke(app, ["weights", "list", "act*"]).stdout
     (package / "point_mae_tiny.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"does not say which weights\. In the package: nothing"):
         inspect_weights("builtin")
+
+
+def test_other_backbones_can_be_exported_and_parameters_are_those_of_the_encoder(tmp_path: Path) -> None:
+    model = {**VALUES["model"], "name": "pointgpt_s"}
+    cfg = build(RunConfig, {**{key: VALUES[key] for key in VALUES if key != "probe"}, "model": model})
+    Trainer(cfg, run_dir=tmp_path / "run").fit()
+    card = export.export_builtin(tmp_path / "run", tmp_path)
+    stored = load_file(tmp_path / "pointgpt_s.safetensors")
+    learned = [name for name in stored if "running" not in name and "num_batches" not in name]
+    assert card["parameters"] == sum(stored[name].numel() for name in learned)
+    assert card["views"] == 1
 
 
 def test_half_a_run_is_not_exported(tmp_path: Path) -> None:
@@ -145,6 +161,7 @@ def test_what_ships_is_what_its_card_says(name: str) -> None:
     report = load_weights(create_model(name), "builtin")
     assert {missing.split(".")[0] for missing in report.missing} == {"prefix", "head"}
     assert config_hash(load_run_config(file.with_suffix(".yaml"))) == card["config_hash"]
+    assert parse_model_config({"name": name}).num_groups == card["num_groups"]
 
 
 def test_the_default_sizes_fit_into_the_package() -> None:

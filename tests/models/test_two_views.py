@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pcl_clora.config import ConfigError
-from pcl_clora.models import create_model, parse_model_config
+from pcl_clora.models import create_model, load_weights, parse_model_config
 from pcl_clora.models.two_views import contrast_loss
 from tests.models.model_cases import TINY
 
@@ -49,11 +49,6 @@ def test_equal_views_of_unlike_clouds_are_found():
     assert contrast_loss(features, features.roll(1, 0), 0.05).item() > 5
 
 
-def test_one_cloud_has_nothing_to_be_told_apart_from():
-    with pytest.raises(ValueError, match="at least 2 clouds"):
-        contrast_loss(torch.ones(1, 4), torch.ones(1, 4), 0.1)
-
-
 def test_without_comparison_nothing_is_added(points):
     plain, compared = make(), make(contrast=0.5)
     names = set(compared.state_dict()) - set(plain.state_dict())
@@ -85,21 +80,47 @@ def test_evaluation_is_rebuilding_alone_and_takes_any_batch(points):
 
 
 def test_an_odd_batch_is_refused_in_training(points):
-    with pytest.raises(ValueError, match="two views of every cloud, but the batch holds 3"):
-        make(contrast=0.5).train()(points[:3])
+    for size in (2, 3):
+        with pytest.raises(ValueError, match=f"two views of every cloud.* the batch holds {size}"):
+            make(contrast=0.5).train()(points[:size])
 
 
 def test_settings_that_are_off_are_not_written():
     settings = {"name": "point_mae_tiny", "task": "pretraining"}
-    written = parse_model_config({**settings, "pretraining": {"temperature": 0.3}}).model_dump()[
-        "pretraining"
-    ]
+    written = parse_model_config(settings).model_dump()["pretraining"]
     assert not {"contrast", "temperature", "init"} & set(written)
     written = parse_model_config({**settings, "pretraining": {"contrast": 0.1}}).model_dump()["pretraining"]
     assert (written["contrast"], written["temperature"]) == (0.1, 0.1)
 
 
-@pytest.mark.parametrize("pretraining", [{"contrast": -1}, {"temperature": 0}, {"init": "zeros"}])
+@pytest.mark.parametrize("name", ["pcp_mae", "recon", "point_mae"])
+def test_settings_of_other_pretrainings_are_written_as_before(name):
+    written = parse_model_config({"name": name, "task": "pretraining"}).model_dump()["pretraining"]
+    assert "init" not in written
+    assert "contrast" not in written
+
+
+def test_a_comparison_starts_from_weights_that_have_none(points):
+    plain, compared = make(seed=1), make(contrast=0.5)
+    report = load_weights(compared, plain.state_dict())
+    assert {name.split(".")[0] for name in report.missing} == {"project"}
+    assert torch.equal(compared.eval()(points, mask(2)).loss, plain.eval()(points, mask(2)).loss)
+    classifier = create_model("point_mae", **SMALL)
+    left_out = load_weights(classifier, compared.state_dict()).unexpected
+    assert "used in pre-training only" in str(left_out)
+
+
+def mask(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("shapes", [((1, 4), (1, 4)), ((3, 4), (2, 4))])
+def test_what_cannot_be_compared_is_refused(shapes):
+    with pytest.raises(ValueError, match=r"at least 2 clouds|give equal ones"):
+        contrast_loss(*(torch.ones(shape) for shape in shapes), 0.1)
+
+
+@pytest.mark.parametrize("pretraining", [{"contrast": -1}, {"temperature": 0.2}, {"init": "zeros"}])
 def test_a_wrong_setting_is_named(pretraining):
     with pytest.raises((ConfigError, ValueError), match=next(iter(pretraining))):
         parse_model_config({"name": "point_mae", "task": "pretraining", "pretraining": pretraining})

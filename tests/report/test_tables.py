@@ -115,12 +115,23 @@ def test_seeds_that_draw_their_own_training_clouds_become_one_row(write_run):
     (row,) = make_table(folders).rows
     assert row.seeds == (0, 1, 2)
     assert row.label == "clora"
+    assert row.new_shots
+    assert cells(make_table(folders))[0]["seeds"] == "0 1 2, own clouds"
 
 
-def test_one_seed_with_two_choices_of_training_clouds_is_refused(write_run):
+def test_fixed_training_clouds_and_new_ones_are_not_averaged(write_run):
+    fixed = [write_run(f"f{seed}", seed=seed, changes=shots(seed, 0)) for seed in (0, 1)]
+    new = [write_run(f"n{seed}", seed=seed, changes=shots(seed, seed)) for seed in (3, 4)]
+    rows = make_table([*fixed, *new]).rows
+    assert [row.seeds for row in rows] == [(0, 1), (3,), (4,)]
+    names = ["clora", "clora (data.shots_seed=3)", "clora (data.shots_seed=4)"]
+    assert [row.label for row in rows] == names
+    assert not any(row.new_shots for row in rows)
+
+
+def test_one_seed_with_two_choices_of_training_clouds_makes_two_rows(write_run):
     folders = [write_run(f"r{choice}", changes=shots(0, choice)) for choice in (0, 1)]
-    with pytest.raises(ReportError, match="shots_seed=0 and 1"):
-        make_table(folders)
+    assert [row.seeds for row in make_table(folders).rows] == [(0,), (0,)]
 
 
 def test_an_unfinished_run_and_a_wrong_folder_are_named(write_run, tmp_path):
