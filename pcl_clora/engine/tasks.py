@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pcl_clora.config import ConfigError
 from pcl_clora.data import Batch, PartDataset, PartTaxonomy, PointDataset, fps_index, resample_index
+from pcl_clora.data.transforms import pool_size
 from pcl_clora.engine.losses import LossTerms, classification_loss, segmentation_loss
 from pcl_clora.engine.metrics import ClassificationMetrics, ConfusionMatrix
 from pcl_clora.engine.pretraining_metrics import ReconstructionMeter, ReconstructionMetrics
@@ -359,6 +360,11 @@ def draw_points(batch: Batch, num_points: int, generator: torch.Generator) -> Ba
     if batch.holds_images:
         return batch
     return batch.take(resample_index(batch.points, num_points, generator))
+
+
+def keep_pool(batch: Batch, num_points: int) -> Batch:
+    """Keep the points that `draw_points` draws from, so that several draws run FPS once."""
+    return batch if batch.holds_images else thin(batch, pool_size(num_points, batch.points.shape[1]))
 
 
 def thin(batch: Batch, num_points: int) -> Batch:

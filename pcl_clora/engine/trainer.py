@@ -28,7 +28,7 @@ from pcl_clora.engine.seed import deterministic_mode, make_generator, seed_every
 from pcl_clora.engine.setup import adapt, choose_device, describe_plan, make_data
 from pcl_clora.engine.snapshot import Snapshot
 from pcl_clora.engine.state import RunResult, RunState, describe_result
-from pcl_clora.engine.tasks import Metrics, draw_points
+from pcl_clora.engine.tasks import Metrics, draw_points, keep_pool
 from pcl_clora.io import finite, write_json
 
 ONLY_RESULT = ("confusion", "reliability")  # tables for the report, which an adapter file does not carry
@@ -184,9 +184,10 @@ class Trainer:
         A task of several views gets that many batches one behind another, each drawn anew.
         """
         generator = make_generator(self.cfg.seed, "augment", self.state.epoch, self.state.batch)
-        whole, views = batch.to(self.device), []
+        views, num_points = [], self.cfg.data.num_points
+        pool = keep_pool(batch.to(self.device), num_points)
         for _ in range(self.data.task.views):
-            view = draw_points(whole, self.cfg.data.num_points, generator)
+            view = draw_points(pool, num_points, generator)
             views.append(replace(view, points=self._augment(view.points, generator)))
         return views[0] if len(views) == 1 else Batch.join(views)
 

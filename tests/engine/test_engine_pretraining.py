@@ -37,6 +37,8 @@ from pcl_clora.engine.evaluate import evaluate
 from pcl_clora.engine.pretraining import FeatureProbe, draw_page, draw_points, draw_reconstructions
 from pcl_clora.engine.pretraining_metrics import ReconstructionMeter
 from pcl_clora.engine.setup import make_backbone, make_data
+from pcl_clora.engine.tasks import draw_points as draw_batch
+from pcl_clora.engine.tasks import keep_pool
 from pcl_clora.models import build_model, create_model, load_weights
 from pcl_clora.models.convert import convert_weights
 
@@ -373,6 +375,16 @@ def test_two_views_are_one_cloud_drawn_and_augmented_twice(tmp_path: Path) -> No
 def test_two_views_need_two_clouds_a_batch() -> None:
     with pytest.raises(ConfigError, match=r"optim\.batch_size=1; set it to 2"):
         build(RunConfig, merge(TWO_VIEWS, {"optim": {"batch_size": 1}}))
+
+
+def test_keeping_the_pool_first_draws_the_same_points() -> None:
+    points = torch.rand(3, 128, 3, generator=torch.Generator().manual_seed(0))
+    batch = Batch(points, torch.zeros(3, dtype=torch.int64), torch.arange(3))
+    generators = [torch.Generator().manual_seed(1) for _ in range(2)]
+    kept = keep_pool(batch, 64)
+    assert kept.points.shape == (3, 75, 3)
+    expected = draw_batch(batch, 64, generators[0]).points
+    assert torch.equal(draw_batch(kept, 64, generators[1]).points, expected)
 
 
 def test_batches_are_joined_one_behind_another() -> None:
