@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pcl_clora.models.interface import ModelInterface
 from pcl_clora.models.point_mae import PointMAEConfig
 from pcl_clora.models.point_mae_tiny import PointMAETinyConfig
 from pcl_clora.models.pretraining import MaskedAutoencoder, PretrainingOutput, add_terms
@@ -75,13 +72,6 @@ class TwoViewAutoencoder(MaskedAutoencoder):
                 nn.ReLU(),
                 nn.Linear(HIDDEN, WIDTH),
             )
-
-    def describe(self) -> ModelInterface:
-        """Say where the parts are; the projection is a head, which weights need not have."""
-        shared = super().describe()
-        if not self.config.pretraining.contrast:
-            return shared
-        return replace(shared, parts={**shared.parts, "head": ("project",)})
 
     def forward(self, points: Tensor, generator: torch.Generator | None = None) -> PretrainingOutput:
         """Hide patches and rebuild them; in training, compare the views too.

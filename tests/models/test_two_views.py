@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pcl_clora.config import ConfigError
-from pcl_clora.models import create_model, load_weights, parse_model_config
+from pcl_clora.models import WeightsError, create_model, load_weights, parse_model_config
 from pcl_clora.models.two_views import contrast_loss
 from tests.models.model_cases import TINY
 
@@ -102,7 +102,9 @@ def test_settings_of_other_pretrainings_are_written_as_before(name):
 
 def test_a_comparison_starts_from_weights_that_have_none(points):
     plain, compared = make(seed=1), make(contrast=0.5)
-    report = load_weights(compared, plain.state_dict())
+    with pytest.raises(WeightsError, match=r"project\.0\.weight.*allow_partial"):
+        load_weights(compared, plain.state_dict())
+    report = load_weights(compared, plain.state_dict(), allow_partial=True)
     assert {name.split(".")[0] for name in report.missing} == {"project"}
     assert torch.equal(compared.eval()(points, mask(2)).loss, plain.eval()(points, mask(2)).loss)
     classifier = create_model("point_mae", **SMALL)
