@@ -1,4 +1,4 @@
-"""The main job in two minutes: warm up a tiny backbone, adapt it in three ways to new classes, merge."""
+"""The main job in a few minutes: adapt the weights in the package in three ways to labelled shapes, merge."""
 
 from __future__ import annotations
 
@@ -18,51 +18,49 @@ import yaml
 from pydantic import NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor, nn
 
-from pcl_clora.config import Config, ConfigError, build, config_hash, dump_yaml, merge, parse_overrides
+from pcl_clora.config import Config, build, config_hash, dump_yaml, merge, parse_overrides
 from pcl_clora.data import PointLoader, ProceduralConfig, build_dataset
 from pcl_clora.engine import OptimConfig, RunConfig, RunResult, Trainer
 from pcl_clora.io import write_json, write_text
+from pcl_clora.models.builtin import BUILTIN
 from pcl_clora.report import cost_report, units, write_report
 
-WARMUP = "warmup"
 SHOWN = "clora"  # the method whose adapter is merged, timed and handed out
 NOTE = (
     "A demonstration, not a benchmark: made shapes, one seed, honest protocol (last epoch, test set used "
     "once). GFLOPs: 2 x multiply-adds of one cloud, attention included, as trained and after merging."
 )
-
-
-class StageConfig(Config):
-    """One training of the demo: on which shapes, how long."""
-
-    data: dict[str, Any]  # section `data` of a run: classes, pose, noise, sizes of the splits
-    optim: OptimConfig  # the same for all methods but for their lr
-
-    @property
-    def classes(self) -> list[str]:
-        """Names of the classes."""
-        return list(self.data.get("classes", ()))
+ORIGIN = (
+    " The weights in the package were pre-trained on shapes of the same generator, these classes among them, "
+    "without their labels."
+)
 
 
 class MethodConfig(Config):
-    """One way of adapting the warmed-up backbone."""
+    """One way of adapting the backbone."""
 
     adapter: dict[str, Any]  # section `adapter` of a run
-    lr: float  # learning rate after the warm-up; the other settings are those of the stage
+    lr: float  # learning rate after the warm-up; the other settings are the same for all methods
 
 
 class DemoConfig(Config):
     """Everything that decides the demo; pcl_clora/config/demo.yaml fills it."""
 
-    seed: NonNegativeInt = 0  # of everything: shapes, weights, order, dropout
-    num_points: PositiveInt = 384  # points a cloud
-    augment: str = "scale_shift"  # training augmentation of all stages
+    seed: NonNegativeInt = 0  # of everything: shapes, heads, order, dropout
+    num_points: PositiveInt = 512  # points a cloud
+    augment: str = "scale_shift"  # training augmentation
     model: dict[str, Any]  # section `model` of a run; num_classes follows from the classes
-    warmup: StageConfig  # the backbone learns here, all of it
-    target: StageConfig  # the methods adapt it to these classes
+    weights: str = "builtin"  # where all methods start, as weights.path of a run
+    data: dict[str, Any]  # section `data` of a run: classes, pose, noise, sizes of the splits
+    optim: OptimConfig  # the same for all methods but for their lr
     methods: dict[str, MethodConfig]  # sub-folder -> method
     latency_repeats: PositiveInt = 11  # rounds of the latency comparison
     latency_batch: PositiveInt = 16  # clouds at once in it
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes."""
+        return list(self.data.get("classes", ()))
 
     @field_validator("methods")
     @classmethod
@@ -76,46 +74,31 @@ def load_demo_config(overrides: Sequence[str] = ()) -> DemoConfig:
     """Read the embedded settings of the demo, and lay `key=value` overrides over them.
 
     Raises:
-        ConfigError: if a setting is not known or wrong, or a class is in both stages.
+        ConfigError: if a setting is not known or wrong.
     """
     text = files("pcl_clora.config").joinpath("demo.yaml").read_text(encoding="utf-8")
-    demo = build(DemoConfig, merge(yaml.safe_load(text), parse_overrides(overrides)), source="demo.yaml")
-    both = sorted(set(demo.warmup.classes) & set(demo.target.classes))
-    if both:
-        raise ConfigError(f"{', '.join(both)}: in warmup.classes and target.classes; the target must be new.")
-    return demo
+    return build(DemoConfig, merge(yaml.safe_load(text), parse_overrides(overrides)), source="demo.yaml")
 
 
 def run_configs(demo: DemoConfig, out: str | Path) -> dict[str, RunConfig]:
-    """Write the demo out as ordinary runs: sub-folder -> settings, the warm-up first.
-
-    The method runs start from the warm-up's folder, so any of them can be repeated by `pcl-clora train`.
-    """
-    runs = {WARMUP: _run_config(demo, out, WARMUP, demo.warmup, {"adapter": {"method": "full"}})}
-    for name, method in demo.methods.items():
-        special = {
-            "adapter": method.adapter,
-            "optim": {"lr": method.lr},
-            "weights": {"path": str(Path(out) / WARMUP)},
-        }
-        runs[name] = _run_config(demo, out, name, demo.target, special)
-    return runs
+    """Write the demo out as ordinary runs, which `pcl-clora train` can repeat: sub-folder -> settings."""
+    return {name: _run_config(demo, out, name, method) for name, method in demo.methods.items()}
 
 
-def _run_config(
-    demo: DemoConfig, out: str | Path, name: str, stage: StageConfig, special: Mapping[str, Any]
-) -> RunConfig:
+def _run_config(demo: DemoConfig, out: str | Path, name: str, method: MethodConfig) -> RunConfig:
     values = {
         "name": name,
         "output": str(out),
         "seed": demo.seed,
         "augment": demo.augment,
-        "model": {**demo.model, "num_classes": len(stage.classes)},
-        "data": {"name": "procedural", "num_points": demo.num_points, "seed": demo.seed, **stage.data},
-        "optim": stage.optim.model_dump(mode="json"),
+        "model": {**demo.model, "num_classes": len(demo.classes)},
+        "weights": {"path": demo.weights},
+        "adapter": method.adapter,
+        "data": {"name": "procedural", "num_points": demo.num_points, "seed": demo.seed, **demo.data},
+        "optim": {**demo.optim.model_dump(mode="json"), "lr": method.lr},
         "train": {"checkpoint_every_steps": 0},
     }
-    return build(RunConfig, merge(values, special), source=f"demo.yaml, {name}")
+    return build(RunConfig, values, source=f"demo.yaml, {name}")
 
 
 @dataclass(frozen=True)
@@ -159,8 +142,8 @@ class MethodRow:
 def run_demo(overrides: Sequence[str] = (), out: str | Path = "runs/demo") -> dict[str, Any]:
     """Run the demo, print its table, and write its folder.
 
-    The folder gets config.yaml, metrics.jsonl (all stages), result.json, report.md and adapter.safetensors
-    (the CLoRA adapter), and a complete run folder for the warm-up and for every method.
+    The folder gets config.yaml, metrics.jsonl (all methods), result.json, report.md and adapter.safetensors
+    (the CLoRA adapter), and a complete run folder for every method.
 
     Args:
         overrides: key=value pairs over the embedded settings.
@@ -192,14 +175,12 @@ def run_demo(overrides: Sequence[str] = (), out: str | Path = "runs/demo") -> di
 
 
 def _describe(demo: DemoConfig, name: str, cfg: RunConfig) -> str:
-    stage = demo.warmup if name == WARMUP else demo.target
     assert isinstance(cfg.data, ProceduralConfig)
-    what = "warm-up: all of the tiny backbone" if name == WARMUP else f"{name} on the warmed-up backbone"
-    return f"{what}, {len(stage.classes)} classes, {cfg.data.train_size} clouds, {cfg.optim.epochs} epochs"
+    return f"{name}, {len(demo.classes)} classes, {cfg.data.train_size} clouds, {cfg.optim.epochs} epochs"
 
 
 def _join_metrics(folder: Path, names: Sequence[str]) -> None:
-    """Gather the metrics of all stages in one file, each line with the stage it belongs to."""
+    """Gather the metrics of all methods in one file, each line with the method it belongs to."""
     lines = []
     for name in names:
         for line in (folder / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
@@ -248,7 +229,7 @@ def _result(
     seconds: float,
 ) -> dict[str, Any]:
     clora = next(row for row in rows if row.name == SHOWN)
-    first = finished[WARMUP].result
+    first = finished[SHOWN].result
     return {
         "config_hash": config_hash(demo),
         "seed": demo.seed,
@@ -256,8 +237,10 @@ def _result(
         "versions": first["versions"],
         "protocol": first["protocol"],
         "augment": demo.augment,
-        "note": NOTE,
-        "warmup": {"metrics": _summary(first), "train_seconds": first["train_seconds"]},
+        "note": NOTE + (ORIGIN if demo.weights == BUILTIN else ""),
+        "model": first["model"],
+        "weights": demo.weights or "random",
+        "data": first["data"],
         "methods": {
             row.name: {
                 "metrics": _summary(row.result),
@@ -295,19 +278,16 @@ def _merge_lines(result: Mapping[str, Any]) -> list[str]:
 
 
 def _title(result: Mapping[str, Any]) -> str:
-    warm = result["warmup"]
-    return (
-        f"Adapting to new classes (backbone warmed up on others in {units.duration(warm['train_seconds'])}, "
-        f"accuracy there {units.percent(warm['metrics']['oa'])} %)"
-    )
+    clouds = f"{result['data']['num_train']} training and {result['data']['num_test']} test clouds"
+    return f"Adapting {result['model']} (weights: {result['weights']}) to new labels, {clouds}"
 
 
 def _report(result: Mapping[str, Any], rows: Sequence[MethodRow]) -> str:
     table = units.markdown_table(MethodRow.HEADER, [row.cells() for row in rows])
     merged = "\n".join(f"* {line}" for line in _merge_lines(result))
-    links = "\n".join(f"* [{name}]({name}/report.md)" for name in (WARMUP, *(row.name for row in rows)))
+    links = "\n".join(f"* [{name}]({name}/report.md)" for name in (row.name for row in rows))
     return (
-        f"# Demo\n\n{_title(result)}. {NOTE}\n\n{table}\n\nAccuracies in percent.\n\n"
+        f"# Demo\n\n{_title(result)}. {result['note']}\n\n{table}\n\nAccuracies in percent.\n\n"
         f"## Merging\n\n{merged}\n\n## Pages of the runs\n\n{links}\n\n"
         f"All of it took {units.duration(result['seconds'])}; settings {result['config_hash']} "
         f"(config.yaml), code {result['git']}.\n"
@@ -323,7 +303,7 @@ def _show(folder: Path, result: Mapping[str, Any], rows: Sequence[MethodRow]) ->
     if not console.is_terminal:
         console = Console(file=sys.stdout, highlight=False, width=max(console.width, 120))
     console.print(plain_table(_title(result), MethodRow.HEADER, [row.cells() for row in rows]))
-    for line in (NOTE, *_merge_lines(result)):
+    for line in (result["note"], *_merge_lines(result)):
         console.print(line, markup=False)
     took = units.duration(result["seconds"])
     console.print(f"All of it took {took}; {folder}/report.md has the rest.", markup=False)

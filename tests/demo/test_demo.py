@@ -4,29 +4,23 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pcl_clora.adapters import load_adapter
 from pcl_clora.config import ConfigError, build
-from pcl_clora.demo import WARMUP, DemoConfig, load_demo_config, run_configs, run_demo
+from pcl_clora.demo import DemoConfig, load_demo_config, run_configs, run_demo
 from pcl_clora.engine import load_run_config
 from pcl_clora.engine.setup import make_backbone
+from pcl_clora.models.builtin import list_builtin
 from tests.cli.conftest import ROOT
 
 SMALL = [
-    "num_points=32",
-    "model.embed_dim=24",
-    "model.depth=1",
+    "num_points=48",
     "model.num_groups=4",
-    "model.group_size=4",
-    "model.encoder_widths=[8, 16, 32]",
-    "warmup.data.classes=[mug, car, lamp]",
-    "warmup.data.train_size=16",
-    "warmup.data.test_size=6",
-    "target.data.classes=[chair, sofa]",
-    "target.data.train_size=16",
-    "target.data.test_size=8",
-    "warmup.optim={epochs: 1, batch_size: 8, warmup_epochs: 0}",
-    "target.optim={epochs: 1, batch_size: 8, warmup_epochs: 0}",
+    "data.classes=[chair, sofa]",
+    "data.train_size=16",
+    "data.test_size=8",
+    "optim={epochs: 1, batch_size: 8, warmup_epochs: 0}",
     "latency_repeats=1",
     "latency_batch=4",
 ]
@@ -45,7 +39,7 @@ def test_the_folder_has_everything_that_was_promised(demo):
     folder, _ = demo
     for name in ("config.yaml", "metrics.jsonl", "result.json", "report.md", "adapter.safetensors"):
         assert (folder / name).stat().st_size > 0
-    for run in (WARMUP, *METHODS):
+    for run in METHODS:
         for name in ("config.yaml", "metrics.jsonl", "result.json", "report.md", "best/adapter.safetensors"):
             assert (folder / run / name).stat().st_size > 0
 
@@ -64,13 +58,21 @@ def test_the_table_repeats_the_results_of_the_runs(demo, method):
 
 
 @pytest.mark.slow
-def test_all_methods_start_from_the_same_warmed_up_backbone(demo):
-    folder, _ = demo
+def test_all_methods_start_from_the_weights_in_the_package_and_nothing_is_warmed_up(demo):
+    folder, result = demo
     plans = [json.loads((folder / method / "plan.json").read_text()) for method in METHODS]
-    assert {plan["weights"]["matched"] for plan in plans} == {plans[0]["weights"]["matched"]}
-    assert {load_run_config(folder / method / "config.yaml").weights.path for method in METHODS} == {
-        str(folder / WARMUP)
-    }
+    stored = len(load_file(list_builtin()["point_mae_tiny"]))
+    assert [plan["weights"]["matched"] for plan in plans] == [stored] * len(METHODS)
+    assert result["weights"] == "builtin"
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == sorted(METHODS)
+
+
+@pytest.mark.slow
+def test_other_weights_can_be_named_and_the_note_says_what_they_are_not(tmp_path, demo):
+    result = run_demo([*SMALL, 'weights=""'], tmp_path / "out")
+    assert result["weights"] == "random"
+    assert "without their labels" in demo[1]["note"]
+    assert "without their labels" not in result["note"]
 
 
 @pytest.mark.slow
@@ -94,13 +96,13 @@ def test_costs_are_those_of_merging(demo):
 
 
 @pytest.mark.slow
-def test_every_stage_is_in_the_joined_metrics(demo):
+def test_every_method_is_in_the_joined_metrics(demo):
     lines = [json.loads(line) for line in (demo[0] / "metrics.jsonl").read_text().splitlines()]
-    assert {line["run"] for line in lines} == {WARMUP, *METHODS}
+    assert {line["run"] for line in lines} == set(METHODS)
 
 
 @pytest.mark.slow
-def test_the_adapter_file_loads_onto_the_warmed_up_backbone(demo):
+def test_the_adapter_file_loads_onto_the_weights_in_the_package(demo):
     folder, _ = demo
     cfg = load_run_config(folder / "clora" / "config.yaml")
     torch.manual_seed(cfg.seed)
@@ -117,13 +119,6 @@ def test_the_report_names_the_protocol_and_links_the_runs(demo):
     assert "| linear_probe |" in text
 
 
-def test_warmup_and_target_share_no_class():
-    demo = load_demo_config()
-    assert not set(demo.warmup.classes) & set(demo.target.classes)
-    with pytest.raises(ConfigError, match="the target must be new"):
-        load_demo_config(["target.data.classes=[mug, chair]"])
-
-
 def test_the_method_that_is_merged_cannot_be_left_out():
     values = load_demo_config().model_dump()
     del values["methods"]["clora"]
@@ -136,7 +131,7 @@ def test_an_unknown_setting_is_refused():
         load_demo_config(["num_pionts=3"])
 
 
-@pytest.mark.parametrize("name", [WARMUP, *METHODS])
+@pytest.mark.parametrize("name", METHODS)
 def test_the_configs_of_cfgs_demo_are_the_runs_of_the_demo(name):
     """The yaml files show how the demo is done by hand; they may not drift from what it does."""
     assert (
