@@ -17,7 +17,7 @@ def demo(
     ] = Path("runs/demo"),
     as_json: AsJson = False,
 ) -> None:
-    """Adapt a frozen backbone with CLoRA in under three minutes, on two CPU cores, with nothing to download.
+    """Adapt a frozen backbone with CLoRA in two minutes, on two CPU cores, with nothing to download.
 
     The weights in the package, pre-trained without labels, are adapted to twelve classes of furniture: linear
     probe, CLoRA, full fine-tuning. Prints a table, merges the CLoRA adapter and compares logits and latency.
