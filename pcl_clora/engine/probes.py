@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pcl_clora.data import PointLoader, fps_resample
 from pcl_clora.engine.evaluate import evaluation_mode
+from pcl_clora.models.layers import pool_max_mean
 
 NEIGHBORS = 20
 TEMPERATURE = 0.07
@@ -39,7 +40,7 @@ def extract_features(model: nn.Module, loader: PointLoader, num_points: int) -> 
         for batch in loader.batches(0):
             tokens = network.tokenize(fps_resample(batch.points.to(device), num_points))
             patches = network.encode(tokens)[:, tokens.num_prefix :]
-            features.append(torch.cat([patches.amax(1), patches.mean(1)], dim=1).float().cpu())
+            features.append(pool_max_mean(patches).float().cpu())
             labels.append(batch.label.cpu())
     return torch.cat(features).clone(), torch.cat(labels).clone()
 

@@ -11,6 +11,11 @@ from torch import Tensor, nn
 from pcl_clora.models.interface import Tokens
 
 
+def pool_max_mean(x: Tensor) -> Tensor:
+    """Describe a sequence by the maximum beside the mean of its tokens: (B, T, D) -> (B, 2 D)."""
+    return torch.cat([x.amax(1), x.mean(1)], dim=1)
+
+
 class DropPath(nn.Module):
     """Drop a whole residual branch for a sample, and scale what is kept (stochastic depth).
 

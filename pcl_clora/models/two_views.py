@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pcl_clora.models.layers import pool_max_mean
 from pcl_clora.models.point_mae import PointMAEConfig
 from pcl_clora.models.point_mae_tiny import PointMAETinyConfig
 from pcl_clora.models.pretraining import MaskedAutoencoder, PretrainingOutput, add_terms
@@ -73,27 +74,12 @@ class TwoViewAutoencoder(MaskedAutoencoder):
                 nn.Linear(HIDDEN, WIDTH),
             )
 
-    def forward(self, points: Tensor, generator: torch.Generator | None = None) -> PretrainingOutput:
-        """Hide patches and rebuild them; in training, compare the views too.
-
-        Args:
-            points: (B, N, 3), float32, centred and scaled to the unit sphere, N >= num_groups. In training
-                with `contrast` (2 C, N, 3): first one view of each of C clouds, then the other, in order.
-            generator: CPU generator that draws the masks; None draws from the global one, as dropout does.
-
-        Returns:
-            The loss with everything it was computed from; term "contrast" where views are compared.
-
-        Raises:
-            ValueError: if the points have another shape, or are not two views of at least two clouds.
-        """
-        return super().forward(points, generator)
-
     def reconstruct(self, neighborhood: Tensor, center: Tensor, mask: Tensor) -> PretrainingOutput:
         """Rebuild given patches as `MaskedAutoencoder.reconstruct`; in training, compare the views too.
 
         Args:
-            neighborhood: (B, G, K, 3) points minus their centre; views as in `forward`.
+            neighborhood: (B, G, K, 3) points minus their centre. In training with `contrast` (2 C, G, K, 3):
+                first one view of each of C clouds, then the other, in order.
             center: (B, G, 3).
             mask: (B, G) bool, True at `config.num_masked` patches of every cloud.
 
@@ -114,6 +100,6 @@ class TwoViewAutoencoder(MaskedAutoencoder):
         output = self.decode(encoded, patches)
         if not compared:
             return output
-        first, second = self.project(torch.cat([encoded.amax(1), encoded.mean(1)], dim=1)).chunk(2)
+        first, second = self.project(pool_max_mean(encoded)).chunk(2)
         loss = settings.contrast * contrast_loss(first, second, settings.temperature)
         return add_terms(output, {"contrast": loss})

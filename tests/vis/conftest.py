@@ -8,18 +8,9 @@ import pytest
 
 from pcl_clora.config import build
 from pcl_clora.engine import RunConfig, Trainer
+from tests.cli.conftest import TINY
 
-MODEL = {
-    "name": "point_mae",
-    "num_classes": 3,
-    "embed_dim": 24,
-    "depth": 2,
-    "num_heads": 2,
-    "num_groups": 8,
-    "group_size": 4,
-    "encoder_widths": [8, 16, 32],
-    "head_width": 16,
-}
+MODEL = TINY["model"]
 PARTS = {
     "task": "part_segmentation",
     "num_parts": 10,
