@@ -48,7 +48,7 @@ def call(name: str, *arguments: Any) -> Any:
         _values.CHECKS[name](*arguments)
     try:
         return getattr(_ops, name)(*arguments)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # ValueError: kernels built before they threw runtime_error
         raise _values.translated(error) from None
 
 

@@ -170,7 +170,7 @@ CHECKS: dict[str, Callable[..., None]] = {  # op -> the check of its values; arg
 }
 
 
-def translated(error: RuntimeError) -> Exception:
+def translated(error: RuntimeError | ValueError) -> Exception:
     """Return the ValueError that a native kernel meant, or the error itself."""
     text = str(error)
     if MARKER not in text:

@@ -6,6 +6,12 @@
 
 namespace pcl {
 
+// Some releases of torch turn every exception into Python's RuntimeError, others each kind of the standard library
+// into the Python exception that is nearest. A runtime_error becomes a RuntimeError under both.
+struct Refusal : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 // Python sees a RuntimeError whose text starts with "ValueError: "; pcl_clora.ops turns it into a ValueError.
 // STD_TORCH_CHECK would put the name of the C++ function and file before the text.
 template <class... Parts>
@@ -13,7 +19,7 @@ template <class... Parts>
   std::ostringstream text;
   text << "ValueError: ";
   (text << ... << parts);
-  throw std::invalid_argument(text.str());
+  throw Refusal(text.str());
 }
 
 }  // namespace pcl

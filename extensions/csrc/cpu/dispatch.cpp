@@ -58,7 +58,7 @@ const Isa& isa() {
 extern "C" __attribute__((visibility("default"))) const char* pcl_clora_ops_isa() {
   try {
     return pcl::isa().name;
-  } catch (const std::invalid_argument& error) {
+  } catch (const pcl::Refusal& error) {
     static const std::string text = error.what();
     return text.c_str();
   }
