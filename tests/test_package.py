@@ -72,7 +72,11 @@ def test_the_wheel_is_pure_and_holds_the_package_only(tmp_path):
     with zipfile.ZipFile(wheel) as content:
         names = content.namelist()
     assert wheel.name.endswith("-py3-none-any.whl")
-    assert {"pcl_clora/py.typed", "pcl_clora/config/demo.yaml", "pcl_clora/models/point_mae.py"} <= set(names)
+    assert {
+        "pcl_clora/py.typed",
+        "pcl_clora/config/demo.yaml",
+        "pcl_clora/models/backbones/point_mae/network.py",
+    } <= set(names)
     for ending in ("safetensors", "json", "md", "yaml"):
         assert f"pcl_clora/models/builtin/point_mae_tiny.{ending}" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"pcl_clora"}

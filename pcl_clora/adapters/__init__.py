@@ -2,16 +2,16 @@
 
 from pcl_clora.adapters.attach import attach_adapter, load_adapter
 from pcl_clora.adapters.base import AdapterMethod, AdapterStateError, Delta, TunerLayer
-from pcl_clora.adapters.clora import CLoRAConfig
 from pcl_clora.adapters.config import AdapterConfig, FreezeConfig
 from pcl_clora.adapters.files import AdapterFileError, AdapterHeader, read_adapter
-from pcl_clora.adapters.full import FullConfig
-from pcl_clora.adapters.linear_probe import LinearProbeConfig
-from pcl_clora.adapters.lora import LoRAConfig
+from pcl_clora.adapters.methods.clora import CLoRAConfig
+from pcl_clora.adapters.methods.full import FullConfig
+from pcl_clora.adapters.methods.linear_probe import LinearProbeConfig
+from pcl_clora.adapters.methods.lora import LoRAConfig
+from pcl_clora.adapters.methods.sade import SadeConfig
 from pcl_clora.adapters.model import AdaptedModel
 from pcl_clora.adapters.plan import format_plan, trainable_plan
 from pcl_clora.adapters.registry import list_adapters, parse_adapter_config, register_adapter
-from pcl_clora.adapters.sade import SadeConfig
 
 __all__ = [
     "AdaptedModel",

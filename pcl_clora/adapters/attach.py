@@ -11,8 +11,8 @@ from torch import nn
 from pcl_clora.adapters.config import AdapterConfig
 from pcl_clora.adapters.files import AdapterFileError, base_id, check_base, read_adapter
 from pcl_clora.adapters.model import AdaptedModel
+from pcl_clora.adapters.paths import tuner_layers
 from pcl_clora.adapters.registry import build_method, parse_adapter_config
-from pcl_clora.adapters.tree import tuner_layers
 from pcl_clora.config import ConfigError
 
 

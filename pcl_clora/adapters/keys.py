@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pcl_clora.adapters.base import TunerLayer
+from pcl_clora.adapters.paths import live_path, walk
 from pcl_clora.adapters.plan import trainable_plan
-from pcl_clora.adapters.tree import live_path, walk
 
 if TYPE_CHECKING:
     from pcl_clora.adapters.model import AdaptedModel

@@ -16,6 +16,7 @@ from pcl_clora.adapters.base import AdapterMethod, AdapterStateError, TunerLayer
 from pcl_clora.adapters.config import AdapterConfig
 from pcl_clora.adapters.keys import file_keys
 from pcl_clora.adapters.parts import Shelf, at_or_inside, check_targets, copy_items, outermost
+from pcl_clora.adapters.paths import base_tensors, live_path, locate, tuner_layers, walk
 from pcl_clora.adapters.plan import (
     apply_gradients,
     count_parameters,
@@ -24,7 +25,6 @@ from pcl_clora.adapters.plan import (
     trainable_plan,
 )
 from pcl_clora.adapters.routing import group_samples, put_in_order
-from pcl_clora.adapters.tree import base_tensors, live_path, locate, tuner_layers, walk
 from pcl_clora.models.interface import ModelInterface, auxiliary_losses, get_interface
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pcl_clora.adapters.base import TunerLayer
-from pcl_clora.adapters.tree import locate
+from pcl_clora.adapters.paths import locate
 
 
 class Shelf(nn.Module):

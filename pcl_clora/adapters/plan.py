@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from pcl_clora.adapters.config import AdapterConfig
 from pcl_clora.adapters.parts import at_or_inside
-from pcl_clora.adapters.tree import join, live_path, locate, walk
+from pcl_clora.adapters.paths import join, live_path, locate, walk
 from pcl_clora.models.interface import Part
 
 if TYPE_CHECKING:

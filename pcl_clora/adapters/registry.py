@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from pcl_clora.adapters.base import AdapterMethod
-from pcl_clora.adapters.clora import CLoRA
 from pcl_clora.adapters.config import AdapterConfig
-from pcl_clora.adapters.full import Full
-from pcl_clora.adapters.linear_probe import LinearProbe
-from pcl_clora.adapters.lora import LoRA
+from pcl_clora.adapters.methods.clora import CLoRA
+from pcl_clora.adapters.methods.full import Full
+from pcl_clora.adapters.methods.linear_probe import LinearProbe
+from pcl_clora.adapters.methods.lora import LoRA
 from pcl_clora.config import Registry
 
 _methods: Registry[AdapterConfig, type[AdapterMethod]] = Registry(

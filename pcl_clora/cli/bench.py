@@ -34,9 +34,9 @@ def ops(
     run turn by turn in one process, on the same points, after a check that they compute the same. The ratio
     is that of the minima of the best exact library and the native operators.
     """
-    from pcl_clora.report.bench import write_record
-    from pcl_clora.report.bench_ops import bench_ops
-    from pcl_clora.report.bench_view import bench_view, row_line
+    from pcl_clora.bench.harness import write_record
+    from pcl_clora.bench.ops import bench_ops
+    from pcl_clora.bench.view import bench_view, row_line
 
     with interruptible():
         result = bench_ops(
@@ -67,8 +67,8 @@ def pretrain(
     All contenders run turn by turn in one process from the same weights; their loss in evaluation mode is
     recorded beside the times. The generator of the corpus is timed in the same process.
     """
-    from pcl_clora.report.bench import write_record
-    from pcl_clora.report.bench_pretraining import bench_pretraining, pretraining_lines
+    from pcl_clora.bench.harness import write_record
+    from pcl_clora.bench.pretraining import bench_pretraining, pretraining_lines
 
     with interruptible():
         result = bench_pretraining(batch_size=batch_size, repeats=repeats, budget_s=budget)
@@ -93,8 +93,8 @@ def page(
 
     Frames are drawn in software by chromium, if it is installed with chromedriver and selenium.
     """
-    from pcl_clora.report.bench import write_record
-    from pcl_clora.report.bench_page import SIZES, bench_page, page_table
+    from pcl_clora.bench.harness import write_record
+    from pcl_clora.bench.page import SIZES, bench_page, page_table
     from pcl_clora.report.show import plain_table
 
     with interruptible():
@@ -116,8 +116,8 @@ def show_result(
     ] = None,
 ) -> None:
     """Print a result file as tables, for the terminal or as markdown, or renew it on a page."""
+    from pcl_clora.bench.view import bench_markdown, bench_view, put_into
     from pcl_clora.io.safe import write_text
-    from pcl_clora.report.bench_view import bench_markdown, bench_view, put_into
 
     result = json.loads(file.read_text(encoding="utf-8"))
     if into:

@@ -12,7 +12,7 @@ from pcl_clora.cli.common import AsJson, Overrides, interruptible, print_json, s
 
 if TYPE_CHECKING:
     from pcl_clora.data import DataConfig
-    from pcl_clora.data.pack import ShardDone
+    from pcl_clora.data.packed.write import ShardDone
 
 app = typer.Typer(no_args_is_help=True, help="Look at data folders, check them, pack them.")
 
@@ -94,7 +94,7 @@ def pack(
     (a folder whose clouds have one size gives all their points). A killed pack goes on with the same command;
     `pcl-clora data check OUT` compares every shard with its digest.
     """
-    from pcl_clora.data.pack import pack_dataset
+    from pcl_clora.data.packed.write import pack_dataset
 
     config = _source_config(source, overrides or [])
     with interruptible("Stopped; the same command goes on."):

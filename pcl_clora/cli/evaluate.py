@@ -104,7 +104,7 @@ def evaluate_run(folder: Path, overrides: list[str]) -> dict[str, Any]:
     """
     from pcl_clora.config import ConfigError
     from pcl_clora.engine import RunFolder, load_run, load_run_config
-    from pcl_clora.engine.state import describe_data, describe_evaluation
+    from pcl_clora.engine.run.result import describe_data, describe_evaluation
     from pcl_clora.report.records import run_cost
 
     for item in overrides:

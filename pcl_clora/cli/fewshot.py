@@ -31,7 +31,7 @@ def fewshot(
     """
     from pcl_clora.engine import load_run_config
     from pcl_clora.engine.fewshot import run_fewshot
-    from pcl_clora.engine.seeds import parse_seeds
+    from pcl_clora.engine.several_seeds import parse_seeds
 
     cfg = load_run_config(config, overrides or [])
     numbers = parse_seeds(folds, what="fold")

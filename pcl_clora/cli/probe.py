@@ -30,7 +30,7 @@ def probe(
     """
     from pcl_clora.engine import load_run_config
     from pcl_clora.engine.probe_weights import probe_weights
-    from pcl_clora.engine.seeds import parse_seeds
+    from pcl_clora.engine.several_seeds import parse_seeds
     from pcl_clora.io import write_json
 
     cfg = load_run_config(config, overrides or [])

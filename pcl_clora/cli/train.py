@@ -92,7 +92,7 @@ def _train_one(cfg: RunConfig, resume: Resume) -> tuple[RunResult, Path]:
 
 def _train_seeds(cfg: RunConfig, seeds: str, resume: Resume, as_json: bool, *, new_shots: bool) -> None:
     """Run every seed, and write the table over all of them beside their folders."""
-    from pcl_clora.engine.seeds import parse_seeds, with_seed
+    from pcl_clora.engine.several_seeds import parse_seeds, with_seed
     from pcl_clora.report import make_table
     from pcl_clora.report.show import run_table_view, seeds_view
 
@@ -134,7 +134,7 @@ def _dry_run(cfg: RunConfig) -> None:
 def missing_files(cfg: RunConfig) -> list[str]:
     """Say what a run needs and does not find, one message each; reads names and headers only."""
     from pcl_clora.data import check_headers
-    from pcl_clora.models.sources import missing_source
+    from pcl_clora.models.weights._sources import missing_source
 
     missing = [f"{finding.file}: {finding.message}" for finding in check_headers(cfg.data)]
     if cfg.weights.path and (problem := missing_source(cfg.weights.path)):

@@ -27,7 +27,7 @@ def list_known(
     from fnmatch import fnmatch
 
     from pcl_clora.models.builtin import BUILTIN, builtin_card, list_builtin
-    from pcl_clora.models.pretrained import list_pretrained
+    from pcl_clora.models.weights.hub_catalogue import list_pretrained
     from pcl_clora.report.weights import builtin_line, pretrained_view
 
     found = list_pretrained(pattern)
@@ -45,7 +45,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Say what a weights file is, how large its network is, and which models would take how much of it."""
-    from pcl_clora.models.inspection import inspect_weights
+    from pcl_clora.models.weights.inspect import inspect_weights
     from pcl_clora.report.weights import file_view
 
     info = inspect_weights(source)
@@ -65,7 +65,7 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Show which tensors and running statistics of two weights files differ, and by how much."""
-    from pcl_clora.models.comparison import compare_weights
+    from pcl_clora.models.weights.compare import compare_weights
     from pcl_clora.report.weights import comparison_view
 
     found = compare_weights(first, second)
@@ -86,7 +86,7 @@ def convert(
     """Write a weights file under other names or in the other format; the numbers stay as they are."""
     from dataclasses import asdict
 
-    from pcl_clora.models.convert import convert_weights
+    from pcl_clora.models.weights.convert import convert_weights
     from pcl_clora.report.weights import conversion_view
 
     made = convert_weights(source, target, to=to, overwrite=overwrite)  # type: ignore[arg-type]

@@ -19,10 +19,15 @@ from pcl_clora.data.dataset import (
     stack_samples,
 )
 from pcl_clora.data.fewshot import FewshotConfig, ModelNetFewshotConfig
+from pcl_clora.data.generated.procedural import (
+    PROCEDURAL_CLASSES,
+    PROCEDURAL_PARTS,
+    ProceduralConfig,
+    generate_shape,
+)
 from pcl_clora.data.loader import PointLoader
-from pcl_clora.data.modelnet import MODELNET40_CLASSES
 from pcl_clora.data.part_taxonomy import SHAPENETPART, PartDataset, PartTaxonomy, read_taxonomy
-from pcl_clora.data.procedural import PROCEDURAL_CLASSES, PROCEDURAL_PARTS, ProceduralConfig, generate_shape
+from pcl_clora.data.readers.modelnet import MODELNET40_CLASSES
 from pcl_clora.data.registry import (
     build_dataset,
     build_validation,

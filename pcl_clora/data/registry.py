@@ -9,18 +9,18 @@ from pcl_clora.config import Registry
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import PointDataset, check_split
 from pcl_clora.data.fewshot import FewshotConfig, FewshotFold, ModelNetFewshot, ModelNetFewshotConfig
-from pcl_clora.data.folder import FolderConfig, PointFolder
-from pcl_clora.data.images import Digits, DigitsConfig
-from pcl_clora.data.modelnet_hdf5 import ModelNet40Hdf5, ModelNet40Hdf5Config
-from pcl_clora.data.modelnet_txt import ModelNet40Txt, ModelNet40TxtConfig
-from pcl_clora.data.packed import PackedConfig, PackedDataset
+from pcl_clora.data.generated.procedural import ProceduralConfig, ProceduralShapes
+from pcl_clora.data.generated.procedural_corpus import ProceduralCorpus, ProceduralCorpusConfig
+from pcl_clora.data.packed.read import PackedConfig, PackedDataset
 from pcl_clora.data.paper_sampling import PaperOrder
-from pcl_clora.data.procedural import ProceduralConfig, ProceduralShapes
-from pcl_clora.data.procedural_corpus import ProceduralCorpus, ProceduralCorpusConfig
-from pcl_clora.data.scanobjectnn import ScanObjectNN, ScanObjectNNConfig
-from pcl_clora.data.scanobjectnn_raw import ScanObjectNNRaw, ScanObjectNNRawConfig
-from pcl_clora.data.shapenetpart_hdf5 import ShapeNetPartHdf5, ShapeNetPartHdf5Config
-from pcl_clora.data.shapenetpart_txt import ShapeNetPartTxt, ShapeNetPartTxtConfig
+from pcl_clora.data.readers.digits import Digits, DigitsConfig
+from pcl_clora.data.readers.folder import FolderConfig, PointFolder
+from pcl_clora.data.readers.modelnet_hdf5 import ModelNet40Hdf5, ModelNet40Hdf5Config
+from pcl_clora.data.readers.modelnet_txt import ModelNet40Txt, ModelNet40TxtConfig
+from pcl_clora.data.readers.scanobjectnn import ScanObjectNN, ScanObjectNNConfig
+from pcl_clora.data.readers.scanobjectnn_raw import ScanObjectNNRaw, ScanObjectNNRawConfig
+from pcl_clora.data.readers.shapenetpart_hdf5 import ShapeNetPartHdf5, ShapeNetPartHdf5Config
+from pcl_clora.data.readers.shapenetpart_txt import ShapeNetPartTxt, ShapeNetPartTxtConfig
 from pcl_clora.data.subset import SubsetDataset, choose_per_class
 from pcl_clora.io import DataError
 

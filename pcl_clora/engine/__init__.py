@@ -1,6 +1,5 @@
 """Training and evaluation: one run from settings to result."""
 
-from pcl_clora.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from pcl_clora.engine.config import (
     OptimConfig,
     ProtocolConfig,
@@ -10,16 +9,17 @@ from pcl_clora.engine.config import (
     load_run_config,
 )
 from pcl_clora.engine.evaluate import evaluate
+from pcl_clora.engine.events import read_metrics
 from pcl_clora.engine.interrupt import TrainingInterrupted
-from pcl_clora.engine.logging import read_metrics
-from pcl_clora.engine.metrics import ClassificationMetrics, ConfusionMatrix
+from pcl_clora.engine.metrics.classification import ClassificationMetrics, ConfusionMatrix
+from pcl_clora.engine.metrics.segmentation import SegmentationMeter, SegmentationMetrics
 from pcl_clora.engine.optim import build_optimizer, learning_rate
-from pcl_clora.engine.run_folder import RunFolder, environment
-from pcl_clora.engine.seed import deterministic_mode, seed_everything
-from pcl_clora.engine.segmentation_metrics import SegmentationMeter, SegmentationMetrics
+from pcl_clora.engine.randomness import deterministic_mode, seed_everything
+from pcl_clora.engine.run.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from pcl_clora.engine.run.folder import RunFolder, environment
+from pcl_clora.engine.run.result import RunResult
+from pcl_clora.engine.run.snapshot import NonFiniteLossError
 from pcl_clora.engine.setup import choose_device, load_run, make_backbone, make_data
-from pcl_clora.engine.snapshot import NonFiniteLossError
-from pcl_clora.engine.state import RunResult
 from pcl_clora.engine.tasks import ClassificationTask, PartSegmentationTask, Task, headlines, make_task
 from pcl_clora.engine.trainer import Trainer
 

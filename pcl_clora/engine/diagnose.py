@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from pcl_clora.config import ConfigError
 from pcl_clora.data import PointDataset, PointLoader, build_dataset, split_validation
-from pcl_clora.engine.calibration import cross_fit_temperature, fit_temperature, measure_calibration
 from pcl_clora.engine.config import RunConfig
 from pcl_clora.engine.evaluate import evaluate
+from pcl_clora.engine.metrics.calibration import cross_fit_temperature, fit_temperature, measure_calibration
 from pcl_clora.engine.robustness import RobustnessResult, evaluate_robustness
 
 

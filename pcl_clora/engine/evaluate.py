@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pcl_clora.data import Batch, PointDataset, PointLoader, Sample, make_augment, stack_samples
-from pcl_clora.engine.calibration import ReliabilityMeter
-from pcl_clora.engine.seed import make_generator
+from pcl_clora.engine.metrics.calibration import ReliabilityMeter
+from pcl_clora.engine.randomness import make_generator
 from pcl_clora.engine.tasks import ClassificationTask, Task, thin
 
 POINTWISE = ("points", "part_labels", "mask")  # what a sample has one of for every point

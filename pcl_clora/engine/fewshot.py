@@ -13,8 +13,8 @@ from pcl_clora.config import ConfigError
 from pcl_clora.data import parse_data_config
 from pcl_clora.data.fewshot import FewshotConfig, ModelNetFewshotConfig
 from pcl_clora.engine.config import RunConfig, load_run_config, run_identity
-from pcl_clora.engine.logging import Event
-from pcl_clora.engine.run_folder import RunFolder
+from pcl_clora.engine.events import Event
+from pcl_clora.engine.run.folder import RunFolder
 from pcl_clora.engine.trainer import Trainer
 from pcl_clora.io import write_json
 

@@ -14,7 +14,7 @@ from pcl_clora.data import PointLoader, build_dataset
 from pcl_clora.engine.config import ProbeConfig
 from pcl_clora.engine.evaluate import evaluation_mode, thin
 from pcl_clora.engine.probes import extract_features, knn_accuracy, svm_accuracy
-from pcl_clora.engine.seed import make_generator
+from pcl_clora.engine.randomness import make_generator
 from pcl_clora.models import PretrainingOutput
 
 BATCH_SIZE = 64

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pcl_clora.config import ConfigError, config_hash, dump_yaml
 from pcl_clora.engine.config import RunConfig
-from pcl_clora.engine.logging import read_metrics
-from pcl_clora.engine.run_folder import RunFolder
+from pcl_clora.engine.events import read_metrics
+from pcl_clora.engine.run.folder import RunFolder
 from pcl_clora.engine.setup import load_run
 from pcl_clora.io import atomic_write, write_json, write_text
 from pcl_clora.models import build_model, get_interface, parse_model_config

@@ -12,9 +12,9 @@ from pcl_clora.config import ConfigError, config_hash
 from pcl_clora.engine.config import ProbeConfig, RunConfig
 from pcl_clora.engine.pretraining import FeatureProbe
 from pcl_clora.engine.probes import NEIGHBORS, SVM_COST, TEMPERATURE, require_svm
-from pcl_clora.engine.run_folder import environment
+from pcl_clora.engine.run.folder import environment
+from pcl_clora.engine.run.result import describe_data
 from pcl_clora.engine.setup import choose_device, make_backbone
-from pcl_clora.engine.state import describe_data
 from pcl_clora.models.builtin import BUILTIN, builtin_card
 
 PROTOCOL = (

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pcl_clora.data import PointLoader, fps_resample
 from pcl_clora.engine.evaluate import evaluation_mode
-from pcl_clora.models.layers import pool_max_mean
+from pcl_clora.models.layers.transformer import pool_max_mean
 
 NEIGHBORS = 20
 TEMPERATURE = 0.07

@@ -15,7 +15,7 @@ from pcl_clora.data import PointDataset, PointLoader, build_dataset, build_valid
 from pcl_clora.data.subset import require_training_clouds
 from pcl_clora.engine.config import RunConfig, differences, flatten, load_run_config
 from pcl_clora.engine.evaluate import ThinnedDataset
-from pcl_clora.engine.run_folder import RunFolder
+from pcl_clora.engine.run.folder import RunFolder
 from pcl_clora.engine.tasks import TASKS, Task, make_task
 from pcl_clora.models import LoadReport, build_model, load_weights
 

@@ -15,10 +15,10 @@ from pcl_clora.config import ConfigError
 from pcl_clora.data import Batch, PartDataset, PartTaxonomy, PointDataset, fps_index, resample_index
 from pcl_clora.data.transforms import pool_size
 from pcl_clora.engine.losses import LossTerms, classification_loss, segmentation_loss
-from pcl_clora.engine.metrics import ClassificationMetrics, ConfusionMatrix
-from pcl_clora.engine.pretraining_metrics import ReconstructionMeter, ReconstructionMetrics
-from pcl_clora.engine.seed import make_generator
-from pcl_clora.engine.segmentation_metrics import SegmentationMeter, SegmentationMetrics, mask_other_parts
+from pcl_clora.engine.metrics.classification import ClassificationMetrics, ConfusionMatrix
+from pcl_clora.engine.metrics.reconstruction import ReconstructionMeter, ReconstructionMetrics
+from pcl_clora.engine.metrics.segmentation import SegmentationMeter, SegmentationMetrics, mask_other_parts
+from pcl_clora.engine.randomness import make_generator
 from pcl_clora.models import ModelConfig, PretrainingOutput
 
 Metrics = ClassificationMetrics | SegmentationMetrics | ReconstructionMetrics

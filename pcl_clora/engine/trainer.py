@@ -14,20 +14,20 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pcl_clora.data import Batch, make_augment
-from pcl_clora.engine.checkpoint import load_checkpoint
 from pcl_clora.engine.config import RunConfig, run_identity
 from pcl_clora.engine.ema import WeightAverage
 from pcl_clora.engine.evaluate import autocast, evaluate, evaluation_mode
+from pcl_clora.engine.events import Event, RunLog
 from pcl_clora.engine.interrupt import PoliteStop, TrainingInterrupted
-from pcl_clora.engine.logging import Event, RunLog
 from pcl_clora.engine.optim import build_optimizer, rate_at, trained_parameters
-from pcl_clora.engine.pictures import draw_segmentations
 from pcl_clora.engine.pretraining import FeatureProbe, draw_reconstructions, first_clouds
-from pcl_clora.engine.run_folder import RunFolder, environment
-from pcl_clora.engine.seed import deterministic_mode, make_generator, seed_everything
+from pcl_clora.engine.randomness import deterministic_mode, make_generator, seed_everything
+from pcl_clora.engine.run.checkpoint import load_checkpoint
+from pcl_clora.engine.run.folder import RunFolder, environment
+from pcl_clora.engine.run.result import RunResult, RunState, describe_result
+from pcl_clora.engine.run.snapshot import Snapshot
+from pcl_clora.engine.run_pictures import draw_segmentations
 from pcl_clora.engine.setup import adapt, choose_device, describe_plan, make_data
-from pcl_clora.engine.snapshot import Snapshot
-from pcl_clora.engine.state import RunResult, RunState, describe_result
 from pcl_clora.engine.tasks import Metrics, draw_points, keep_pool
 from pcl_clora.io import finite, write_json
 

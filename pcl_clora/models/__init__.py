@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from pcl_clora.models.backbones.timm_vit.network import describe_timm
 from pcl_clora.models.config import ModelConfig
 from pcl_clora.models.errors import WeightsError
 from pcl_clora.models.interface import Backbone, ModelInterface, Role, Tokens, get_interface
-from pcl_clora.models.pretrained import PretrainedSpec, list_pretrained
-from pcl_clora.models.pretraining import PretrainingOutput
+from pcl_clora.models.layers.masked_autoencoder import PretrainingOutput
 from pcl_clora.models.registry import (
     build_model,
     create_model,
@@ -17,8 +17,8 @@ from pcl_clora.models.registry import (
     parse_model_config,
     register_model,
 )
-from pcl_clora.models.timm_vit import describe_timm
-from pcl_clora.models.weights import LoadReport, load_weights, read_state_dict
+from pcl_clora.models.weights.hub_catalogue import PretrainedSpec, list_pretrained
+from pcl_clora.models.weights.load import LoadReport, load_weights, read_state_dict
 
 __all__ = [
     "Backbone",

@@ -9,24 +9,28 @@ from typing import Any
 from torch import nn
 
 from pcl_clora.config import Registry
-from pcl_clora.models.act import ACT, ACTConfig
-from pcl_clora.models.config import ModelConfig, Task
-from pcl_clora.models.pcp_mae import PCPMAE, PCPMAEConfig
-from pcl_clora.models.pcp_mae_pretraining import PCPMAEPretraining
-from pcl_clora.models.point_bert import PointBERT, PointBERTConfig
-from pcl_clora.models.point_bert_pretraining import PointBERTPretraining
-from pcl_clora.models.point_mae import PointMAE, PointMAEConfig
-from pcl_clora.models.point_mae_tiny import PointMAETinyConfig
-from pcl_clora.models.pointgpt import (
+from pcl_clora.models.backbones.act.network import ACT, ACTConfig
+from pcl_clora.models.backbones.pcp_mae.network import PCPMAE, PCPMAEConfig
+from pcl_clora.models.backbones.pcp_mae.pretraining import PCPMAEPretraining
+from pcl_clora.models.backbones.point_bert.network import PointBERT, PointBERTConfig
+from pcl_clora.models.backbones.point_bert.pretraining import PointBERTPretraining
+from pcl_clora.models.backbones.point_bert.segmentation import PointBERTSegmenter
+from pcl_clora.models.backbones.point_mae.network import PointMAE, PointMAEConfig
+from pcl_clora.models.backbones.point_mae.pretraining import TwoViewAutoencoder
+from pcl_clora.models.backbones.point_mae.tiny import PointMAETinyConfig
+from pcl_clora.models.backbones.pointgpt.network import (
     PointGPT,
     PointGPTBConfig,
     PointGPTLarge,
     PointGPTLConfig,
     PointGPTSConfig,
 )
-from pcl_clora.models.pointgpt_pretraining import PointGPTLargePretraining, PointGPTPretraining
-from pcl_clora.models.recon import ReCon, ReConConfig, ReConPlain, ReConPlainConfig
-from pcl_clora.models.recon_pretraining import ReConPretraining
+from pcl_clora.models.backbones.pointgpt.pretraining import PointGPTLargePretraining, PointGPTPretraining
+from pcl_clora.models.backbones.pointgpt.segmentation import PointGPTLargeSegmenter, PointGPTSegmenter
+from pcl_clora.models.backbones.recon.network import ReCon, ReConConfig, ReConPlain, ReConPlainConfig
+from pcl_clora.models.backbones.recon.pretraining import ReConPretraining
+from pcl_clora.models.backbones.timm_vit.network import PREFIX, TimmConfig, TimmViT, list_timm_models
+from pcl_clora.models.config import ModelConfig, Task
 from pcl_clora.models.segmentation_models import (
     ACTSegmenter,
     PCPMAESegmenter,
@@ -34,11 +38,7 @@ from pcl_clora.models.segmentation_models import (
     ReConPlainSegmenter,
     ReConSegmenter,
 )
-from pcl_clora.models.segmentation_point_bert import PointBERTSegmenter
-from pcl_clora.models.segmentation_pointgpt import PointGPTLargeSegmenter, PointGPTSegmenter
-from pcl_clora.models.timm_vit import PREFIX, TimmConfig, TimmViT, list_timm_models
-from pcl_clora.models.two_views import TwoViewAutoencoder
-from pcl_clora.models.weights import load_weights
+from pcl_clora.models.weights.load import load_weights
 
 _models: Registry[ModelConfig, dict[Task, type[nn.Module]]] = Registry("model", "name", ModelConfig)
 

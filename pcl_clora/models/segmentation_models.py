@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pcl_clora.models.act import ACT
+from pcl_clora.models.backbones.act.network import ACT
+from pcl_clora.models.backbones.pcp_mae.network import PCPMAE
+from pcl_clora.models.backbones.point_mae.network import PATCH_EMBED_RULES, TRANSFORMER_RULES, PointMAE
+from pcl_clora.models.backbones.recon.network import TOKEN_NAMES, TOKEN_RULES, ReCon, ReConPlain
 from pcl_clora.models.key_map import KeyMap
-from pcl_clora.models.pcp_mae import PCPMAE
-from pcl_clora.models.point_mae import PATCH_EMBED_RULES, TRANSFORMER_RULES, PointMAE
-from pcl_clora.models.recon import TOKEN_NAMES, TOKEN_RULES, ReCon, ReConPlain
-from pcl_clora.models.segmentation import PartSegmenter, segmentation_rules
+from pcl_clora.models.layers.part_segmentation import PartSegmenter, segmentation_rules
 
 _SHARED_RULES = PATCH_EMBED_RULES + TRANSFORMER_RULES
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_clora.engine import headlines
-from pcl_clora.engine.state import describe_data
+from pcl_clora.engine.run.result import describe_data
 from pcl_clora.io import write_text
 from pcl_clora.report import units
 from pcl_clora.report.curve import curve_csv, curve_metric, plot_curve, read_curve

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_clora.engine.config import differences, run_identity
-from pcl_clora.engine.state import describe_data
+from pcl_clora.engine.run.result import describe_data
 from pcl_clora.engine.tasks import Headline, headlines
 from pcl_clora.io import write_text
 from pcl_clora.report import units

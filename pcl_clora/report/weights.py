@@ -14,10 +14,10 @@ from pcl_clora.report import units
 from pcl_clora.report.show import plain_table
 
 if TYPE_CHECKING:
-    from pcl_clora.models.comparison import Comparison, TensorChange
-    from pcl_clora.models.convert import Conversion
-    from pcl_clora.models.inspection import FileInfo, WouldLoad
-    from pcl_clora.models.pretrained import PretrainedSpec
+    from pcl_clora.models.weights.compare import Comparison, TensorChange
+    from pcl_clora.models.weights.convert import Conversion
+    from pcl_clora.models.weights.hub_catalogue import PretrainedSpec
+    from pcl_clora.models.weights.inspect import FileInfo, WouldLoad
 
 SHOWN_OF_A_GROUP = 5
 
@@ -83,7 +83,7 @@ def _load_row(load: WouldLoad) -> list[str]:
 
 def comparison_view(found: Comparison, *, every: bool = False) -> RenderableType:
     """Lay out in which tensors two files differ."""
-    from pcl_clora.models.comparison import GROUPS
+    from pcl_clora.models.weights.compare import GROUPS
 
     counts = [[group, *map(str, found.count(group))] for group in GROUPS]
     shown: list[TensorChange] = []

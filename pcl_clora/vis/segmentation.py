@@ -17,7 +17,7 @@ from pcl_clora.engine import PartSegmentationTask, SegmentationMeter
 from pcl_clora.io.pictures import draw_cloud, encode_png
 from pcl_clora.predict import Predictor, nearest_kept, part_colours
 from pcl_clora.vis.html import Item
-from pcl_clora.vis.inspect import look
+from pcl_clora.vis.look import look
 from pcl_clora.vis.panel import Legend, Panel
 
 ERROR_LEGEND = Legend({0: "right", 1: "wrong"}, {0: "#b4bec8", 1: "#d55e00"})

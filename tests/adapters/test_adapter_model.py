@@ -23,7 +23,7 @@ from pcl_clora.adapters import (
     register_adapter,
     trainable_plan,
 )
-from pcl_clora.adapters.linear_probe import LinearProbe
+from pcl_clora.adapters.methods.linear_probe import LinearProbe
 from pcl_clora.adapters.plan import tracks_statistics
 from pcl_clora.config import ConfigError
 from pcl_clora.models import create_model

@@ -13,7 +13,7 @@ from pcl_clora.adapters import (
     attach_adapter,
     load_adapter,
 )
-from pcl_clora.adapters.tree import tuner_layers
+from pcl_clora.adapters.paths import tuner_layers
 
 CLORA = {"method": "clora", "rank": 4, "num_spaces": 3}
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcl_clora.adapters import AdaptedModel, CLoRAConfig, attach_adapter
-from pcl_clora.adapters.clora import CLoRADelta
-from pcl_clora.adapters.tree import tuner_layers
+from pcl_clora.adapters.methods.clora import CLoRADelta
+from pcl_clora.adapters.paths import tuner_layers
 from pcl_clora.config import ConfigError
 from pcl_clora.models import create_model
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pcl_clora.adapters import attach_adapter
-from pcl_clora.adapters.tree import tuner_layers
+from pcl_clora.adapters.paths import tuner_layers
 from pcl_clora.config import ConfigError
 
 ROLES = {"qkv": "mix_in", "proj": "mix_out", "fc1": "ffn.0", "fc2": "ffn.2"}

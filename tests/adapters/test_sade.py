@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pcl_clora.adapters import attach_adapter
-from pcl_clora.adapters.sade import pair_similarities
+from pcl_clora.adapters.methods.sade import pair_similarities
 
 FORMS = ["output", "input", "inner"]
 EPS = 1e-3

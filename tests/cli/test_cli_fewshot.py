@@ -7,7 +7,7 @@ import pytest
 
 from pcl_clora.config import ConfigError
 from pcl_clora.engine import Trainer
-from pcl_clora.engine.checkpoint import CheckpointError
+from pcl_clora.engine.run.checkpoint import CheckpointError
 from pcl_clora.io import DataError
 from tests.cli.conftest import TINY, write_config
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pcl_clora.data.cache import cached_array, fingerprint, user_cache_folder
+from pcl_clora.data.readers.cache import cached_array, fingerprint, user_cache_folder
 
 
 def fill_with(value):

@@ -374,7 +374,7 @@ def test_our_manifests_are_well_formed(tmp_path, name):
 
 
 def test_official_sizes_are_those_of_the_manifests():
-    from pcl_clora.data.modelnet import OFFICIAL_SIZES
+    from pcl_clora.data.readers.modelnet import OFFICIAL_SIZES
 
     files = {"modelnet40_hdf5": "modelnet40_hdf5", "modelnet40_txt": "modelnet40_normal_resampled"}
     found = {
@@ -384,7 +384,7 @@ def test_official_sizes_are_those_of_the_manifests():
 
 
 def test_the_manifest_of_scanobjectnn_has_the_official_sizes(tmp_path):
-    from pcl_clora.data.scanobjectnn import OFFICIAL_SIZES as SCAN_SIZES
+    from pcl_clora.data.readers.scanobjectnn import OFFICIAL_SIZES as SCAN_SIZES
 
     content = yaml.safe_load((MANIFESTS / "scanobjectnn.yaml").read_text())
     assert content["splits"] == SCAN_SIZES["pb_t50_rs"]

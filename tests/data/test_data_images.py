@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pcl_clora.data import Batch, PointLoader, build_dataset, parse_data_config
-from pcl_clora.data.images import ImageArray
+from pcl_clora.data.readers.digits import ImageArray
 from pcl_clora.io import DataError
 
 sklearn_datasets = pytest.importorskip("sklearn.datasets")

@@ -7,7 +7,7 @@ import torch
 from data_layouts import CLASSES, clouds, make_text
 
 from pcl_clora.data import build_dataset
-from pcl_clora.data.modelnet_txt import ModelNet40TxtConfig
+from pcl_clora.data.readers.modelnet_txt import ModelNet40TxtConfig
 from pcl_clora.io import DataError
 
 
@@ -61,7 +61,7 @@ def test_official_pickles_give_their_own_points(root):
 
 def test_the_second_reading_comes_from_the_cache(root, cache, monkeypatch):
     first = build(root, cache)
-    monkeypatch.setattr("pcl_clora.data.modelnet_txt.read_points", None)
+    monkeypatch.setattr("pcl_clora.data.readers.modelnet_txt.read_points", None)
     assert torch.equal(build(root, cache)[3].points, first[3].points)
 
 

@@ -14,10 +14,10 @@ from scan_layouts import make_fewshot, make_raw, make_scan
 
 from pcl_clora.config import ConfigError
 from pcl_clora.data import PointLoader, build_dataset, check_root, describe_root, parse_data_config
-from pcl_clora.data import pack as pack_module
 from pcl_clora.data.dataset import Sample, stack_samples
-from pcl_clora.data.pack import pack_dataset
-from pcl_clora.data.packed_format import read_index
+from pcl_clora.data.packed.format import read_index
+from pcl_clora.data.packed.read import write as pack_module
+from pcl_clora.data.packed.write import pack_dataset
 from pcl_clora.data.registry import build_validation
 from pcl_clora.io import DataError
 
@@ -388,7 +388,7 @@ def test_packing_and_reading_need_a_fraction_of_the_size_in_memory(tmp_path, cou
     code = """
 import sys, threading, torch
 from pcl_clora.data import build_dataset, parse_data_config, PointLoader
-from pcl_clora.data import pack as pack_module
+from pcl_clora.data.packed.read import write as pack_module
 from pcl_clora.data.dataset import Sample
 
 COUNT, POINTS, PER_SHARD = map(int, sys.argv[2:])
@@ -443,7 +443,7 @@ def test_a_killed_process_leaves_whole_shards_only(tmp_path):
     code = (
         "import os, sys\n"
         "from pcl_clora.data import parse_data_config\n"
-        "from pcl_clora.data.pack import pack_dataset\n"
+        "from pcl_clora.data.packed.write import pack_dataset\n"
         "config = parse_data_config(eval(sys.argv[2]))\n"
         "told = lambda done: os.kill(os.getpid(), 9) if done.number == 1 else None\n"
         "pack_dataset(config, sys.argv[1], clouds_per_shard=4, on_shard=told)\n"

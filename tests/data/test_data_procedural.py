@@ -13,7 +13,7 @@ from pcl_clora.data import (
     build_dataset,
     generate_shape,
 )
-from pcl_clora.data.procedural import ProceduralConfig, generate_mesh
+from pcl_clora.data.generated.procedural import ProceduralConfig, generate_mesh
 from pcl_clora.data.shapes import Draw
 
 # Written down by another process. Coordinates count to three decimals: sines may differ in the last bit from

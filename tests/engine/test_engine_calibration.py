@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from pcl_clora.engine.calibration import (
+from pcl_clora.engine.metrics.calibration import (
     ReliabilityMeter,
     cross_fit_temperature,
     fit_temperature,

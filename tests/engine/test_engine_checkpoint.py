@@ -16,8 +16,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pcl_clora.engine import CheckpointError, load_checkpoint, save_checkpoint
-from pcl_clora.engine.checkpoint import fingerprint
-from pcl_clora.engine.seed import capture_rng_state, deterministic_mode, make_generator, restore_rng_state
+from pcl_clora.engine.randomness import (
+    capture_rng_state,
+    deterministic_mode,
+    make_generator,
+    restore_rng_state,
+)
+from pcl_clora.engine.run.checkpoint import fingerprint
 from pcl_clora.io import write_json
 
 IDENTITY = {"seed": 0, "optim.lr": 1e-3}

@@ -15,7 +15,7 @@ from pcl_clora.adapters import attach_adapter
 from pcl_clora.data import ArrayDataset, Batch, PointLoader, fps_resample, resample
 from pcl_clora.engine import evaluate
 from pcl_clora.engine.evaluate import ThinnedDataset
-from pcl_clora.engine.seed import make_generator
+from pcl_clora.engine.randomness import make_generator
 from pcl_clora.engine.tasks import thin
 from pcl_clora.models import build_model
 

@@ -17,7 +17,7 @@ from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from pcl_clora.engine import ConfusionMatrix
 from pcl_clora.engine.losses import classification_loss
-from pcl_clora.engine.metrics import metrics_from_counts
+from pcl_clora.engine.metrics.classification import metrics_from_counts
 
 NUM_CLASSES = 6
 pairs = st.lists(

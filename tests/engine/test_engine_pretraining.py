@@ -34,13 +34,13 @@ from pcl_clora.engine import (
 )
 from pcl_clora.engine.config import ProbeConfig
 from pcl_clora.engine.evaluate import evaluate
+from pcl_clora.engine.metrics.reconstruction import ReconstructionMeter
 from pcl_clora.engine.pretraining import FeatureProbe, draw_page, draw_points, draw_reconstructions
-from pcl_clora.engine.pretraining_metrics import ReconstructionMeter
 from pcl_clora.engine.setup import make_backbone, make_data
 from pcl_clora.engine.tasks import draw_points as draw_batch
 from pcl_clora.engine.tasks import keep_pool
 from pcl_clora.models import build_model, create_model, load_weights
-from pcl_clora.models.convert import convert_weights
+from pcl_clora.models.weights.convert import convert_weights
 
 SIZES: dict[str, Any] = {
     "embed_dim": 24,

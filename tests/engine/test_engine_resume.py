@@ -26,7 +26,7 @@ from pcl_clora.engine import (
     load_checkpoint,
     load_run_config,
 )
-from pcl_clora.engine import snapshot as snapshot_module
+from pcl_clora.engine.run import snapshot as snapshot_module
 from pcl_clora.models import build_model
 
 pytestmark = pytest.mark.slow  # whole runs, stopped and continued

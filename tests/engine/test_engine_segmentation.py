@@ -23,8 +23,8 @@ from pcl_clora.engine import (
     load_run,
     make_task,
 )
-from pcl_clora.engine.calibration import ReliabilityMeter
 from pcl_clora.engine.evaluate import ThinnedDataset
+from pcl_clora.engine.metrics.calibration import ReliabilityMeter
 from pcl_clora.engine.tasks import draw_points, thin
 from pcl_clora.report import make_table, write_report
 

@@ -14,8 +14,8 @@ from pcl_clora.cli.train import missing_files
 from pcl_clora.engine import Trainer
 from pcl_clora.engine.setup import make_backbone
 from pcl_clora.models import create_model, load_weights
-from pcl_clora.models.comparison import compare_weights
-from pcl_clora.models.hub import cached_path
+from pcl_clora.models.weights.compare import compare_weights
+from pcl_clora.models.weights.hub import cached_path
 
 SIZES = {name: value for name, value in VALUES["model"].items() if name != "name"}
 HUB_ID = "hub:point-mae-base.pretrain.yatian-pang"

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from pcl_clora.models.pointgpt_layers import TurnEmbedding
+from pcl_clora.models.backbones.pointgpt.layers import TurnEmbedding
 
 
 def plain_layers(state, at, h, pos, depth, heads):

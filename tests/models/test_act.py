@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pcl_clora.models import create_model, load_weights
-from pcl_clora.models.point_mae import PointMAE
+from pcl_clora.models.backbones.point_mae.network import PointMAE
 from tests.models.model_cases import TINY, assert_checkpoint_gives
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 
+from pcl_clora.models.backbones.point_mae.network import OFFICIAL_KEYS
 from pcl_clora.models.key_map import KeyMap, Rule
-from pcl_clora.models.point_mae import OFFICIAL_KEYS
 
 SHADOWED = KeyMap((Rule("a.norm.", "a.first."), Rule("a.", "a."), Rule("*.x", "y.*")))
 MAPS = {"point_mae": OFFICIAL_KEYS, "shadowed": SHADOWED}

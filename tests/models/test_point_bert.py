@@ -10,8 +10,8 @@ from scipy.spatial import cKDTree
 
 from pcl_clora.adapters import attach_adapter
 from pcl_clora.models import create_model, load_weights, parse_model_config, published_form
+from pcl_clora.models.backbones.point_bert.pretraining import PatchTokenizer
 from pcl_clora.models.interface import Backbone
-from pcl_clora.models.point_bert_pretraining import PatchTokenizer
 from pcl_clora.report.macs import count_layers
 from tests.models import formulas
 from tests.models.model_cases import (

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from pcl_clora.models import create_model, load_weights, published_form
-from pcl_clora.models.weights import native_name
+from pcl_clora.models.weights.load import native_name
 
 LOGIT_TOLERANCE = 2e-5  # the golden files' own: float32 sums in another order
 SIZES = {"embed_dim": 48, "depth": 3, "num_heads": 3, "num_groups": 16, "group_size": 8}

@@ -14,16 +14,16 @@ from pcl_clora.adapters import attach_adapter
 from pcl_clora.engine import RunConfig, Trainer
 from pcl_clora.engine.losses import classification_loss
 from pcl_clora.models import create_model, load_weights, parse_model_config, published_form
-from pcl_clora.models.interface import Backbone
-from pcl_clora.models.patch_transformer import PatchTransformer
-from pcl_clora.models.pointgpt_layers import (
+from pcl_clora.models.backbones.pointgpt.layers import (
     LargePatchEncoder,
     TurnEmbedding,
     generation_loss,
     walk_directions,
     walk_order,
 )
-from pcl_clora.models.weights import native_name
+from pcl_clora.models.interface import Backbone
+from pcl_clora.models.layers.patch_transformer import PatchTransformer
+from pcl_clora.models.weights.load import native_name
 from pcl_clora.report import count_cost
 from pcl_clora.report.macs import count_layers
 from tests.models import formulas

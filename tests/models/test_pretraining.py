@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy.spatial import cKDTree
 
 from pcl_clora.models import create_model, load_weights, parse_model_config
-from pcl_clora.models.pretraining import chamfer_loss, draw_mask, init_transformer
+from pcl_clora.models.layers.masked_autoencoder import chamfer_loss, draw_mask, init_transformer
 from tests.models import formulas
 from tests.models.model_cases import SIZES, TINY, count, meta_model
 

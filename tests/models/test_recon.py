@@ -8,8 +8,8 @@ import torch
 
 from pcl_clora.adapters import attach_adapter
 from pcl_clora.models import create_model, load_weights, published_form
+from pcl_clora.models.backbones.recon.network import ContrastBlock
 from pcl_clora.models.interface import Backbone, Tokens, get_interface
-from pcl_clora.models.recon import ContrastBlock
 from pcl_clora.report import count_cost
 from tests.models import formulas
 from tests.models.model_cases import (

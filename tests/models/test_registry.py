@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from pcl_clora.models import create_model, list_models, parse_model_config, register_model
+from pcl_clora.models.backbones.point_mae.network import PointMAE, PointMAEConfig
 from pcl_clora.models.interface import Backbone, get_interface
-from pcl_clora.models.point_mae import PointMAE, PointMAEConfig
 
 TINY = {
     "embed_dim": 48,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from pcl_clora.models import create_model, load_weights, parse_model_config, published_form
-from pcl_clora.models.weights import native_name
+from pcl_clora.models.weights.load import native_name
 from pcl_clora.report import count_cost
 from tests.models.model_cases import SIZES, count, meta_model, weights_of
 from tests.models.plain_pointgpt import plain_layers

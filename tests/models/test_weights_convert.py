@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pcl_clora.models import WeightsError, create_model, load_weights
-from pcl_clora.models.containers import open_checkpoint
-from pcl_clora.models.convert import convert_weights, renamed
-from pcl_clora.models.hub_names import HUB_TABLES, hub_table_of
-from pcl_clora.models.origins import unwrap
-from pcl_clora.models.view import view_officially
+from pcl_clora.models.weights._containers import open_checkpoint
+from pcl_clora.models.weights._hub_names import HUB_TABLES, hub_table_of
+from pcl_clora.models.weights._left_out import unwrap
+from pcl_clora.models.weights._official_view import view_officially
+from pcl_clora.models.weights.convert import convert_weights, renamed
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
 LISTS = [str(path.relative_to(REFERENCE))[:-5] for path in sorted(REFERENCE.glob("keys*/*.json"))]

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from pcl_clora.io import sha256_file
 from pcl_clora.models import WeightsError, create_model, load_weights
-from pcl_clora.models.hub import RECORD, fetch, hub_folder
-from pcl_clora.models.pretrained import PRETRAINED, list_pretrained
+from pcl_clora.models.weights.hub import RECORD, fetch, hub_folder
+from pcl_clora.models.weights.hub_catalogue import PRETRAINED, list_pretrained
 
 ID = "point-mae-base.pretrain.yatian-pang"
 SIZES = {"embed_dim": 48, "depth": 2, "num_heads": 3, "num_groups": 16, "group_size": 8}

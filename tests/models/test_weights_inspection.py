@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from pcl_clora.models import WeightsError, create_model
-from pcl_clora.models.architectures import Identity
-from pcl_clora.models.comparison import compare_weights, group_of
-from pcl_clora.models.inspection import inspect_weights
+from pcl_clora.models.weights._identify import Identity
+from pcl_clora.models.weights.compare import compare_weights, group_of
+from pcl_clora.models.weights.inspect import inspect_weights
 
 SIZES = {"embed_dim": 48, "depth": 2, "num_heads": 3, "num_groups": 16, "group_size": 8}
 
@@ -81,7 +81,7 @@ def test_other_shapes_and_lone_tensors_are_listed(files):
 
 
 def test_files_with_different_names_are_compared_by_the_official_ones(golden, tmp_path):
-    from pcl_clora.models.convert import convert_weights
+    from pcl_clora.models.weights.convert import convert_weights
 
     source = golden / "ckpt_pointmae_finetuned_tiny.pth"
     convert_weights(source, tmp_path / "hub.safetensors", to="hub")

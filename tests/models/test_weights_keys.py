@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from pcl_clora.models import WeightsError, create_model
-from pcl_clora.models.architectures import identify
-from pcl_clora.models.containers import open_checkpoint
-from pcl_clora.models.naming import read_naming
-from pcl_clora.models.origins import wrappers_of
-from pcl_clora.models.weights import preview
+from pcl_clora.models.weights._containers import open_checkpoint
+from pcl_clora.models.weights._identify import identify
+from pcl_clora.models.weights._left_out import wrappers_of
+from pcl_clora.models.weights._naming import read_naming
+from pcl_clora.models.weights.load import preview
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
 LISTS = [str(path.relative_to(REFERENCE))[:-5] for path in sorted(REFERENCE.glob("keys*/*.json"))]

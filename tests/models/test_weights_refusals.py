@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from pcl_clora.adapters import attach_adapter
 from pcl_clora.models import WeightsError, create_model, load_weights
-from pcl_clora.models.containers import open_checkpoint, read_state_dict
+from pcl_clora.models.weights._containers import open_checkpoint, read_state_dict
 
 SIZES = {"embed_dim": 48, "depth": 2, "num_heads": 3, "num_groups": 16, "group_size": 8}
 

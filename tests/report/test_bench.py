@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from pcl_clora import ops
+from pcl_clora.bench.harness import Contender, Verdict, best_peer, in_child, race, record, write_record
+from pcl_clora.bench.ops import QUICK, SIZES, Size, Task, judge_groups, judge_neighbors, judge_sampling
+from pcl_clora.bench.view import bench_markdown, milliseconds, put_into, row_line
 from pcl_clora.report import bench_ops, bench_peers
-from pcl_clora.report.bench import Contender, Verdict, best_peer, in_child, race, record, write_record
-from pcl_clora.report.bench_ops import QUICK, SIZES, Size, Task, judge_groups, judge_neighbors, judge_sampling
-from pcl_clora.report.bench_view import bench_markdown, milliseconds, put_into, row_line
 from pcl_clora.report.latency import interleaved_times
 
 ROOT = Path(__file__).parents[2]

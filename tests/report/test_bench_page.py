@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pcl_clora.report import bench_page
+from pcl_clora.bench import page as bench_page
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pcl_clora.report.bench_pretraining import BASELINE, STEPS, measure, pretraining_lines
+from pcl_clora.bench.pretraining import BASELINE, STEPS, measure, pretraining_lines
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from pcl_clora.io import DataError, write_points
 from pcl_clora.predict import Predictor
 from pcl_clora.vis import render_html
 from pcl_clora.vis.files import read_cloud, read_labels
-from pcl_clora.vis.inspect import look
+from pcl_clora.vis.look import look
 from pcl_clora.vis.segmentation import cloud_iou, segment_points, segment_test_set, side_by_side
 
 

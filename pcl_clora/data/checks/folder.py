@@ -15,7 +15,7 @@ from pcl_clora.data.checks.finding import (
     duplicates,
     problem,
 )
-from pcl_clora.data.folder import index_folder
+from pcl_clora.data.readers.folder import index_folder
 from pcl_clora.io import DataError, read_points
 
 

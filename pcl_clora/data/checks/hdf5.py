@@ -11,8 +11,8 @@ import numpy as np
 
 from pcl_clora.data.checks.finding import Finding, RootInfo, class_balance, digest_of, duplicates, problem
 from pcl_clora.data.dataset import SPLITS
-from pcl_clora.data.modelnet import GET_AGAIN, MODELNET40_CLASSES, OFFICIAL_SIZES
-from pcl_clora.data.modelnet_hdf5 import Hdf5Header, list_hdf5_files, read_class_names, read_header
+from pcl_clora.data.readers.modelnet import GET_AGAIN, MODELNET40_CLASSES, OFFICIAL_SIZES
+from pcl_clora.data.readers.modelnet_hdf5 import Hdf5Header, list_hdf5_files, read_class_names, read_header
 from pcl_clora.io import DataError
 
 

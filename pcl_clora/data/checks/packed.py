@@ -9,7 +9,7 @@ import numpy as np
 
 from pcl_clora.data.checks.finding import Finding, RootInfo, class_balance, digest_of, duplicates, problem
 from pcl_clora.data.config import DataConfig
-from pcl_clora.data.packed_format import (
+from pcl_clora.data.packed.format import (
     AGAIN,
     INDEX,
     PackIndex,

@@ -19,9 +19,9 @@ from pcl_clora.data.checks.finding import (
 from pcl_clora.data.checks.hdf5 import check_points
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import SPLITS
-from pcl_clora.data.modelnet import GET_AGAIN
-from pcl_clora.data.modelnet_hdf5 import read_header
-from pcl_clora.data.scanobjectnn import (
+from pcl_clora.data.readers.modelnet import GET_AGAIN
+from pcl_clora.data.readers.modelnet_hdf5 import read_header
+from pcl_clora.data.readers.scanobjectnn import (
     OFFICIAL_SIZES,
     SCANOBJECTNN_CLASSES,
     ScanFile,
@@ -31,7 +31,7 @@ from pcl_clora.data.scanobjectnn import (
     scan_class_names,
     scan_file,
 )
-from pcl_clora.data.scanobjectnn_raw import (
+from pcl_clora.data.readers.scanobjectnn_raw import (
     ScanObjectNNRawConfig,
     find_raw_base,
     find_split_file,

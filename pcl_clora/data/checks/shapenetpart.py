@@ -17,14 +17,14 @@ from pcl_clora.data.checks.finding import (
 )
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.part_taxonomy import SHAPENETPART, SHAPENETPART_SIZES, PartTaxonomy
-from pcl_clora.data.shapenetpart import PART_SPLITS, PartCloud, PartConfig
-from pcl_clora.data.shapenetpart_hdf5 import (
+from pcl_clora.data.readers.shapenetpart import PART_SPLITS, PartCloud, PartConfig
+from pcl_clora.data.readers.shapenetpart_hdf5 import (
     list_part_files,
     read_hdf5_taxonomy,
     read_part_hdf5,
     read_part_sizes,
 )
-from pcl_clora.data.shapenetpart_txt import (
+from pcl_clora.data.readers.shapenetpart_txt import (
     CATEGORY_LIST,
     PartEntry,
     read_categories,

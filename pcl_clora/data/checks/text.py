@@ -17,8 +17,8 @@ from pcl_clora.data.checks.finding import (
     problem,
 )
 from pcl_clora.data.dataset import SPLITS
-from pcl_clora.data.modelnet import GET_AGAIN, OFFICIAL_SIZES
-from pcl_clora.data.modelnet_txt import TextEntry, read_entries, read_text_classes
+from pcl_clora.data.readers.modelnet import GET_AGAIN, OFFICIAL_SIZES
+from pcl_clora.data.readers.modelnet_txt import TextEntry, read_entries, read_text_classes
 from pcl_clora.io import DataError, read_points
 
 

@@ -1,0 +1,463 @@
+"""CLoRA: low-rank updates of all layers, made from one set of shared spaces.
+
+What the paper says and what this project adds is marked: K known from the paper (arXiv 2512.24603), D derived
+from known facts, C our choice where the paper is silent.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, cast
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from pcl_clora.adapters.base import AdapterMethod, Delta
+from pcl_clora.adapters.config import AdapterConfig, unique
+from pcl_clora.adapters.methods.lora import at_rows
+from pcl_clora.adapters.methods.sade import SadeConfig, pair_similarities
+from pcl_clora.adapters.paths import LinearSite, find_linears
+from pcl_clora.models.interface import ModelInterface, Role
+
+INPUT_TARGETS: tuple[Role, ...] = ("qkv", "fc1", "proj")  # linear layers that read tokens of width d
+PARALLEL_TARGETS: tuple[Role, ...] = ("q", "k", "v", "proj")  # d x d pieces of the backbone
+_DEFAULT_TARGETS: tuple[Role, ...] = ("qkv", "fc1")
+_DEFAULT_PARALLEL: tuple[Role, ...] = ("q", "v")
+
+
+class CLoRAConfig(AdapterConfig):
+    """Settings of collaborative low-rank adaptation (arXiv 2512.24603)."""
+
+    method: Literal["clora"] = "clora"
+    rank: PositiveInt = 8  # R, width of one space (K: 8 for images)
+    num_spaces: PositiveInt = 8  # E, spaces shared by all modules (C)
+    placement: Literal["input", "parallel", "both"] = "input"  # before a layer, beside it, or both (D, C)
+    targets: tuple[Role, ...] = _DEFAULT_TARGETS  # for "input": layers whose input is adapted (D)
+    parallel_targets: tuple[Role, ...] = _DEFAULT_PARALLEL  # for "parallel": square places (C)
+    sharing: Literal["global", "per_role", "none", "all"] = "global"  # of D, U; "all": Q too, CLoRA# (K)
+    core: Literal["block", "diagonal", "full", "identity"] = "block"  # shape of Q; "block": E dense R x R (K)
+    tied: bool = False  # U = D^T, as in ARC (C)
+    init: Literal["core_zero", "up_zero"] = "core_zero"  # zero at first: Q, or U with Q = 1 (C)
+    scale: float = 1.0  # s, factor of every update (C)
+    bias: bool = False  # add a learned vector of size d, as in ARC (C)
+    dropout: float = Field(0.0, ge=0, lt=1)  # between D and Q (C)
+    sade: SadeConfig = SadeConfig()  # diversity term: form, normalized, weight
+
+    @model_validator(mode="after")
+    def _check_targets(self) -> CLoRAConfig:
+        for setting, used, valid, default in (
+            ("targets", self.placement != "parallel", INPUT_TARGETS, _DEFAULT_TARGETS),
+            ("parallel_targets", self.placement != "input", PARALLEL_TARGETS, _DEFAULT_PARALLEL),
+        ):
+            given: tuple[Role, ...] = getattr(self, setting)
+            wrong = [role for role in unique(given, setting) if role not in valid]
+            if wrong:
+                raise ValueError(
+                    f"{setting} names {', '.join(wrong)}, but CLoRA's updates are d x d, so only "
+                    f"{', '.join(valid)} fit."
+                )
+            if used and not given:
+                raise ValueError(
+                    f"{setting} is empty, but placement={self.placement!r} needs at least one role there."
+                )
+            if not used and given != default:
+                raise ValueError(f"{setting} has no effect with placement={self.placement!r}; leave it out.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_start(self) -> CLoRAConfig:
+        if self.scale == 0:
+            raise ValueError(
+                "scale=0 switches every update off, and nothing would learn; use disabled() to compare."
+            )
+        if self.core == "identity" and self.init == "core_zero":
+            raise ValueError("core='identity' has no Q that could start at zero; set init='up_zero'.")
+        if self.tied and self.init == "up_zero":
+            raise ValueError(
+                "tied means U = D^T, so U = 0 would make D zero too, and its gradient with it; "
+                "set init='core_zero'."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_sharing(self) -> CLoRAConfig:
+        if self.core == "identity" and self.sharing == "all":
+            raise ValueError(
+                "sharing='all' shares Q, but core='identity' has none to share; set sharing='global'."
+            )
+        width = self.num_spaces * self.rank
+        if self.core == "full" and self.sade.weight > 0:
+            raise ValueError(
+                "SADE compares the E matrices D_h Q_h U_h of a module, but core='full' mixes all "
+                f"spaces in one {width} x {width} matrix; set sade.weight=0."
+            )
+        return self
+
+
+class Spaces(nn.Module):
+    """E pairs of projections that several modules share, side by side.
+
+    Attributes:
+        down: D = [D_1 .. D_E], (d, E R), every D_h Xavier uniform.
+        up: U = [U_1; ..; U_E], (E R, d), every U_h Xavier uniform or zero; None if U = D^T.
+    """
+
+    def __init__(self, dim: int, config: CLoRAConfig, like: Tensor) -> None:
+        super().__init__()
+        width = config.num_spaces * config.rank
+        bound = (6 / (dim + config.rank)) ** 0.5
+        self.down = nn.Parameter(
+            torch.empty(dim, width, device=like.device, dtype=like.dtype).uniform_(-bound, bound)
+        )
+        self.up: nn.Parameter | None = None
+        if not config.tied:
+            up = torch.zeros(width, dim, device=like.device, dtype=like.dtype)
+            self.up = nn.Parameter(up if config.init == "up_zero" else up.uniform_(-bound, bound))
+
+    def stacked_up(self) -> Tensor:
+        """Return U, (E R, d)."""
+        return self.down.t() if self.up is None else self.up
+
+
+class BlockCore(nn.Module):
+    """Q of a module as E dense blocks: the paper's form (K).
+
+    Attributes:
+        weight: (E, R, R), zero or identities at the start.
+    """
+
+    def __init__(self, config: CLoRAConfig, like: Tensor) -> None:
+        super().__init__()
+        self.weight = _start(torch.eye(config.rank).repeat(config.num_spaces, 1, 1), config, like)
+
+    def times(self, up: Tensor) -> Tensor:
+        """Compute Q U for U (E R, d): one batched product, E R^2 d MACs."""
+        weight = self.weight.to(up)
+        return torch.bmm(weight, up.view(*weight.shape[:2], -1)).view_as(up)
+
+    def blocks(self) -> Tensor:
+        """Return Q as (E, R, R)."""
+        return self.weight
+
+
+class DiagonalCore(nn.Module):
+    """Q of a module as E diagonals; with E = 1 and U = D^T the core of ARC.
+
+    Attributes:
+        weight: (E, R), zeros or ones at the start.
+    """
+
+    def __init__(self, config: CLoRAConfig, like: Tensor) -> None:
+        super().__init__()
+        self.weight = _start(torch.ones(config.num_spaces, config.rank), config, like)
+
+    def times(self, up: Tensor) -> Tensor:
+        """Compute Q U for U (E R, d)."""
+        return self.weight.to(up).view(-1, 1) * up
+
+    def blocks(self) -> Tensor:
+        """Return Q as (E, R, R)."""
+        return torch.diag_embed(self.weight)
+
+
+class FullCore(nn.Module):
+    """Q of a module as one dense matrix over all spaces: FacT-TT of rank E R.
+
+    Attributes:
+        weight: (E R, E R), zero or the identity at the start.
+    """
+
+    def __init__(self, config: CLoRAConfig, like: Tensor) -> None:
+        super().__init__()
+        self.weight = _start(torch.eye(config.num_spaces * config.rank), config, like)
+
+    def times(self, up: Tensor) -> Tensor:
+        """Compute Q U for U (E R, d)."""
+        return self.weight.to(up) @ up
+
+
+class IdentityCore(nn.Module):
+    """Q = 1 for good; without sharing this is LoRA in front of or beside the layer."""
+
+    def __init__(self, config: CLoRAConfig, like: Tensor) -> None:
+        super().__init__()
+        self.num_spaces, self.rank = config.num_spaces, config.rank
+
+    def times(self, up: Tensor) -> Tensor:
+        """Return U."""
+        return up
+
+    def blocks(self) -> Tensor:
+        """Return Q as (E, R, R)."""
+        return torch.eye(self.rank).expand(self.num_spaces, -1, -1)
+
+
+Core = BlockCore | DiagonalCore | FullCore | IdentityCore
+_CORES: dict[str, type[BlockCore] | type[DiagonalCore] | type[FullCore] | type[IdentityCore]] = {
+    "block": BlockCore,
+    "diagonal": DiagonalCore,
+    "full": FullCore,
+    "identity": IdentityCore,
+}
+
+
+def _start(identity: Tensor, config: CLoRAConfig, like: Tensor) -> nn.Parameter:
+    start = identity if config.init == "up_zero" else torch.zeros_like(identity)
+    return nn.Parameter(start.to(like.device, like.dtype))
+
+
+class LowRankModule(nn.Module):
+    """One adapted place, x -> s (x D Q U + bias); the paper calls it LRM.
+
+    Args:
+        config: settings of the method.
+        dim: d, width of a token.
+        like: gives device and dtype.
+        spaces: the shared D and U; None makes its own.
+        core: the shared Q; None makes its own.
+
+    Attributes:
+        bias: (d,), zero at the start; None without `bias`.
+    """
+
+    def __init__(
+        self,
+        config: CLoRAConfig,
+        dim: int,
+        like: Tensor,
+        spaces: Spaces | None = None,
+        core: Core | None = None,
+    ) -> None:
+        super().__init__()
+        self.scale = config.scale
+        if spaces is None:
+            spaces = Spaces(dim, config, like)
+            self.spaces = spaces
+        if core is None:
+            core = _CORES[config.core](config, like)
+            self.core = core
+        self._uses: tuple[Spaces, Core]
+        self._uses = (spaces, core)  # a tuple: what is shared gets no second entry in the state_dict
+        zero = torch.zeros(dim, device=like.device, dtype=like.dtype)
+        self.bias = nn.Parameter(zero) if config.bias else None
+
+    @property
+    def used_spaces(self) -> Spaces:
+        """D and U, shared or its own."""
+        return self._uses[0]
+
+    @property
+    def used_core(self) -> Core:
+        """Q, shared or its own."""
+        return self._uses[1]
+
+    def scaled_up(self, like: Tensor | None = None) -> Tensor:
+        """Return s Q U, (E R, d). Q is folded in here, once a step, rather than applied to every token."""
+        up = self.used_spaces.stacked_up()
+        up = self.used_core.times(up if like is None else up.to(like))
+        return up if self.scale == 1 else self.scale * up
+
+    def scaled_bias(self) -> Tensor:
+        """Return s times the bias, (d,)."""
+        assert self.bias is not None
+        return self.scale * self.bias
+
+    def delta_matrix(self, like: Tensor | None = None) -> Tensor:
+        """Return s D Q U, (d, d), rows in, columns out; for merging and analysis only."""
+        up = self.scaled_up(like)
+        return self.used_spaces.down.to(up) @ up
+
+
+class CLoRADelta(Delta):
+    """The updates of one linear layer: one on its input, or beside slices of its output rows, or both.
+
+    On the input (D), x_hat = x + s (x D Q U + bias) goes into the layer. Beside it (C), the slices of the
+    output get s (x D Q U + bias) added, computed from the same x. What reads x through the same D shares one
+    product.
+
+    Args:
+        layer: the linear layer.
+        places: "input" -> its module, and role -> (module, output rows) for those beside.
+        dropout: probability of zeroing a value between D and Q.
+    """
+
+    def __init__(
+        self, layer: nn.Linear, places: dict[str, tuple[LowRankModule, tuple[int, int]]], dropout: float
+    ) -> None:
+        super().__init__()
+        self.out_features = layer.out_features
+        self.lrms = nn.ModuleDict({place: module for place, (module, _) in places.items()})
+        self.rows = {place: rows for place, (_, rows) in places.items() if place != "input"}
+        self.dropout = nn.Dropout(dropout)
+
+    def at(self, place: str) -> LowRankModule:
+        """Return the low-rank module at "input" or at a role."""
+        return cast(LowRankModule, self.lrms[place])
+
+    def forward(self, base_layer: nn.Module, x: Tensor) -> Tensor:
+        """(..., d) -> (..., C_out)."""
+        flat, narrow = x.flatten(0, -2), dict[Spaces, Tensor]()
+        for module in self.lrms.values():
+            spaces = cast(LowRankModule, module).used_spaces
+            if spaces not in narrow:
+                narrow[spaces] = self.dropout(flat @ spaces.down)
+        if "input" in self.lrms:
+            front = self.at("input")
+            flat = torch.addmm(flat, narrow[front.used_spaces], front.scaled_up())
+            x = (flat if front.bias is None else flat + front.scaled_bias()).view(x.shape)
+        y: Tensor = base_layer(x)
+        return self._add_beside(y, narrow) if self.rows else y
+
+    def _add_beside(self, y: Tensor, narrow: dict[Spaces, Tensor]) -> Tensor:
+        places: dict[Spaces, list[str]] = {}
+        for place in self.rows:
+            places.setdefault(self.at(place).used_spaces, []).append(place)
+        hidden = [narrow[spaces] for spaces in places]
+        ups = [
+            at_rows([(self.rows[place], self.at(place).scaled_up()) for place in together], self.out_features)
+            for together in places.values()
+        ]
+        one = len(ups) == 1
+        hidden_all, up_all = (hidden[0], ups[0]) if one else (torch.cat(hidden, dim=1), torch.cat(ups))
+        y = torch.addmm(y.flatten(0, -2), hidden_all, up_all).view(y.shape)
+        biases = [
+            (rows, self.at(place).scaled_bias()[None])
+            for place, rows in self.rows.items()
+            if self.at(place).bias is not None
+        ]
+        return y + at_rows(biases, self.out_features)[0] if biases else y
+
+    def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Fold in: W' = W (1 + s Delta)^T for the input, W' = W + s Delta^T at the rows of those beside."""
+        new_weight = weight.clone()
+        shift = weight.new_zeros(weight.shape[0])
+        has_bias = False
+        for place, module in self.lrms.items():
+            lrm = cast(LowRankModule, module)
+            delta = lrm.delta_matrix(like=weight)
+            offset = None if lrm.bias is None else lrm.scaled_bias().to(weight)
+            if place == "input":
+                new_weight += weight @ delta.t()
+                shift += 0 if offset is None else weight @ offset
+            else:
+                rows = slice(*self.rows[place])
+                new_weight[rows] += delta.t()
+                shift[rows] += 0 if offset is None else offset
+            has_bias = has_bias or offset is not None
+        if bias is None:
+            return new_weight, shift if has_bias else None
+        return new_weight, bias + shift
+
+
+class CLoRA(AdapterMethod):
+    """Collaborative low-rank adaptation: Delta W_j = sum over h of D_h Q_h^j U_h, with D and U shared (K).
+
+    Trainable parameters with one set of spaces: E (2 d r + m r^2) for m adapted places (K); 61,440 for
+    Point-MAE with r = E = 8 and m = 24, against 147,456 for LoRA there. rank(Delta W_j) <= E r. All updates
+    fold into the frozen weights, so merged inference costs what the backbone costs (K); an input update with
+    a bias gives a layer without bias one.
+
+    Placement on the LayerNorm outputs in front of `qkv` and `fc1` is derived from ARC, the closest
+    predecessor (D); all other settings marked C in `CLoRAConfig` are our choice where the paper is silent.
+
+    Attributes:
+        spaces: what layers share, by who shares it: "global", or "attention" and "ffn"; empty without
+            sharing.
+        core: Q if all modules share it (CLoRA#), else None.
+
+    Source: Liu, Zhu, Huang, Collaborative Low-Rank Adaptation for Pre-Trained Vision Transformers,
+    arXiv 2512.24603; Dong et al., ARC, NeurIPS 2023, for the placement.
+    """
+
+    config_type: ClassVar[type[AdapterConfig]] = CLoRAConfig
+    config: CLoRAConfig
+
+    def __init__(self, config: AdapterConfig) -> None:
+        super().__init__(config)
+        self.spaces = nn.ModuleDict()
+        self.core: Core | None = None
+        self._lrms: tuple[LowRankModule, ...] = ()  # a tuple: the layers own them
+
+    def make_deltas(self, model: nn.Module, interface: ModelInterface) -> dict[str, Delta]:
+        """Make the shared spaces and, for every adapted layer, its delta."""
+        sites = self._find_sites(model, interface)
+        places: dict[str, dict[str, tuple[LowRankModule, tuple[int, int]]]] = {}
+        for place, site in sites:
+            there = places.setdefault(site.path, {})
+            if place in there:
+                raise ValueError(
+                    f"Two roles name {site.path}; the backbone's interface must tell them apart."
+                )
+            lrm = self._make_module(site, interface.embed_dim)
+            there[place] = (lrm, site.rows)
+            self._lrms += (lrm,)
+        layers = {site.path: site.layer for _, site in sites}
+        return {path: CLoRADelta(layers[path], found, self.config.dropout) for path, found in places.items()}
+
+    def _find_sites(self, model: nn.Module, interface: ModelInterface) -> list[tuple[str, LinearSite]]:
+        config, dim = self.config, interface.embed_dim
+        sites: list[tuple[str, LinearSite]] = []
+        if config.placement != "parallel":
+            sites += [
+                ("input", site) for role in config.targets for site in find_linears(model, interface, role)
+            ]
+        if config.placement != "input":
+            for role in config.parallel_targets:
+                sites += [(role, site) for site in find_linears(model, interface, role)]
+        for place, site in sites:
+            rows = site.rows[1] - site.rows[0]
+            if site.layer.in_features != dim or (place != "input" and rows != dim):
+                raise ValueError(
+                    f"{site.path} maps {site.layer.in_features} to {rows} features for role {site.role!r}, "
+                    f"but CLoRA's updates are {dim} x {dim} here; take this role out of the targets."
+                )
+        return sites
+
+    def _make_module(self, site: LinearSite, dim: int) -> LowRankModule:
+        config, like = self.config, site.layer.weight
+        if config.sharing == "none":
+            return LowRankModule(config, dim, like)
+        key = "global"
+        if config.sharing == "per_role":
+            key = "ffn" if site.role in ("fc1", "fc2") else "attention"
+        if key not in self.spaces:
+            self.spaces[key] = Spaces(dim, config, like)
+        if config.sharing == "all" and self.core is None:
+            self.core = _CORES[config.core](config, like)
+        return LowRankModule(config, dim, like, cast(Spaces, self.spaces[key]), self.core)
+
+    def extra_loss_values(self) -> dict[str, Tensor]:
+        """Compute SADE before weighting; nothing where there are no pairs of spaces to compare."""
+        config = self.config
+        if config.num_spaces == 1 or config.core == "full":
+            return {}
+        groups: dict[Spaces, list[LowRankModule]] = {}
+        for lrm in self._lrms:
+            groups.setdefault(lrm.used_spaces, []).append(lrm)
+        totals = [self._total_similarity(spaces, lrms) for spaces, lrms in groups.items()]
+        total = torch.stack(totals).sum()
+        return {"sade": total / len(self._lrms) if config.sade.modules == "mean" else total}
+
+    def extra_losses(self) -> dict[str, Tensor]:
+        """Compute SADE times its weight; nothing if the weight is zero."""
+        weight = self.config.sade.weight
+        values = {} if weight == 0 else self.extra_loss_values()
+        return {name: weight * value for name, value in values.items()}
+
+    def _total_similarity(self, spaces: Spaces, lrms: list[LowRankModule]) -> Tensor:
+        """Sum over the modules that use these spaces of the mean or sum over their pairs."""
+        sade, down, up = self.config.sade, spaces.down, spaces.stacked_up()
+        split = (self.config.num_spaces, self.config.rank)
+        distinct = lrms if self.core is None else lrms[:1]  # a shared Q gives every module the same value
+        cores = torch.stack([cast(BlockCore, lrm.used_core).blocks() for lrm in distinct]).to(down)
+        with torch.autocast(down.device.type, enabled=False):
+            values = pair_similarities(
+                down.view(-1, *split),
+                up.view(*split, -1),
+                cores,
+                sade.form,
+                normalized=sade.normalized,
+                eps=sade.eps,
+            )
+        pairs = values.mean(1) if sade.pairs == "mean" else values.sum(1)
+        return pairs.sum() * (len(lrms) / len(distinct))

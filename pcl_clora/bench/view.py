@@ -1,0 +1,138 @@
+"""Benchmarks on a terminal and as markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from pcl_clora.bench.peers import NATIVE
+from pcl_clora.report.show import plain_table
+from pcl_clora.report.units import markdown_table
+
+TITLES = {
+    "fps": "Farthest point sampling",
+    "knn": "Nearest neighbours, k = 32",
+    "group": "Grouping, patches of 32",
+}
+
+
+def row_line(row: Mapping[str, Any]) -> str:
+    """Say in a line what a row found."""
+    ours = row["contenders"].get(NATIVE)
+    text = f"{row['op']} {row['size']}, {row['threads']} thread(s): "
+    text += f"{milliseconds(ours['min_ms'])} ms" if ours else "no native build"
+    if row["ratio"]:
+        text += f", {row['ratio']:.1f} times as fast as {row['best_exact_peer']}"
+        text += f" (target {row['target']:g})" if row["target"] else ""
+    return text
+
+
+def bench_view(result: Mapping[str, Any]) -> RenderableType:
+    """Lay out a record of `bench_ops`."""
+    parts: list[RenderableType] = [Text(machine_line(result), style="dim")]
+    for title, header, rows in tables(result):
+        parts.append(plain_table(title, header, rows))
+    return Group(*parts, *(Text(line, style="dim") for line in remarks(result)))
+
+
+def bench_markdown(result: Mapping[str, Any]) -> str:
+    """Write a record as markdown: the machine, a table per operator and number of threads, remarks."""
+    parts = [machine_line(result)]
+    for title, header, rows in tables(result):
+        parts.append(f"**{title}**\n\n{markdown_table(header, rows)}")
+    parts.append("\n".join(f"* {line}" for line in remarks(result)))
+    return "\n\n".join(parts) + "\n"
+
+
+def put_into(page: str, result: Mapping[str, Any]) -> str:
+    """Replace what stands between the two marks of a benchmark on a page.
+
+    Raises:
+        ValueError: if the page does not have both marks.
+    """
+    marks = (f"<!-- bench {result['benchmark']}: begin", f"<!-- bench {result['benchmark']}: end -->")
+    before, begin, rest = page.partition(marks[0])
+    line, newline, rest = rest.partition("\n")
+    _, end, after = rest.partition(marks[1])
+    if not (begin and newline and end):
+        raise ValueError(f"The page has no lines {marks[0]!r} and {marks[1]!r}; add them where it belongs.")
+    return f"{before}{begin}{line}\n{bench_markdown(result)}{end}{after}"
+
+
+def machine_line(result: Mapping[str, Any]) -> str:
+    """Name machine, versions and commit."""
+    environment = result["environment"]
+    peers = ", ".join(f"{name} {number}" for name, number in result["peers"].items() if number)
+    return (
+        f"{result['machine']['cpu']}, {result['machine']['cores']} cores; torch "
+        f"{environment['versions']['torch']}, numpy {environment['versions']['numpy']}; {peers}; commit "
+        f"{(environment['git'] or 'unknown')[:12]}."
+    )
+
+
+def tables(result: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Make title, header and rows of every table: contenders down, sizes across, milliseconds."""
+    made = []
+    for threads in dict.fromkeys(row["threads"] for row in result["rows"]):
+        for op, title in TITLES.items():
+            rows = [row for row in result["rows"] if (row["op"], row["threads"]) == (op, threads)]
+            if rows:
+                number = "one thread" if threads == 1 else f"{threads} threads"
+                clock = f"minimum / median, {rows[0]['clock']} time"
+                made.append((f"{title}, {number}, ms ({clock})", *_table(rows)))
+    return made
+
+
+def _table(rows: list[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    names = list(dict.fromkeys(name for row in rows for name in row["contenders"]))
+    body = [[name, *(_cell(row["contenders"].get(name)) for row in rows)] for name in names]
+    ratios = ["best exact peer / native", *(_ratio(row["ratio"]) for row in rows)]
+    targets = ["target", *(f"{row['target']:g}" if row["target"] else "" for row in rows)]
+    body.append(ratios)
+    if any(targets[1:]):
+        body.append(targets)
+    return ["", *(row["size"] for row in rows)], body
+
+
+def remarks(result: Mapping[str, Any]) -> list[str]:
+    """Say who was not there, who did not compute the same, and whether the machine was busy with more."""
+    lines: dict[str, None] = {}
+    inexact: dict[tuple[str, str], list[str]] = {}
+    for row in result["rows"]:
+        for name, why in row["absent"].items():
+            lines[f"{name}: absent ({why})"] = None
+        for name, entry in row["contenders"].items():
+            if not entry["exact"]:
+                inexact.setdefault((name, row["op"]), []).append(f"{row['size']}: {entry['note']}")
+    for (name, op), notes in inexact.items():
+        lines[f"{name} (*), {op}: not exact in {len(notes)} row(s), for example {notes[-1]}"] = None
+    busy = [row["load"] for row in result["rows"] if (row["load"] or 0) > row["threads"] + 1]
+    if busy:
+        lines[
+            f"The machine was busy with other work in {len(busy)} of {len(result['rows'])} rows (load up to "
+            f"{max(busy):.1f}). With one thread processor time is counted, which leaves that out but for "
+            "shared caches; with more threads the wall is, and ratios are too high. Measure again before "
+            "quoting."
+        ] = None
+    return list(lines)
+
+
+def milliseconds(value: float) -> str:
+    """Write a time with three digits: 0.394, 25.4, 1,662."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+
+
+def _cell(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return ""
+    both = f"{milliseconds(entry['min_ms'])} / {milliseconds(entry['median_ms'])}"
+    return both + ("" if entry["exact"] else " (*)")
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"

@@ -1,0 +1,1 @@
+"""Clouds packed into shards."""

@@ -1,0 +1,191 @@
+"""Read the raw objects of ScanObjectNN: `<class>/<scene>_<number>.bin` files and a list of the split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import NonNegativeInt
+
+from pcl_clora.data.config import DataConfig
+from pcl_clora.data.dataset import Sample, check_split
+from pcl_clora.data.readers.files import FileDataset
+from pcl_clora.data.readers.folder import choose_points
+from pcl_clora.data.readers.modelnet import GET_AGAIN, read_list
+from pcl_clora.data.readers.scanobjectnn import scan_class_names
+from pcl_clora.data.shapes import Draw
+from pcl_clora.data.transforms import normalize_unit_sphere
+from pcl_clora.io import DataError
+
+COLUMNS = 11  # floats a point: x y z, normal, r g b, instance label, semantic label
+SPLIT_FILES = ("main_split.txt", "split_new.txt")  # names of the official list in its releases
+NOT_OBJECTS = (0, 1, 2)  # semantic labels: none, wall, floor
+
+
+class ScanObjectNNRawConfig(DataConfig):
+    """Whole objects of ScanObjectNN as they were cut out of the scans, in metres, of any number of points.
+
+    A cloud gives a random choice of its points, decided by the file's name and the seed. The hdf5 files hold
+    another choice of 2,048 points, so numbers differ a little.
+    """
+
+    paper_draws: ClassVar[Literal["unknown", "order", "in_reader"]] = "unknown"
+
+    name: Literal["scanobjectnn_raw"] = "scanobjectnn_raw"
+    background: bool = True  # False keeps only the points of the object
+    split_file: str = (
+        ""  # list of files, labels and test marks; empty = main_split.txt or split_new.txt in root
+    )
+    class_names: tuple[str, ...] = ()  # in label order; empty = shape_names.txt, else the 15 official ones
+    seed: NonNegativeInt = 0  # decides which points
+    normalize: bool = (
+        True  # move and scale every cloud into the unit sphere, after the background is left out
+    )
+    repeat: bool = False  # fill up a cloud that has too few points with copies; else it is an error
+    keep: bool = True  # keep clouds in memory once they are read
+
+    def for_one_pass(self) -> DataConfig:
+        """Return these settings without keeping clouds in memory."""
+        return self.model_copy(update={"keep": False})
+
+
+@dataclass(frozen=True)
+class RawObject:
+    """What a raw file holds.
+
+    Attributes:
+        points: (N, 3), float32, metres.
+        mask: (N,), bool, True for points of the object: those of the most frequent semantic label that is not
+            0 (none), 1 (wall) or 2 (floor), as the official tools decide.
+    """
+
+    points: np.ndarray
+    mask: np.ndarray
+
+
+def read_raw_object(file: str | Path) -> RawObject:
+    """Read one `.bin` file: float32, the number of points, then 11 numbers a point.
+
+    Raises:
+        DataError: if it is missing, has another size than its first number says, or values are not finite.
+
+    Source: readme of the official release; the rule for the background is that of its tools.
+    """
+    file = Path(file)
+    try:
+        raw = np.fromfile(file, dtype=np.float32)
+        size = file.stat().st_size
+    except OSError as error:
+        raise DataError(file, f"cannot be read ({error})", GET_AGAIN) from error
+    count = raw[0] if raw.size else np.float32(-1)
+    if not (np.isfinite(count) and count >= 1 and size == 4 * (1 + COLUMNS * int(count))):
+        raise DataError(
+            file,
+            f"has {size} bytes and says {count:g} points, expected 4 x (1 + 11 x points) bytes: a "
+            "count, then x y z nx ny nz r g b instance semantic for each point; it is truncated or has other "
+            "columns",
+            GET_AGAIN,
+        )
+    table = raw[1:].reshape(int(count), COLUMNS)
+    if not np.isfinite(table[:, :3]).all():
+        raise DataError(file, "has coordinates that are not finite", GET_AGAIN)
+    semantic = table[:, -1]
+    labels, counts = np.unique(semantic[~np.isin(semantic, NOT_OBJECTS)], return_counts=True)
+    mask = semantic == labels[counts.argmax()] if labels.size else np.zeros(len(table), dtype=bool)
+    return RawObject(np.ascontiguousarray(table[:, :3]), mask)
+
+
+def find_raw_base(root: str | Path) -> Path:
+    """Find the folder of the classes: root, or object_dataset in it."""
+    inner = Path(root) / "object_dataset"
+    return inner if inner.is_dir() else Path(root)
+
+
+def find_split_file(root: str | Path, given: str = "") -> Path:
+    """Find the list of the split: a file in root, in its folder of classes, or given by its own path.
+
+    Raises:
+        DataError: if there is none.
+    """
+    names = (given,) if given else SPLIT_FILES
+    for name in names:
+        for folder in (Path(root), find_raw_base(root), Path()):
+            if (folder / name).is_file() and (given or folder != Path()):
+                return folder / name
+    raise DataError(
+        Path(root) / names[0],
+        "the split list is missing, expected lines of file, label and, for test, t",
+        "get it from the official repository (training_data/main_split.txt), or set data.split_file",
+    )
+
+
+def read_split_file(file: Path, class_names: tuple[str, ...]) -> dict[str, list[tuple[str, int]]]:
+    """Read a list: split -> (file name, label).
+
+    Raises:
+        DataError: if a line is not "name label" or "name label t", or a label is no class.
+    """
+    entries: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
+    for number, line in enumerate(read_list(file), start=1):
+        parts = line.split()
+        if len(parts) not in (2, 3) or not parts[1].isdecimal() or parts[2:] not in ([], ["t"]):
+            raise DataError(
+                file, f"line {number} is {line!r}, expected a file, a label and, for test, t", "mend the line"
+            )
+        if int(parts[1]) >= len(class_names):
+            raise DataError(
+                file,
+                f"line {number} has label {parts[1]}, expected 0..{len(class_names) - 1}",
+                "mend the line, or complete shape_names.txt",
+            )
+        entries["test" if parts[2:] else "train"].append((parts[0], int(parts[1])))
+    return entries
+
+
+def raw_files(config: ScanObjectNNRawConfig, split: str) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:
+    """List (file, label) of a split, and the class names; does not look whether the files are there."""
+    names = scan_class_names(config.root, config.class_names)
+    base = find_raw_base(config.root)
+    entries = read_split_file(find_split_file(config.root, config.split_file), names)[check_split(split)]
+    return [(base / names[label] / name, label) for name, label in entries], names
+
+
+class ScanObjectNNRaw(FileDataset):
+    """One split of the raw objects.
+
+    Raises:
+        DataError: if the list or a file of it is missing, and later, where a file is torn or has too few
+            points.
+    """
+
+    def __init__(self, config: ScanObjectNNRawConfig, split: str) -> None:
+        self.config = config
+        entries, names = raw_files(config, split)
+        if not entries:
+            raise DataError(config.root, f"the list names no files of the split {split!r}", GET_AGAIN)
+        missing = [file for file, _ in entries if not file.is_file()]
+        if missing:
+            raise DataError(
+                missing[0], f"the file is missing, the list names it ({len(missing)} such files)", GET_AGAIN
+            )
+        super().__init__(entries, names, keep=config.keep)
+
+    def read_file(self, file: Path, label: int, index: int) -> Sample:
+        """Read one object and choose its points."""
+        raw = read_raw_object(file)
+        inside = np.arange(len(raw.points)) if self.config.background else np.flatnonzero(raw.mask)
+        if not inside.size:
+            raise DataError(
+                file, "no point is labelled as an object", "leave the file out, or set data.background=true"
+            )
+        draw = Draw("scanobjectnn_raw", self.config.seed, f"{file.parent.name}/{file.name}")
+        wanted = self.config.read_points
+        points = torch.from_numpy(raw.points[inside])
+        if self.config.normalize:
+            points = normalize_unit_sphere(points)
+        chosen = choose_points(file, len(inside), wanted, self.config.repeat, draw)
+        mask = torch.from_numpy(raw.mask[inside[chosen]])
+        return Sample(points[torch.from_numpy(chosen)].contiguous(), label, index, str(file), mask=mask)

@@ -1,0 +1,188 @@
+"""Point-BERT's part segmentation head: features climb from the patches to 256, to 512, to all points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pcl_clora import ops
+from pcl_clora.models.backbones.point_bert.network import BODY_RULES, PointBERT
+from pcl_clora.models.key_map import KeyMap, Rule
+from pcl_clora.models.layers.edge_conv import EdgeConv
+from pcl_clora.models.layers.part_segmentation import FeaturePropagation, PartSegmenter, PointwiseLayer
+from pcl_clora.models.layers.transformer import PrefixTokens
+
+NUM_NEIGHBORS = 4  # of every point in the graphs
+
+
+def _propagation_rules(number: int) -> tuple[Rule, ...]:
+    theirs, ours = f"propagation_{number}", f"head.propagation{number}"
+    return (
+        Rule(f"{theirs}.mlp_convs.0.", f"{ours}.linear1.", conv=True),
+        Rule(f"{theirs}.mlp_convs.1.", f"{ours}.linear2.", conv=True),
+        Rule(f"{theirs}.mlp_bns.0.", f"{ours}.norm1."),
+        Rule(f"{theirs}.mlp_bns.1.", f"{ours}.norm2."),
+    )
+
+
+def _graph_rules(number: int) -> tuple[Rule, ...]:
+    theirs, ours = f"dgcnn_pro_{number}", f"head.graph{number}"
+    return tuple(
+        Rule(f"{theirs}.layer{layer}.{index}.", f"{ours}.layer{layer}.{part}.", conv=2 * (index == 0))
+        for layer in (1, 2)
+        for index, part in enumerate(("linear", "norm"))
+    )
+
+
+HEAD_RULES: tuple[Rule, ...] = (
+    *(rule for number in (2, 1, 0) for rule in _propagation_rules(number)),
+    *(rule for number in (1, 2) for rule in _graph_rules(number)),
+    Rule("conv1.", "head.linear1.", conv=True),
+    Rule("bn1.", "head.norm1."),
+    Rule("conv2.", "head.linear2.", conv=True),
+)
+
+
+class GraphPropagation(nn.Module):
+    """Carry features from a few points to more along a graph, then along a graph among those.
+
+    Args:
+        width: of the features on both sides.
+        hidden: between the two layers.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.layer1 = EdgeConv(width, hidden)
+        self.layer2 = EdgeConv(hidden, width)
+
+    def forward(self, points: Tensor, features: Tensor, center: Tensor, known: Tensor) -> Tensor:
+        """Points (B, N, 3) with features (B, N, C), center (B, M, 3) with known (B, M, C) -> (B, N, C)."""
+        x = self.layer1(features, known, ops.knn(center, points, NUM_NEIGHBORS).idx)
+        return self.layer2(x, x, ops.knn(points, points, NUM_NEIGHBORS).idx)
+
+
+class PointBERTSegmentationHead(nn.Module):
+    """Classify every point from the features of three blocks.
+
+    Args:
+        dim: D, width of the features of one block.
+        num_parts: P, logits a point.
+        num_categories: categories the network is told.
+        num_points: how many points the features climb to before they reach all: (512, 256) as published.
+        propagation_widths: of the feature propagations; the second is D.
+        widths: hidden width of the graphs, and of the classifier.
+        dropout: before the last layer.
+        fold: fold BatchNorm in evaluation mode.
+        fps_compat: see `ops.farthest_point_sample`.
+
+    Source: Yu et al., Point-BERT, CVPR 2022, released part segmentation model.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_parts: int,
+        num_categories: int,
+        *,
+        num_points: Sequence[int] = (512, 256),
+        propagation_widths: Sequence[int] = (1536, 384),
+        widths: Sequence[int] = (512, 128),
+        dropout: float = 0.5,
+        fold: bool = True,
+        fps_compat: ops.Compat = "none",
+    ) -> None:
+        super().__init__()
+        hidden, last = widths
+        self.propagation2 = FeaturePropagation(dim, propagation_widths, fold=fold)
+        self.propagation1 = FeaturePropagation(dim, propagation_widths, fold=fold)
+        self.propagation0 = FeaturePropagation(dim, propagation_widths, fold=fold, num_extra=num_categories)
+        self.graph1 = GraphPropagation(dim, hidden)
+        self.graph2 = GraphPropagation(dim, hidden)
+        self.linear1 = nn.Linear(propagation_widths[1], last)
+        self.norm1 = nn.BatchNorm1d(last)
+        self.dropout = nn.Dropout(dropout)
+        self.linear2 = nn.Linear(last, num_parts)
+        self.num_parts, self.num_categories = num_parts, num_categories
+        self.num_points = tuple(num_points)
+        self.fold, self.fps_compat = fold, fps_compat
+        self.published = False
+
+    def forward(
+        self, points: Tensor, center: Tensor, features: Tensor, category: Tensor, extra: Tensor | None = None
+    ) -> Tensor:
+        """Classify points.
+
+        Args:
+            points: (B, N, 3), at least as many as num_points.
+            center: (B, G, 3), where the features are.
+            features: (B, G, 3 D), of three blocks side by side.
+            category: (B,), int64.
+            extra: not used.
+
+        Returns:
+            (B, N, P) logits.
+        """
+        many, few = self.num_points
+        if points.shape[1] < many:
+            raise ValueError(
+                f"A cloud of {points.shape[1]} points is too small for "
+                f"num_upsampled={list(self.num_points)}; give more points or lower this setting."
+            )
+        low, middle, high = features.chunk(3, dim=-1)
+        # Farthest point sampling adds points one by one, so the few are the first of the many.
+        chosen = ops.farthest_point_sample(points, many, compat=self.fps_compat)
+        level1 = ops.gather_points(points, chosen)
+        level2 = level1[:, :few].contiguous()
+        x2 = self.propagation2(level2, center, middle)
+        x1 = self.propagation1(level1, center, low)
+        x2 = self.graph2(level2, x2, center, high)
+        x1 = self.graph1(level1, x1, level2, x2)
+        code = F.one_hot(category, self.num_categories).to(x1.dtype)
+        x = self.propagation0(points, level1, x1, code)
+        last = PointwiseLayer(self.linear1, self.norm1, fold=self.fold)
+        x = last.published(x) if self.published else last.finish(F.linear(x, *last.weights()))
+        return self.linear2(self.dropout(x))
+
+
+class PointBERTSegmenter(PartSegmenter, PointBERT):
+    """Point-BERT for part segmentation, with a head of its own; the class token stays, the head ignores it.
+
+    Source: Yu et al., Point-BERT, CVPR 2022, released part segmentation model.
+    """
+
+    official_keys = KeyMap(
+        (*BODY_RULES, Rule("cls_token", "prefix.token"), Rule("cls_pos", "prefix.pos"), *HEAD_RULES)
+    )
+
+    def make_prefix(self) -> PrefixTokens:
+        """Build the class token."""
+        return PointBERT.make_prefix(self)
+
+    def make_classifier(self, num_classes: int, num_categories: int | None = None) -> nn.Module:
+        """Build a new head for this network without attaching it.
+
+        Args:
+            num_classes: P, parts of all categories together.
+            num_categories: of the new taxonomy; None for as many as before.
+        """
+        config = self.config
+        if num_categories is None:
+            num_categories = self.num_categories if hasattr(self, "head") else config.num_categories
+        if len(config.fetched) != 3:
+            raise ValueError(
+                f"Point-BERT's head looks at three blocks, not at {list(config.fetched)}; set fetch_layers."
+            )
+        return PointBERTSegmentationHead(
+            config.embed_dim,
+            num_classes,
+            num_categories,
+            num_points=config.num_upsampled,
+            propagation_widths=config.propagation_widths,
+            widths=config.segmentation_widths,
+            dropout=config.head_dropout,
+            fold=config.fold_batchnorm,
+            fps_compat=config.fps_compat,
+        )

@@ -1,0 +1,1 @@
+"""PointGPT S, B and L."""

@@ -1,0 +1,77 @@
+"""PointGPT for part segmentation: Point-MAE's head on the blocks of the causal transformer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from pcl_clora.models.backbones.point_mae.network import PATCH_EMBED_RULES
+from pcl_clora.models.backbones.pointgpt.network import (
+    BODY_RULES,
+    LARGE_PATCH_EMBED_RULES,
+    PointGPT,
+    PointGPTLarge,
+)
+from pcl_clora.models.interface import ModelInterface, Tokens
+from pcl_clora.models.key_map import KeyMap, Rule
+from pcl_clora.models.layers.part_segmentation import Fetched, PartSegmenter, segmentation_rules
+
+_HEAD_RULES = (
+    *BODY_RULES,
+    Rule("cls_token", "prefix.token"),
+    Rule("cls_pos", "prefix.pos"),
+    *segmentation_rules(),
+)
+
+
+class PointGPTSegmenter(PartSegmenter, PointGPT):
+    """PointGPT for part segmentation, with the small patch encoder.
+
+    The head sees the outputs of three blocks through a norm of their own. Blocks behind the last of them,
+    the last norm and the generator change nothing, so they do not run; the released network runs them and
+    throws the result away, as `published_form` does.
+
+    Source: Chen et al., PointGPT, NeurIPS 2023, released part segmentation model.
+    """
+
+    official_keys = KeyMap(PATCH_EMBED_RULES + _HEAD_RULES)
+
+    def make_prefix(self) -> nn.Module:
+        """Build the start token and the class token."""
+        return PointGPT.make_prefix(self)
+
+    def make_head_norm(self) -> nn.Module:
+        """Build nothing: the head pools no class token."""
+        return nn.Identity()
+
+    def describe_parts(self, tokens: tuple[str, ...], unused: tuple[str, ...]) -> ModelInterface:
+        """Make the interface: the class token is new in fine-tuning, and the head has a norm of its own."""
+        shared = super().describe_parts(("prefix.token", "prefix.pos"), ("norm", "increase_dim", "generator"))
+        norms = tuple(name for name in shared.parts["norms"] if name.startswith("blocks."))
+        return replace(shared, parts={**shared.parts, "norms": (*norms, "feature_norm")})
+
+    def fetch(self, tokens: Tokens) -> Fetched:
+        """Run the blocks up to the last fetched one, and gather what the head looks at."""
+        wanted = self.config.fetched
+        count = len(self.blocks) if self.published else wanted[-1] + 1
+        outputs = list(islice(self.block_outputs(tokens), count))
+        if self.published:
+            self.generate(self.norm(outputs[-1]), tokens.center)
+        found = [self.feature_norm(outputs[number][:, tokens.num_prefix :]) for number in wanted]
+        return Fetched(tokens.center, torch.cat(found, dim=-1), None)
+
+    def forward(self, points: Tensor, category: Tensor) -> Tensor:  # type: ignore[override]
+        """Segment clouds: points (B, N, 3), category (B,) -> (B, N, num_parts) logits."""
+        return PartSegmenter.forward(self, points, category)
+
+
+class PointGPTLargeSegmenter(PointGPTSegmenter, PointGPTLarge):
+    """PointGPT for part segmentation, with the large patch encoder of B and L.
+
+    Source: as `PointGPTSegmenter`.
+    """
+
+    official_keys = KeyMap(LARGE_PATCH_EMBED_RULES + _HEAD_RULES)

@@ -1,0 +1,1 @@
+"""ReCon, in both senses."""

@@ -1,0 +1,1 @@
+"""Reading, translating and writing weights."""

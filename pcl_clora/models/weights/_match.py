@@ -1,0 +1,192 @@
+"""Find for every tensor of a file its place in a model, and say why for those that have none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pcl_clora.models.interface import get_interface
+from pcl_clora.models.weights._containers import Checkpoint
+from pcl_clora.models.weights._identify import Identity, differences, identify
+from pcl_clora.models.weights._left_out import reason_left_out, unwrap, wrappers_of
+from pcl_clora.models.weights._naming import key_map_of, names_of_key, read_naming
+
+
+@dataclass(frozen=True)
+class Match:
+    """What of a file goes where.
+
+    Attributes:
+        identity: what the file is.
+        naming: "native", "official" or "hub", how its keys are called.
+        found: name in the model -> key of the file.
+        missing: names of the model that the file does not fill.
+        needed: those of them without which the backbone would be partly random.
+        unexpected: key of the file -> why it is left out.
+        wrong_shape: name in the model -> both shapes, in words.
+        too_deep: keys of blocks that the model does not have.
+    """
+
+    identity: Identity
+    naming: str
+    found: Mapping[str, str]
+    missing: tuple[str, ...]
+    needed: tuple[str, ...]
+    unexpected: Mapping[str, str]
+    wrong_shape: Mapping[str, str]
+    too_deep: tuple[str, ...]
+
+
+def match(model: nn.Module, checkpoint: Checkpoint) -> Match:
+    """Sort the tensors of a file; nothing is read and nothing changed.
+
+    The keys may be official ones, those of the hub, or ours: whichever places more of them. A head for
+    another number of classes is left out as a whole.
+    """
+    own = model.state_dict()
+    naming, names, official = _place(model, checkpoint, own)
+    unwrapped = {key: unwrap(name) for key, name in official.items()}
+    shapes = {unwrapped[key]: checkpoint.like(key).shape for key in checkpoint.tensors}
+    identity = identify(shapes, wrappers_of(checkpoint.tensors))
+    found: dict[str, str] = {}
+    unexpected: dict[str, str] = {}
+    wrong_shape: dict[str, str] = {}
+    for key in checkpoint.tensors:
+        name = names.get(key)
+        if name is None or f"{unwrapped[key].removesuffix('weight')}linear.weight" in shapes:
+            unexpected[key] = reason_left_out(unwrapped[key], shapes, identity.method)
+        elif name in found:
+            unexpected[key] = f"a second tensor for {name}"
+        elif not _fits(checkpoint.like(key), own[name]):
+            wrong_shape[name] = (
+                f"{tuple(checkpoint.like(key).shape)} in the file, {tuple(own[name].shape)} in the model"
+            )
+        else:
+            found[name] = key
+    _leave_other_head(names_of_parts(model, own, ("head",)), names, found, unexpected, wrong_shape)
+    missing = tuple(name for name in own if name not in found and name not in wrong_shape)
+    return Match(
+        identity=identity,
+        naming=naming,
+        found=found,
+        missing=missing,
+        needed=_needed(model, own, missing),
+        unexpected=unexpected,
+        wrong_shape=wrong_shape,
+        too_deep=tuple(key for key in unexpected if _is_too_deep(model, unwrapped[key])),
+    )
+
+
+def _place(
+    model: nn.Module, checkpoint: Checkpoint, own: Mapping[str, Tensor]
+) -> tuple[str, dict[str, str], dict[str, str]]:
+    """Return (naming, key -> name in the model, key -> official key), by the naming that places more."""
+    naming, key_map = read_naming(checkpoint.tensors), key_map_of(model)
+    translated: dict[str, str] = {}
+    for key, official in naming.official.items():
+        name = next((name for name in names_of_key(key_map, official) if name in own), None)
+        if name:
+            translated[key] = name
+    native = {}
+    for key in checkpoint.tensors:
+        name = key if key in own else unwrap(key)
+        if name in own:
+            native[key] = name
+    if len(native) > len(translated):
+        ours = {key: key_map.to_theirs(native.get(key, key)) or key for key in checkpoint.tensors}
+        return "native", native, ours
+    return naming.kind, translated, dict(naming.official)
+
+
+def _fits(tensor: Tensor, own: Tensor) -> bool:
+    """Tell whether a tensor has our shape; (O, I, 1) of a convolution counts as (O, I), and (1,) as ()."""
+    if tensor.numel() == own.numel() == 1:
+        return True
+    kernel = tensor.shape[2:] if own.dim() == 2 else ()
+    return tensor.shape == own.shape or (
+        tensor.shape[:2] == own.shape and len(kernel) > 0 and all(size == 1 for size in kernel)
+    )
+
+
+def _leave_other_head(
+    head: set[str],
+    names: Mapping[str, str],
+    found: dict[str, str],
+    unexpected: dict[str, str],
+    wrong_shape: dict[str, str],
+) -> None:
+    """Where a part of the head has another shape, take nothing of it, so that it is not half trained."""
+    other = [name for name in wrong_shape if name in head]
+    if not other:
+        return
+    reason = f"head for other classes: {wrong_shape[other[0]]}"
+    for name in [name for name in found if name in head]:
+        unexpected[found.pop(name)] = reason
+    unexpected.update({key: reason for key, name in names.items() if name in other})
+    for name in other:
+        del wrong_shape[name]
+
+
+def names_of_parts(model: nn.Module, own: Mapping[str, Tensor], parts: tuple[str, ...]) -> set[str]:
+    """List the tensors of some parts of a model's interface."""
+    paths = [path for part in parts for path in get_interface(model).parts.get(part, ())]  # type: ignore[call-overload]
+    return {name for name in own for path in paths if name == path or name.startswith(path + ".")}
+
+
+def _needed(model: nn.Module, own: Mapping[str, Tensor], missing: tuple[str, ...]) -> tuple[str, ...]:
+    """List the missing tensors that make a backbone partly random.
+
+    A task owns head and learned tokens, a count of batches changes nothing, and what a model names in
+    `may_miss` is not in every file of its own.
+    """
+    owned = names_of_parts(model, own, ("head", "tokens"))
+    optional = tuple(getattr(model, "may_miss", ()))
+    return tuple(
+        name
+        for name in missing
+        if name not in owned
+        and not name.endswith("num_batches_tracked")
+        and not (optional and name.startswith(optional))
+    )
+
+
+def _is_too_deep(model: nn.Module, official: str) -> bool:
+    fits = re.match(r"blocks\.(?:(?:blocks|layers)\.)?(\d+)\.", official)
+    return fits is not None and int(fits[1]) >= len(get_interface(model).blocks)
+
+
+def advice(model: nn.Module, matched: Match) -> str:
+    """Say what the file is, in what it differs from the model, and what would take it."""
+    identity, config = matched.identity, getattr(model, "config", None)
+    here, task = getattr(config, "name", ""), getattr(config, "task", "")
+    said = f"The file is {identity}"
+    if not identity.model:
+        return f"{said}; expected a file of {here or type(model).__name__}."
+    # Pre-training needs its own file; any other network starts from every file of its backbone.
+    fitting = identity.task if task == "pretraining" and identity.task else task
+    different = differences(identity, config, task)
+    same = here == identity.model or {here, identity.model} <= SAME_NETWORK
+    if same:
+        said += f" ({'; '.join(different)})" if different else ""
+    elif here:
+        said += f", the model is {here}"
+    helps = not same or bool(different) or fitting != task
+    return f"{said}; {identity.as_call(fitting)} takes it." if helps else f"{said}."
+
+
+SAME_NETWORK = {"point_mae", "point_mae_tiny", "act", "recon_plain"}
+"""Ids of one architecture, which take each other's files."""
+
+
+def count_not_finite(tensor: Tensor) -> int:
+    """Count nan and infinity; 0 for integers, and for a tensor without content."""
+    if tensor.is_meta or not tensor.is_floating_point():
+        return 0
+    # A sum of numbers is finite, short of overflow, and needs no second tensor.
+    if bool(torch.isfinite(tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)))):
+        return 0
+    return tensor.numel() - int(torch.isfinite(tensor).sum())

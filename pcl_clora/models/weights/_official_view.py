@@ -1,0 +1,114 @@
+"""Any weights file of the family as the official file it could have been: keys, shapes, and what it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from pcl_clora.models.key_map import KeyMap
+from pcl_clora.models.registry import create_model, model_classes
+from pcl_clora.models.weights._containers import Checkpoint
+from pcl_clora.models.weights._hub_names import hub_table_of
+from pcl_clora.models.weights._identify import Identity, identify
+from pcl_clora.models.weights._left_out import unwrap, wrap, wrappers_of
+from pcl_clora.models.weights._naming import key_map_of, read_naming
+
+NATIVE_MARK = "patch_embed.linear"  # how the first layers are called here and in no other project
+ENOUGH = 0.9  # share of the keys that must be ours for a file to count as one of this project
+
+
+@dataclass(frozen=True)
+class OfficialView:
+    """A file by its official names.
+
+    Attributes:
+        checkpoint: the file.
+        naming: how its own keys are called: "native", "official" or "hub".
+        identity: what it is.
+        keys: official key, with the wrappers of official files but without `module.` -> key of the file.
+        key_map: what turned the keys of a native or hub file into official ones; None for an official file.
+    """
+
+    checkpoint: Checkpoint
+    naming: str
+    identity: Identity
+    keys: Mapping[str, str]
+    key_map: KeyMap | None = None
+
+    def tensor(self, official: str) -> Tensor:
+        """Read a tensor in the shape it has in an official file."""
+        key = self.keys[official]
+        tensor = self.checkpoint.tensors[key]
+        if self.key_map is None:
+            return tensor
+        return self.key_map.tensor_to_theirs(key if self.naming == "hub" else unwrap(key), tensor)
+
+    def unwrapped(self) -> dict[str, str]:
+        """Official key without wrappers -> official key; what stands beside a network keeps its prefix."""
+        return {unwrap(official): official for official in self.keys}
+
+
+def view_officially(checkpoint: Checkpoint) -> OfficialView:
+    """Recognise a file, whatever its names are. Keys that nothing is known of stay as they are."""
+    naming = read_naming(checkpoint.tensors)
+    shapes = {name: checkpoint.like(key).shape for key, name in naming.unwrapped.items()}
+    identity = identify(shapes, wrappers_of(checkpoint.tensors))
+    if naming.kind == "hub":
+        table = hub_table_of(checkpoint.tensors, naming="hub")
+        assert table is not None
+        return OfficialView(checkpoint, "hub", identity, _turned(naming.official), table[1])
+    native = None
+    if any(unwrap(key).startswith(NATIVE_MARK) for key in checkpoint.tensors):
+        native = _view_of_native(checkpoint)
+    return native or OfficialView(checkpoint, "official", identity, _turned(naming.official))
+
+
+def _turned(official: Mapping[str, str]) -> dict[str, str]:
+    return {name: key for key, name in official.items()}
+
+
+def _view_of_native(checkpoint: Checkpoint) -> OfficialView | None:
+    """Recognise one of our own state dicts: by the key map that knows most of it, then by what it lacks."""
+    own = {name_pattern(unwrap(key)) for key in checkpoint.tensors}
+    best: tuple[int, int, dict[str, str], KeyMap] = (0, 0, {}, KeyMap(()))
+    for (model, task), network in model_classes().items():
+        key_map = key_map_of(network)
+        official = {key: key_map.to_theirs(unwrap(key)) for key in checkpoint.tensors}
+        known = sum(name is not None for name in official.values())
+        if known < max(best[0], ENOUGH * len(official)):
+            continue
+        different = len(own ^ vocabulary(model, task))
+        if known > best[0] or different < best[1]:
+            best = (known, different, {key: name or key for key, name in official.items()}, key_map)
+        if known == len(official) and different == 0:
+            break
+    _, _, names, key_map = best
+    if not names:
+        return None
+    identity = identify({name: checkpoint.like(key).shape for key, name in names.items()})
+    if identity.task == "pretraining":
+        names = {key: wrap(name, identity.model) for key, name in names.items()}
+    return OfficialView(checkpoint, "native", identity, _turned(names), key_map)
+
+
+@cache
+def vocabulary(model: str, task: str) -> frozenset[str]:
+    """List the names of a network, whatever its depth; see `name_pattern`."""
+    with torch.device("meta"):
+        network = create_model(model, task=task)
+    return frozenset(name_pattern(name) for name in network.state_dict())
+
+
+def name_pattern(name: str) -> str:
+    """Write a name without the number of its block: blocks.3.norm1.bias -> blocks.*.norm1.bias."""
+    return re.sub(r"\bblocks\.\d+\.", "blocks.*.", name)
+
+
+def is_buffer(name: str) -> bool:
+    """Tell running statistics from parameters by their name."""
+    return re.search(r"\.(running_mean|running_var|num_batches_tracked)$", name) is not None

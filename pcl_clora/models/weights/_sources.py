@@ -1,0 +1,84 @@
+"""What may be given as weights: a file, a finished run, an id of the hub, the package's own, or tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pcl_clora.models.builtin import BUILTIN, builtin_file, list_builtin, only_builtin
+from pcl_clora.models.weights._containers import Checkpoint, open_checkpoint
+from pcl_clora.models.weights.hub import HUB_PREFIX, cached_path, fetch
+
+# The engine rebuilds runs and stands above this layer, so that it is named here and found when needed.
+RUN_READER = "pcl_clora.engine.setup:weights_of_run"
+RUN_CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Opened weights.
+
+    Attributes:
+        label: how messages call them.
+        checkpoint: the tensors.
+        notes: where they come from, a line each: repository, revision, digest, licence.
+    """
+
+    label: str
+    checkpoint: Checkpoint
+    notes: tuple[str, ...] = field(default=())
+
+
+def missing_source(source: str) -> str:
+    """Say what is missing before weights can be opened, with what to do; "" if they are there.
+
+    Opens and downloads nothing.
+
+    Raises:
+        WeightsError: if an id is not known.
+    """
+    if source == BUILTIN:
+        return "" if list_builtin() else f"{source}: this installation of the package has no weights in it."
+    if source.startswith(HUB_PREFIX):
+        path = cached_path(source)
+        if path.is_file():
+            return ""
+        return f"{source}: not in the cache; it is downloaded at first use, or put it at {path} by hand."
+    if Path(source).exists():
+        return ""
+    return (
+        f"{source}: there is no such file; set weights.path to a weights file, the folder of a finished run, "
+        "hub:<id> or builtin."
+    )
+
+
+def open_source(source: str | Path | Mapping[str, Any], config: object = None) -> Source:
+    """Open weights, whatever they are given as.
+
+    Args:
+        source: path of a weights file; folder of a finished run, whose best model is taken, merged;
+            "hub:<id>", see `models.hub.fetch`; "builtin", those in the package; or a state dict.
+        config: settings of the model that they are for, which must fit "builtin"; without them
+            the package must have one file only.
+
+    Raises:
+        WeightsError: if it is none of these, or see `open_checkpoint` and `fetch`.
+    """
+    if isinstance(source, Mapping):
+        checkpoint = open_checkpoint(source)
+        return Source(checkpoint.source, checkpoint)
+    if str(source) == BUILTIN:
+        file = only_builtin() if config is None else builtin_file(config)
+        return Source(f"{BUILTIN} {file.stem}", open_checkpoint(file), ("in the package",))
+    if str(source).startswith(HUB_PREFIX):
+        fetched = fetch(str(source))
+        return Source(str(source), open_checkpoint(fetched.path), fetched.notes)
+    if (Path(source) / RUN_CONFIG).is_file():
+        module, _, name = RUN_READER.partition(":")
+        tensors = getattr(import_module(module), name)(Path(source))
+        return Source(str(source), open_checkpoint(tensors), ("best model of a finished run, merged",))
+    checkpoint = open_checkpoint(source)
+    return Source(checkpoint.source, checkpoint)

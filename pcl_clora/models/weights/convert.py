@@ -1,0 +1,161 @@
+"""Write a weights file of the family under other names or in the other format, with the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from pcl_clora.io import atomic_write, save_tensors
+from pcl_clora.models.errors import WeightsError
+from pcl_clora.models.registry import model_classes
+from pcl_clora.models.weights._hub_names import hub_table_of
+from pcl_clora.models.weights._left_out import reason_left_out, unwrap
+from pcl_clora.models.weights._naming import key_map_of, places_of_key
+from pcl_clora.models.weights._official_view import OfficialView, name_pattern, view_officially, vocabulary
+from pcl_clora.models.weights._sources import open_source
+
+Names = Literal["official", "hub", "native"]
+BESIDE = ("transformer_k.", "queue", "dvae.")  # the hub keeps the network alone
+SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert_weights` wrote.
+
+    Attributes:
+        source: the file that was read.
+        target: the file that was written.
+        holds: what the file is, in words.
+        naming: (names of the source, names of the target).
+        num_tensors: how many were written.
+        left_out: official key -> why it has no place under the new names.
+    """
+
+    source: str
+    target: str
+    holds: str
+    naming: tuple[str, str]
+    num_tensors: int
+    left_out: Mapping[str, str]
+
+
+def convert_weights(
+    source: str | Path, target: str | Path, *, to: Names = "official", overwrite: bool = False
+) -> Conversion:
+    """Write weights under other names; types and values stay, kernels of size 1 come or go.
+
+    An official file is written without `module.` and, as .pth, with the container that the published scripts
+    read. Optimizer, epoch and metrics of a torch file are not kept.
+
+    Args:
+        source: official, hub or own file; folder of a finished run, or "hub:<id>".
+        target: .safetensors, .pth or .pt.
+        to: "official", "hub" (torch-pointcloud) or "native" (names of this project's models).
+        overwrite: replace a file that exists.
+
+    Raises:
+        WeightsError: if the source is refused, the target exists or has another suffix, or the names do not
+            fit the network.
+    """
+    target = Path(target)
+    if target.suffix not in SUFFIXES:
+        raise WeightsError(f"{target} must end in one of {', '.join(SUFFIXES)}.")
+    if target.exists() and not overwrite:
+        raise WeightsError(f"{target} exists; choose another name, or pass overwrite=True (--overwrite).")
+    if to not in get_args(Names):
+        raise WeightsError(f"to={to!r} is not known; choose one of {', '.join(get_args(Names))}.")
+    view = view_officially(open_source(source).checkpoint)
+    tensors, left_out = renamed(view, to)
+    if not tensors:
+        raise WeightsError(
+            f"{source} ({view.identity}) has no tensor with a {to} name; nothing was written. "
+            "`pcl-clora weights inspect` shows what it is."
+        )
+    header = {"format": "pcl_clora.weights", "naming": to, "holds": str(view.identity)}
+    if target.suffix == ".safetensors":
+        save_tensors(target, tensors, header)
+    else:
+        container = _container(view, to)
+        atomic_write(target, lambda aside: torch.save({container: tensors, **header}, aside))
+    return Conversion(str(source), str(target), str(view.identity), (view.naming, to), len(tensors), left_out)
+
+
+def renamed(view: OfficialView, to: Names) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read all tensors of a file under other names.
+
+    Returns:
+        (new key -> tensor with memory of its own, official key -> why it is left out).
+
+    Raises:
+        WeightsError: if there are no such names for the network.
+    """
+    translate = {"official": _official, "hub": _hub, "native": _native}[to]
+    found, left_out = translate(view)
+    return {name: tensor.detach().clone() for name, tensor in found.items()}, left_out
+
+
+def _official(view: OfficialView) -> tuple[dict[str, Tensor], dict[str, str]]:
+    return {official: view.tensor(official) for official in view.keys}, {}
+
+
+def _hub(view: OfficialView) -> tuple[dict[str, Tensor], dict[str, str]]:
+    wanted = [official for official in view.keys if not official.startswith(BESIDE)]
+    table = hub_table_of(wanted, naming="official")
+    strange = [official for official in wanted if table is None or table[1].to_ours(official) is None]
+    if table is None or strange:
+        which = f" of {len(strange)} tensors (first: {strange[0]})" if table else ""
+        raise WeightsError(
+            f"{view.checkpoint.source} is {view.identity}, for which no hub names{which} are known; official "
+            "or native names in a .safetensors file keep it as safely."
+        )
+    key_map = table[1]
+    found: dict[str, Tensor] = {}
+    left_out: dict[str, str] = {}
+    for official in view.keys:
+        name = key_map.to_ours(official)
+        if name is None:
+            left_out[official] = _reason(view, official)
+        else:
+            found[name] = key_map.tensor_to_ours(official, view.tensor(official))
+    return found, left_out
+
+
+def _native(view: OfficialView) -> tuple[dict[str, Tensor], dict[str, str]]:
+    classes = model_classes()
+    places = [(view.identity.model, task) for task in (view.identity.task, "classification")]
+    place = next((place for place in places if place in classes), None)
+    if place is None:
+        raise WeightsError(
+            f"{view.checkpoint.source} is {view.identity}, for which this project has no model, so that it "
+            "has no native names."
+        )
+    key_map, known = key_map_of(classes[place]), vocabulary(*place)
+    found: dict[str, Tensor] = {}
+    left_out: dict[str, str] = {}
+    for official in view.keys:
+        places_here = places_of_key(key_map, official)
+        alias, name = next(((a, n) for a, n in places_here if name_pattern(n) in known), ("", ""))
+        reason = _reason(view, official)
+        if not name or name in found or reason.startswith("scalar of"):
+            left_out[official] = reason
+        else:
+            found[name] = key_map.tensor_to_ours(alias, view.tensor(official))
+    return found, left_out
+
+
+def _reason(view: OfficialView, official: str) -> str:
+    unwrapped = view.unwrapped()
+    return reason_left_out(unwrap(official), unwrapped, view.identity.method)
+
+
+def _container(view: OfficialView, to: Names) -> str:
+    """Name the entry of a torch file that the published scripts of the task read."""
+    if to != "official":
+        return "state_dict"
+    return "model_state_dict" if view.identity.task == "part_segmentation" else "base_model"

@@ -1,0 +1,174 @@
+"""Say what a weights file is, and which models would take how much of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pcl_clora.models.builtin import BUILTIN
+from pcl_clora.models.errors import WeightsError
+from pcl_clora.models.registry import create_model, model_classes
+from pcl_clora.models.weights._containers import Checkpoint, SafetensorsFile
+from pcl_clora.models.weights._identify import Identity
+from pcl_clora.models.weights._left_out import WRAPPERS, wrappers_of
+from pcl_clora.models.weights._match import SAME_NETWORK, count_not_finite
+from pcl_clora.models.weights._official_view import view_officially
+from pcl_clora.models.weights._sources import open_source
+from pcl_clora.models.weights.load import preview
+
+
+@dataclass(frozen=True)
+class WouldLoad:
+    """What a model would take of a file.
+
+    Attributes:
+        model: id of `create_model`.
+        task: of the model.
+        matched: how many names of the model would be filled.
+        missing: how many would keep their values.
+        unexpected: reason -> how many keys of the file would be left out for it.
+        refused: why `load_weights` would refuse the file; "" if it would not.
+    """
+
+    model: str
+    task: str
+    matched: int = 0
+    missing: int = 0
+    unexpected: Mapping[str, int] = field(default_factory=dict)
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """What a weights file is.
+
+    Attributes:
+        path: the file.
+        kind: "safetensors" or "torch".
+        container: entry that holds the weights, "" for the top level.
+        holds: network, task and fine-tuning method, in words.
+        naming: "official", "hub" or "native".
+        wrappers: prefix before its keys -> where it comes from.
+        num_tensors: tensors in the file.
+        num_values: numbers in all of them.
+        dtypes: type -> number of tensors.
+        not_finite: key -> how many of its values are nan or infinite.
+        sizes: settings that the shapes show.
+        create: the call that makes a model of these sizes; num_heads leaves no trace in a file.
+        extras: what stands beside the weights, such as the epoch.
+        loads: what each model of the architecture would take of it.
+    """
+
+    path: str
+    kind: str
+    container: str
+    holds: str
+    naming: str
+    wrappers: Mapping[str, str]
+    num_tensors: int
+    num_values: int
+    dtypes: Mapping[str, int]
+    not_finite: Mapping[str, int]
+    sizes: Mapping[str, Any]
+    create: str
+    extras: Mapping[str, Any]
+    loads: tuple[WouldLoad, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return asdict(self)
+
+
+def inspect_weights(source: str | Path) -> FileInfo:
+    """Read a file safely and say what it is; no model is filled.
+
+    Args:
+        source: a weights file, folder of a finished run, "hub:<id>", or "builtin", those in the package.
+
+    Raises:
+        WeightsError: if the file is refused, see `open_checkpoint`.
+    """
+    opened = open_source(source)
+    checkpoint = opened.checkpoint
+    view = view_officially(checkpoint)
+    likes = {key: checkpoint.like(key) for key in checkpoint.tensors}
+    bad = {key: count for key in likes if (count := count_not_finite(checkpoint.tensors[key]))}
+    return FileInfo(
+        path=str(source),
+        kind="safetensors" if isinstance(checkpoint.tensors, SafetensorsFile) else "torch",
+        container=checkpoint.container,
+        holds=_adapter_title(checkpoint) or str(view.identity),
+        naming=view.naming,
+        wrappers={wrapper: WRAPPERS[wrapper] for wrapper in wrappers_of(likes)},
+        num_tensors=len(likes),
+        num_values=sum(tensor.numel() for tensor in likes.values()),
+        dtypes=dict(Counter(str(tensor.dtype).removeprefix("torch.") for tensor in likes.values())),
+        not_finite=bad,
+        sizes=dict(view.identity.sizes),
+        create=_builtin_call(opened.label) if str(source) == BUILTIN else view.identity.as_call(),
+        extras={key: value for key, value in checkpoint.extras.items() if key != "header"},
+        loads=tuple(would_load(checkpoint, view.identity)),
+    )
+
+
+def _builtin_call(label: str) -> str:
+    """Say how to make the model of weights in the package, whose label is "builtin <model>"."""
+    return f'create_model("{label.rpartition(" ")[2]}", weights="{BUILTIN}")'
+
+
+def _adapter_title(checkpoint: Checkpoint) -> str:
+    """Name one of our adapter files; "" for another file."""
+    try:
+        header = json.loads(str(checkpoint.extras.get("header", "{}")))
+    except ValueError:
+        return ""
+    if not isinstance(header, dict) or header.get("format") != "pcl_clora.adapter":
+        return ""
+    method = header.get("adapter", {}).get("method", "an unnamed method")
+    return f"an adapter file of this project ({method}); load_adapter() attaches it to its base"
+
+
+def would_load(checkpoint: Checkpoint, identity: Identity) -> list[WouldLoad]:
+    """Try every model of the file's architecture, and every task, on shapes alone."""
+    names = SAME_NETWORK if identity.model in SAME_NETWORK else {identity.model}
+    names = names - {"point_mae_tiny"}  # made in the file's sizes, it would be point_mae again
+    if identity.model == "recon":
+        names = {"recon", "recon_plain"}
+    return [_try(checkpoint, identity, model, task) for model, task in model_classes() if model in names]
+
+
+def _try(checkpoint: Checkpoint, identity: Identity, model: str, task: str) -> WouldLoad:
+    try:
+        report = preview(make_empty(identity, model, task), dict(_likes(checkpoint)))
+    except WeightsError as error:
+        return WouldLoad(model, task, refused=str(error).removeprefix("state dict: "))
+    return WouldLoad(
+        model,
+        task,
+        len(report.matched),
+        len(report.missing),
+        dict(Counter(report.unexpected.values())),
+    )
+
+
+def _likes(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    return {key: checkpoint.like(key) for key in checkpoint.tensors}
+
+
+def make_empty(identity: Identity, model: str, task: str) -> nn.Module:
+    """Make a network of a file's sizes without memory for its weights.
+
+    The number of heads leaves no trace in a file; heads of width 64, as published, are assumed where they
+    fit, which changes no shape.
+    """
+    sizes = identity.sizes_for(task)
+    width = sizes.get("embed_dim", 384)
+    with torch.device("meta"):
+        return create_model(model, task=task, num_heads=width // 64 if width % 64 == 0 else 1, **sizes)

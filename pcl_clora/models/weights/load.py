@@ -1,0 +1,225 @@
+"""Load weights safely and say exactly what was loaded: matched, missing, unexpected, and why.
+
+The tables stand elsewhere: containers.py, origins.py, hub_names.py and the models' `official_keys`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pcl_clora.models.errors import WeightsError
+from pcl_clora.models.weights._containers import Checkpoint, read_state_dict
+from pcl_clora.models.weights._match import Match, advice, count_not_finite, match
+from pcl_clora.models.weights._naming import native_name
+from pcl_clora.models.weights._sources import Source, open_source
+
+__all__ = ["LoadReport", "WeightsError", "load_weights", "native_name", "preview", "read_state_dict"]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_weights` did.
+
+    Attributes:
+        source: the file, run folder or id, or "state dict".
+        container: the entry of the file that held the weights, "" for a plain state dict.
+        matched: names of the model that were filled.
+        missing: names of the model that keep their values.
+        unexpected: key of the file -> why it was left out.
+        holds: what the file is, in words.
+        naming: how its keys are called: "official", "hub" or "native".
+        cast: types of the file that were turned into the model's, with the number of tensors.
+        notes: where it comes from, a line each.
+    """
+
+    source: str
+    container: str
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: Mapping[str, str] = field(default_factory=dict)
+    holds: str = ""
+    naming: str = "official"
+    cast: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.source}: {len(self.matched)} matched, {len(self.missing)} missing, "
+            f"{len(self.unexpected)} unexpected"
+            + (f" (weights under {self.container!r})" if self.container else "")
+        ]
+        lines += [f"  {note}" for note in self.notes]
+        if self.holds:
+            lines.append(f"  holds: {self.holds}; {self.naming} names")
+        lines += [f"  {count} tensors cast from {kind}" for kind, count in self.cast.items()]
+        lines += _grouped("missing, keep their values", self.missing)
+        for reason in sorted(set(self.unexpected.values())):
+            lines += _grouped(f"left out, {reason}", [k for k, r in self.unexpected.items() if r == reason])
+        return "\n".join(lines)
+
+
+def _grouped(title: str, names: Iterable[str]) -> list[str]:
+    """One line with the first parts of the names and how often each occurs."""
+    counts = Counter(name.removeprefix("module.").split(".")[0] for name in names)
+    if not counts:
+        return []
+    return [f"  {title}: " + ", ".join(f"{top} ({n})" for top, n in sorted(counts.items()))]
+
+
+def load_weights(
+    model: nn.Module, source: str | Path | Mapping[str, Any], *, allow_partial: bool = False
+) -> LoadReport:
+    """Fill a model from an official, hub or own file, and report every name.
+
+    Half and double precision are cast to the model's dtype; a convolution of kernel size 1 fills a linear
+    layer. A head for another number of classes is left out as a whole. Missing head and class tokens are
+    normal for pre-trained files. One tensor of a safetensors file is in memory at a time.
+
+    Args:
+        model: a model of `create_model`.
+        source: path of a weights file; folder of a finished run; "hub:<id>", see `list_pretrained`;
+            "builtin", those in the package; or a state dict, also inside one of the known containers.
+        allow_partial: accept a file that leaves tensors of the backbone unfilled, or that has more blocks.
+
+    Returns:
+        The report; print it.
+
+    Raises:
+        WeightsError: if the model carries an adapter, nothing matches, a backbone tensor is missing (unless
+            allow_partial), a shape differs, a value is nan, infinite or too large for the model's dtype, or
+            the file is refused (see `models.containers`). The model
+            is then unchanged.
+    """
+    opened = open_source(source, getattr(model, "config", None))
+    _refuse_adapted(model, opened.label)
+    matched = match(model, opened.checkpoint)
+    _refuse(model, opened.label, matched, len(opened.checkpoint.tensors), allow_partial)
+    _refuse_values(model, opened, matched)
+    own, tensors = model.state_dict(), opened.checkpoint.tensors
+    with torch.no_grad():
+        for name, key in matched.found.items():
+            own[name].copy_(tensors[key].reshape(own[name].shape))
+    return _report(model, opened, matched)
+
+
+def preview(
+    model: nn.Module, source: str | Path | Mapping[str, Any], *, allow_partial: bool = False
+) -> LoadReport:
+    """Report what `load_weights` would do, from names and shapes alone; the model may be on the meta device.
+
+    Raises:
+        WeightsError: as `load_weights`, except for nan and infinity.
+    """
+    opened = open_source(source, getattr(model, "config", None))
+    matched = match(model, opened.checkpoint)
+    _refuse(model, opened.label, matched, len(opened.checkpoint.tensors), allow_partial)
+    return _report(model, opened, matched)
+
+
+def _report(model: nn.Module, opened: Source, matched: Match) -> LoadReport:
+    own = model.state_dict()
+    return LoadReport(
+        source=opened.label,
+        container=opened.checkpoint.container,
+        matched=tuple(name for name in own if name in matched.found),
+        missing=tuple(name for name in own if name not in matched.found),
+        unexpected=dict(matched.unexpected),
+        holds=str(matched.identity),
+        naming=matched.naming,
+        cast=_casts(model, opened.checkpoint, matched),
+        notes=opened.notes + _method_note(matched),
+    )
+
+
+def _method_note(matched: Match) -> tuple[str, ...]:
+    method = matched.identity.method
+    if not method:
+        return ()
+    return (f"what {method} added is left out: the model computes what the file's base alone computes",)
+
+
+def _casts(model: nn.Module, checkpoint: Checkpoint, matched: Match) -> dict[str, int]:
+    own = model.state_dict()
+    kinds = Counter(
+        f"{checkpoint.like(key).dtype} to {own[name].dtype}".replace("torch.", "")
+        for name, key in matched.found.items()
+        if checkpoint.like(key).dtype != own[name].dtype
+    )
+    return dict(kinds)
+
+
+def _refuse_adapted(model: nn.Module, label: str) -> None:
+    """Refuse a model whose layers were replaced, since its tensors are called differently."""
+    if isinstance(getattr(model, "base", None), nn.Module) or any(
+        ".base_layer." in name for name in model.state_dict()
+    ):
+        raise WeightsError(
+            f"{label}: the model ({type(model).__name__}) carries an adapter; load weights into the plain "
+            "model, before attach_adapter(), or merge the adapter first."
+        )
+
+
+def _refuse(model: nn.Module, label: str, matched: Match, num_keys: int, allow_partial: bool) -> None:
+    if not matched.found and not matched.wrong_shape:
+        keys = ", ".join(list(matched.unexpected)[:5])
+        raise WeightsError(
+            f"{label}: none of its {num_keys} keys belongs to this model (first keys: {keys}). "
+            f"{advice(model, matched)}"
+        )
+    if matched.wrong_shape:
+        name, text = next(iter(matched.wrong_shape.items()))
+        raise WeightsError(
+            f"{label}: {len(matched.wrong_shape)} tensor(s) have another shape, first {name}: {text}. "
+            f"{advice(model, matched)}"
+        )
+    if matched.needed and not allow_partial:
+        raise WeightsError(
+            f"{label}: {len(matched.needed)} tensors of the backbone are not in the file (first: "
+            f"{', '.join(matched.needed[:5])}); {len(matched.found)} match. {advice(model, matched)} "
+            "Choose the right file, or pass allow_partial=True to keep random values there."
+        )
+    if matched.too_deep and not allow_partial:
+        raise WeightsError(
+            f"{label}: {len(matched.too_deep)} tensors are of blocks that the model does not have (first: "
+            f"{matched.too_deep[0]}). {advice(model, matched)} Pass allow_partial=True to take the first "
+            "blocks alone."
+        )
+
+
+def _refuse_values(model: nn.Module, opened: Source, matched: Match) -> None:
+    """Refuse what cannot be cast, and nan or infinity in what would be loaded; reads each tensor once."""
+    own, checkpoint = model.state_dict(), opened.checkpoint
+    for name, key in matched.found.items():
+        like = checkpoint.like(key)
+        kind = like.dtype
+        if like.layout is not torch.strided:
+            raise WeightsError(f"{opened.label}: {key} is {like.layout}; save its to_dense() instead.")
+        if own[name].is_floating_point() and not kind.is_floating_point:
+            raise WeightsError(
+                f"{opened.label}: {key} holds {kind} where the model has {own[name].dtype}; quantised files "
+                "are not supported, take the file in full or half precision."
+            )
+    bad: dict[str, int] = {}
+    for name, key in matched.found.items():
+        tensor = checkpoint.tensors[key]
+        if count := count_not_finite(tensor):
+            bad[key] = count
+        elif count_not_finite(tensor.to(own[name].dtype)):
+            raise WeightsError(
+                f"{opened.label}: {key} ({tensor.dtype}) holds values up to {float(tensor.abs().max()):g}, "
+                f"which {own[name].dtype} of the model cannot hold; load into a model of a wider type."
+            )
+    if bad:
+        key, count = next(iter(bad.items()))
+        raise WeightsError(
+            f"{opened.label}: {len(bad)} tensor(s) hold nan or infinity, first {key} ({count} of "
+            f"{checkpoint.like(key).numel()} values). Its training diverged or the file is damaged; take "
+            "another checkpoint."
+        )
