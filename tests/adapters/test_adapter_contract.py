@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import adapter_cases as cases
 import pytest
 import torch
 
@@ -15,6 +14,7 @@ from pcl_clora.adapters import (
     load_adapter,
     trainable_plan,
 )
+from tests.support import adapter_cases as cases
 
 pytestmark = pytest.mark.parametrize(("backbone", "setting"), cases.PAIRS)
 

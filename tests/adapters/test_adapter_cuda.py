@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import adapter_cases as cases
 import pytest
 import torch
 
 from pcl_clora.adapters import attach_adapter, load_adapter
+from tests.support import adapter_cases as cases
 
 pytestmark = [pytest.mark.cuda, pytest.mark.parametrize("setting", list(cases.SETTINGS))]
 

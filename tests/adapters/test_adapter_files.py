@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import adapter_cases as cases
 import pytest
 import torch
 from safetensors import safe_open
@@ -22,6 +21,7 @@ from pcl_clora.adapters import (
 from pcl_clora.adapters.files import hash_tensors
 from pcl_clora.config import ConfigError
 from pcl_clora.models import create_model
+from tests.support import adapter_cases as cases
 
 CLORA = {"method": "clora", "rank": 4, "num_spaces": 3}
 

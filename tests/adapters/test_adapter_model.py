@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import ClassVar, Literal
 
-import adapter_cases as cases
 import pytest
 import torch
 from torch import Tensor, nn
@@ -28,6 +27,7 @@ from pcl_clora.adapters.plan import tracks_statistics
 from pcl_clora.config import ConfigError
 from pcl_clora.models import create_model
 from pcl_clora.models.interface import ModelInterface
+from tests.support import adapter_cases as cases
 
 CLORA = {"method": "clora", "rank": 4, "num_spaces": 3}
 

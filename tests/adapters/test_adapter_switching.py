@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import adapter_cases as cases
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from pcl_clora.adapters import (
     load_adapter,
 )
 from pcl_clora.adapters.paths import tuner_layers
+from tests.support import adapter_cases as cases
 
 CLORA = {"method": "clora", "rank": 4, "num_spaces": 3}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import adapter_cases as cases
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +14,7 @@ from pcl_clora.adapters.methods.clora import CLoRADelta
 from pcl_clora.adapters.paths import tuner_layers
 from pcl_clora.config import ConfigError
 from pcl_clora.models import create_model
+from tests.support import adapter_cases as cases
 
 DIM = 16
 QKV, FC1 = "layers.0.attention.mix_in", "layers.0.ffn.0"

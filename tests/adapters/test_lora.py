@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import adapter_cases as cases
 import pytest
 import torch
 from torch import nn
@@ -12,6 +11,7 @@ from torch import nn
 from pcl_clora.adapters import attach_adapter
 from pcl_clora.adapters.paths import tuner_layers
 from pcl_clora.config import ConfigError
+from tests.support import adapter_cases as cases
 
 ROLES = {"qkv": "mix_in", "proj": "mix_out", "fc1": "ffn.0", "fc2": "ffn.2"}
 

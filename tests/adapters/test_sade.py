@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import combinations
 
-import adapter_cases as cases
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from pcl_clora.adapters import attach_adapter
 from pcl_clora.adapters.methods.sade import pair_similarities
+from tests.support import adapter_cases as cases
 
 FORMS = ["output", "input", "inner"]
 EPS = 1e-3

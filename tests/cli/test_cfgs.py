@@ -6,7 +6,7 @@ from pcl_clora.config import ConfigError, read_yaml
 from pcl_clora.engine import load_run_config
 from pcl_clora.report import count_cost
 from pcl_clora.report.records import build_for_cost
-from tests.cli.conftest import ROOT
+from tests.support.cli_cases import ROOT
 
 CFGS = ROOT / "cfgs"
 RUNS = sorted(path for path in CFGS.rglob("*.yaml") if "_base_" not in path.parts)

@@ -12,7 +12,7 @@ from pcl_clora.config import ConfigError, dump_yaml, read_yaml
 from pcl_clora.engine import load_run_config
 from pcl_clora.models import create_model
 from pcl_clora.report import ReportError
-from tests.cli.conftest import ROOT, TINY, write_config
+from tests.support.cli_cases import ROOT, TINY, write_config
 
 COMMANDS = [
     "train",

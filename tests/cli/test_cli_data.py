@@ -9,7 +9,7 @@ import yaml
 
 from pcl_clora.config import ConfigError
 from pcl_clora.io import DataError
-from tests.cli.conftest import write_config
+from tests.support.cli_cases import write_config
 
 
 @pytest.fixture

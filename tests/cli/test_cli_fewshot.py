@@ -9,7 +9,7 @@ from pcl_clora.config import ConfigError
 from pcl_clora.engine import Trainer
 from pcl_clora.engine.run.checkpoint import CheckpointError
 from pcl_clora.io import DataError
-from tests.cli.conftest import TINY, write_config
+from tests.support.cli_cases import TINY, write_config
 
 DATA = {"name": "procedural", "classes": ["chair", "sofa", "mug", "bed"], "train_size": 16, "test_size": 80}
 SECTIONS = {

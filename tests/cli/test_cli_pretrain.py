@@ -15,7 +15,7 @@ from pcl_clora.engine.probes import extract_features, knn_accuracy
 from pcl_clora.models import create_model
 from pcl_clora.models.builtin import builtin_card
 from pcl_clora.report import ReportError, read_run
-from tests.cli.conftest import ROOT, TINY
+from tests.support.cli_cases import ROOT, TINY
 
 CFGS = ROOT / "cfgs" / "pretrain"
 SMALL = """

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.cli.conftest import ROOT, write_config
+from tests.support.cli_cases import ROOT, write_config
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,6 @@ import h5py
 import numpy as np
 import pytest
 import yaml
-from data_layouts import CLASSES, make_folder, make_hdf5, make_text
 
 from pcl_clora.data import (
     Finding,
@@ -20,6 +19,7 @@ from pcl_clora.data import (
     parse_data_config,
 )
 from pcl_clora.io import DataError, sha256_file
+from tests.support.data_layouts import CLASSES, make_folder, make_hdf5, make_text
 
 MAKERS = {
     "modelnet40_hdf5": make_hdf5,

@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scan_layouts import fold, make_fewshot
 
 from pcl_clora.config import ConfigError
 from pcl_clora.data import build_dataset, check_data, check_root, describe_root, parse_data_config
 from pcl_clora.data.fewshot import FewshotConfig, choose_fold
 from pcl_clora.io import DataError
+from tests.support.scan_layouts import fold, make_fewshot
 
 SOURCE = {"name": "procedural", "classes": ["chair", "sofa", "mug", "bed"], "train_size": 32, "test_size": 24}
 

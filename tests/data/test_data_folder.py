@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from data_layouts import clouds, make_folder
 
 from pcl_clora.data import PointDataset, build_dataset
 from pcl_clora.io import DataError, write_points
+from tests.support.data_layouts import clouds, make_folder
 
 LAYOUTS = ("split/class", "class/split", "class")
 

@@ -2,10 +2,10 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from data_layouts import CLASSES, clouds, make_hdf5
 
 from pcl_clora.data import build_dataset
 from pcl_clora.io import DataError
+from tests.support.data_layouts import CLASSES, clouds, make_hdf5
 
 
 def build(root, split="train", **settings):

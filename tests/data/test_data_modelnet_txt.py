@@ -4,11 +4,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from data_layouts import CLASSES, clouds, make_text
 
 from pcl_clora.data import build_dataset
 from pcl_clora.data.readers.modelnet_txt import ModelNet40TxtConfig
 from pcl_clora.io import DataError
+from tests.support.data_layouts import CLASSES, clouds, make_text
 
 
 @pytest.fixture

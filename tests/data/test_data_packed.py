@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_layouts import make_folder, make_hdf5, make_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scan_layouts import make_fewshot, make_raw, make_scan
 
 from pcl_clora.config import ConfigError
 from pcl_clora.data import PointLoader, build_dataset, check_root, describe_root, parse_data_config
 from pcl_clora.data.dataset import Sample, stack_samples
+from pcl_clora.data.packed import write as pack_module
 from pcl_clora.data.packed.format import read_index
-from pcl_clora.data.packed.read import write as pack_module
 from pcl_clora.data.packed.write import pack_dataset
 from pcl_clora.data.registry import build_validation
 from pcl_clora.io import DataError
+from tests.support.data_layouts import make_folder, make_hdf5, make_text
+from tests.support.scan_layouts import make_fewshot, make_raw, make_scan
 
 PROCEDURAL = {
     "name": "procedural",
@@ -388,7 +388,7 @@ def test_packing_and_reading_need_a_fraction_of_the_size_in_memory(tmp_path, cou
     code = """
 import sys, threading, torch
 from pcl_clora.data import build_dataset, parse_data_config, PointLoader
-from pcl_clora.data.packed.read import write as pack_module
+from pcl_clora.data.packed import write as pack_module
 from pcl_clora.data.dataset import Sample
 
 COUNT, POINTS, PER_SHARD = map(int, sys.argv[2:])

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import RandomState
-from scan_layouts import make_scan
 
 from pcl_clora.config import ConfigError
 from pcl_clora.data import build_dataset, parse_data_config
 from pcl_clora.data.paper_sampling import draw_order, draw_with_replacement
+from tests.support.scan_layouts import make_scan
 
 
 @pytest.fixture

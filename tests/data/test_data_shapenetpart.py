@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.random import RandomState
-from part_layouts import COUNTS, FOLDERS, IDS, TAXONOMY, make_part_hdf5, make_part_text
 
 from pcl_clora.data import (
     SHAPENETPART,
@@ -25,6 +24,7 @@ from pcl_clora.data import (
     read_taxonomy,
 )
 from pcl_clora.io import DataError
+from tests.support.part_layouts import COUNTS, FOLDERS, IDS, TAXONOMY, make_part_hdf5, make_part_text
 
 MAKERS = {"shapenetpart_txt": make_part_text, "shapenetpart_hdf5": make_part_hdf5}
 

@@ -12,7 +12,7 @@ from pcl_clora.demo import DemoConfig, load_demo_config, run_configs, run_demo
 from pcl_clora.engine import load_run_config
 from pcl_clora.engine.setup import make_backbone
 from pcl_clora.models.builtin import list_builtin
-from tests.cli.conftest import ROOT
+from tests.support.cli_cases import ROOT
 
 SMALL = [
     "num_points=48",

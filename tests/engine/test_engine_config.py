@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
-from engine_cases import CLORA, EVERYTHING, VALUES, tiny_config
 
 from pcl_clora.adapters import CLoRAConfig, LoRAConfig, list_adapters
 from pcl_clora.config import ConfigError, config_hash, dump_yaml
 from pcl_clora.engine import OptimConfig, RunConfig, load_run_config
 from pcl_clora.engine.config import FREE_ON_RESUME, differences, flatten, run_identity
+from tests.support.engine_cases import CLORA, EVERYTHING, VALUES, tiny_config
 
 
 def written(tmp_path: Path, values: Any) -> Path:

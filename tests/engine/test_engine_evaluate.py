@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from engine_cases import tiny_config
 from torch import Tensor, nn
 
 from pcl_clora.adapters import attach_adapter
@@ -18,6 +17,7 @@ from pcl_clora.engine.evaluate import ThinnedDataset
 from pcl_clora.engine.randomness import make_generator
 from pcl_clora.engine.tasks import thin
 from pcl_clora.models import build_model
+from tests.support.engine_cases import tiny_config
 
 
 class Recorder(nn.Module):

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine_cases import final_weights, lines_without_times
 from safetensors.torch import save_file
 
 from pcl_clora.config import ConfigError, build, dump_yaml, merge
@@ -27,7 +26,6 @@ from pcl_clora.engine import (
     RunFolder,
     Trainer,
     TrainingInterrupted,
-    checkpoint,
     load_checkpoint,
     load_run_config,
     read_metrics,
@@ -36,11 +34,13 @@ from pcl_clora.engine.config import ProbeConfig
 from pcl_clora.engine.evaluate import evaluate
 from pcl_clora.engine.metrics.reconstruction import ReconstructionMeter
 from pcl_clora.engine.pretraining import FeatureProbe, draw_page, draw_points, draw_reconstructions
+from pcl_clora.engine.run import checkpoint
 from pcl_clora.engine.setup import make_backbone, make_data
 from pcl_clora.engine.tasks import draw_points as draw_batch
 from pcl_clora.engine.tasks import keep_pool
 from pcl_clora.models import build_model, create_model, load_weights
 from pcl_clora.models.weights.convert import convert_weights
+from tests.support.engine_cases import final_weights, lines_without_times
 
 SIZES: dict[str, Any] = {
     "embed_dim": 24,

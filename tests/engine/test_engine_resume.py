@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from engine_cases import CLORA, EVERYTHING, STEPS_PER_EPOCH, final_weights, lines_without_times, tiny_config
 
 from pcl_clora.config import dump_yaml
 from pcl_clora.engine import (
@@ -28,6 +27,14 @@ from pcl_clora.engine import (
 )
 from pcl_clora.engine.run import snapshot as snapshot_module
 from pcl_clora.models import build_model
+from tests.support.engine_cases import (
+    CLORA,
+    EVERYTHING,
+    STEPS_PER_EPOCH,
+    final_weights,
+    lines_without_times,
+    tiny_config,
+)
 
 pytestmark = pytest.mark.slow  # whole runs, stopped and continued
 

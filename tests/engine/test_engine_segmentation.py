@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine_cases import final_weights, lines_without_times, tiny_config
 from torch import Tensor, nn
 
 from pcl_clora.config import ConfigError
@@ -27,6 +26,7 @@ from pcl_clora.engine.evaluate import ThinnedDataset
 from pcl_clora.engine.metrics.calibration import ReliabilityMeter
 from pcl_clora.engine.tasks import draw_points, thin
 from pcl_clora.report import make_table, write_report
+from tests.support.engine_cases import final_weights, lines_without_times, tiny_config
 
 TAXONOMY = PartTaxonomy.counted({"lamp": ["foot", "shade"], "mug": ["body", "handle", "rim"]})
 SEGMENTATION: dict[str, Any] = {

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from engine_cases import CLORA, EVERYTHING, STEPS_PER_EPOCH, final_weights, lines_without_times, tiny_config
 
 from pcl_clora.adapters import list_adapters
 from pcl_clora.config import ConfigError, config_hash
@@ -29,6 +28,14 @@ from pcl_clora.engine import (
 from pcl_clora.engine import tasks as tasks_module
 from pcl_clora.engine import trainer as trainer_module
 from pcl_clora.models import build_model
+from tests.support.engine_cases import (
+    CLORA,
+    EVERYTHING,
+    STEPS_PER_EPOCH,
+    final_weights,
+    lines_without_times,
+    tiny_config,
+)
 
 RESULT_KEYS = {
     "config_hash", "protocol", "seed", "augment", "git", "versions", "data", "method", "metrics", "params",

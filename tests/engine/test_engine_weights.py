@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_cases import VALUES, tiny_config
 from safetensors.torch import save_file
 
 from pcl_clora.cli.train import missing_files
@@ -16,6 +15,7 @@ from pcl_clora.engine.setup import make_backbone
 from pcl_clora.models import create_model, load_weights
 from pcl_clora.models.weights.compare import compare_weights
 from pcl_clora.models.weights.hub import cached_path
+from tests.support.engine_cases import VALUES, tiny_config
 
 SIZES = {name: value for name, value in VALUES["model"].items() if name != "name"}
 HUB_ID = "hub:point-mae-base.pretrain.yatian-pang"

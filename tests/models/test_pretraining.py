@@ -10,8 +10,8 @@ from scipy.spatial import cKDTree
 
 from pcl_clora.models import create_model, load_weights, parse_model_config
 from pcl_clora.models.layers.masked_autoencoder import chamfer_loss, draw_mask, init_transformer
-from tests.models import formulas
-from tests.models.model_cases import SIZES, TINY, count, meta_model
+from tests.support import formulas
+from tests.support.model_cases import SIZES, TINY, count, meta_model
 
 NAMES = ("point_mae", "pcp_mae", "recon")
 SMALL = {**TINY, "depth": 2, "drop_path": 0.0, "pretraining": {"decoder_depth": 2}}

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from pcl_clora.models import create_model, load_weights, parse_model_config, published_form
 from pcl_clora.models.weights.load import native_name
 from pcl_clora.report import count_cost
-from tests.models.model_cases import SIZES, count, meta_model, weights_of
-from tests.models.plain_pointgpt import plain_layers
-from tests.models.plain_segmentation import plain_head, plain_point_bert_head
+from tests.support.model_cases import SIZES, count, meta_model, weights_of
+from tests.support.plain_pointgpt import plain_layers
+from tests.support.plain_segmentation import plain_head, plain_point_bert_head
 
 GOLDEN_WIDTHS = {"propagation_widths": (192, 64), "segmentation_widths": (64, 32)}
 SMALL = {

@@ -3,7 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ops_backends import BACKENDS
+
+from tests.support.ops_backends import BACKENDS
 
 GOLDEN_FILE = Path(__file__).parents[1] / "golden" / "ops_pointnet2.npz"
 

@@ -5,12 +5,12 @@ import os
 import numpy as np
 import pytest
 import torch
-from emulation import build, emulated
-from emulation.emulated import EmulationError, Emulator, Settings
-from emulation.trials import FAULTS, TRIALS
-from ops_oracles import make_cloud
 
 from pcl_clora.ops import reference
+from tests.support.emulation import build, emulated
+from tests.support.emulation.emulated import EmulationError, Emulator, Settings
+from tests.support.emulation.trials import FAULTS, TRIALS
+from tests.support.ops_oracles import make_cloud
 
 pytestmark = pytest.mark.skipif(
     not build.has_compiler(), reason="needs g++ to compile the emulated CUDA kernels"

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from emulation.trials import TRIALS
-from ops_oracles import make_cloud
 from torch import Tensor
 
 from pcl_clora import ops
 from pcl_clora.ops import _native, reference
+from tests.support.emulation.trials import TRIALS
+from tests.support.ops_oracles import make_cloud
 
 pytestmark = pytest.mark.cuda
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from ops_oracles import make_cloud
 
 from pcl_clora.ops import _native, use_backend
+from tests.support.ops_oracles import make_cloud
 
 pytestmark = pytest.mark.skipif(_native.problem() is not None, reason=str(_native.problem()))
 
 OPS = torch.ops.pcl_clora
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -34,9 +34,9 @@ def threads():
 
 
 def run_answers(isa, *arguments):
-    paths = os.pathsep.join([str(HERE), *sys.path])
+    paths = os.pathsep.join([str(ROOT), *sys.path])
     environment = {**os.environ, "PCL_CLORA_ISA": isa, "PCL_CLORA_OPS": "native", "PYTHONPATH": paths}
-    command = [sys.executable, str(HERE / "native_answers.py"), *arguments]
+    command = [sys.executable, "-m", "tests.support.native_answers", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 

@@ -4,17 +4,17 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
-import fake_pointnet2
 import pytest
 import torch
-from ops_backends import NATIVE, POINTNET2
-from ops_cases import make_case
-from ops_oracles import make_cloud
 
 import pcl_clora
 from pcl_clora import ops
 from pcl_clora.ops import _backends, _native, _values, reference
 from pcl_clora.ops._library import NAMESPACE, SCHEMAS
+from tests.support import fake_pointnet2
+from tests.support.ops_backends import NATIVE, POINTNET2
+from tests.support.ops_cases import make_case
+from tests.support.ops_oracles import make_cloud
 
 P = make_cloud("random", 2, 12)
 

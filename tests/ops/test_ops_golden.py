@@ -1,12 +1,12 @@
 """Every backend, and the drop-in module, give what the published CUDA ops give."""
 
-import fake_pointnet2
 import pytest
 import torch
-from ops_oracles import batched, slow_fps
 
 from pcl_clora import ops
 from pcl_clora.ops import pointnet2
+from tests.support import fake_pointnet2
+from tests.support.ops_oracles import batched, slow_fps
 
 FPS_CASES = ("generic", "n1024", "n7", "grid_ties", "near_origin", "all_near_origin", "duplicates")
 CLOSE = {"rtol": 1e-6, "atol": 1e-7}  # another order of operations: a few units in the last place

@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ops_backends import EMULATED, POINTNET2
-from ops_cases import CASES, RAGGED, Case, Sizes, is_beyond, make_case
-from ops_oracles import KINDS, batched, make_cloud, slow_ball
 
 from pcl_clora import ops
+from tests.support.ops_backends import EMULATED, POINTNET2
+from tests.support.ops_cases import CASES, RAGGED, Case, Sizes, is_beyond, make_case
+from tests.support.ops_oracles import KINDS, batched, make_cloud, slow_ball
 
 DTYPES = [torch.float32, torch.float64]
 SMALL = (1, 2, 3, 4, 5, 6, 7, 8, 9)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from ops_oracles import make_cloud
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcl_clora.ops import reference
+from tests.support.ops_oracles import make_cloud
 
 
 @pytest.mark.parametrize("budget", [1, 7, 64, 300])

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from ops_oracles import OFFSET, make_cloud
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from pcl_clora import ops
+from tests.support.ops_oracles import OFFSET, make_cloud
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from ops_backends import NATIVE, REFERENCE
-from ops_oracles import make_cloud
 from torch.utils.flop_counter import FlopCounterMode
 
 from pcl_clora import ops
 from pcl_clora.ops._library import SCHEMAS
+from tests.support.ops_backends import NATIVE, REFERENCE
+from tests.support.ops_oracles import make_cloud
 
 
 def arguments(op):

@@ -7,7 +7,7 @@ from pcl_clora.adapters import attach_adapter, list_adapters
 from pcl_clora.models import create_model
 from pcl_clora.report import cost_report, count_cost
 from pcl_clora.report.cost import merged_copy
-from tests.report.conftest import make_tiny
+from tests.support.report_cases import make_tiny
 
 KEYS = {
     "params": {"total", "trainable", "adapter", "head", "tokens"},

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from pcl_clora.report import latency
-from tests.report.conftest import make_tiny
+from tests.support.report_cases import make_tiny
 
 
 def test_runs_are_timed_turn_by_turn_and_the_warmup_does_not_count(monkeypatch):

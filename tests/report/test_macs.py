@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pcl_clora.models import create_model, published_form
 from pcl_clora.models.layers.transformer import Attention
 from pcl_clora.report.macs import count_executed, count_layers, evaluation
-from tests.report.conftest import make_tiny
+from tests.support.report_cases import make_tiny
 
 
 def cloud(num_points: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ import pytest
 
 from pcl_clora.report import curve as curves
 from pcl_clora.report import write_report
-from tests.report.conftest import EVENTS
+from tests.support.report_cases import EVENTS
 
 
 def test_the_page_says_what_was_reached_how_and_with_what(write_run):

@@ -8,7 +8,7 @@ import pytest
 
 from pcl_clora.config import build
 from pcl_clora.engine import RunConfig, Trainer
-from tests.cli.conftest import TINY
+from tests.support.cli_cases import TINY
 
 MODEL = TINY["model"]
 PARTS = {

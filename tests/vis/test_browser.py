@@ -6,9 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
-from vis_cases import CORNERS, HOSTILE, cloud
 
 from pcl_clora.vis import Item, Legend, Panel, render_gallery, render_html
+from tests.support.vis_cases import CORNERS, HOSTILE, cloud
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 ARGUMENTS = (

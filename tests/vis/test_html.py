@@ -4,9 +4,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from vis_cases import HOSTILE, cloud, page_buffer, page_data
 
 from pcl_clora.vis import Item, Legend, Panel, render_gallery, render_html
+from tests.support.vis_cases import HOSTILE, cloud, page_buffer, page_data
 
 
 class Tags(HTMLParser):

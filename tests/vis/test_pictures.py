@@ -3,11 +3,11 @@ import sys
 
 import numpy as np
 import pytest
-from vis_cases import cloud
 
 from pcl_clora.io import read_points
 from pcl_clora.io.pictures import PART_COLOURS, draw_cloud, encode_png, part_colour, rgb, scalar_colours
 from pcl_clora.vis import Panel, render_png, show_window, write_ply
+from tests.support.vis_cases import cloud
 
 
 def test_the_colours_of_numbers_are_those_of_viridis():

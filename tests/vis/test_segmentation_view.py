@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import jaccard_score
 from torch import nn
-from vis_cases import page_data
 
 from pcl_clora.data import PartTaxonomy
 from pcl_clora.io import DataError, write_points
@@ -15,6 +14,7 @@ from pcl_clora.vis import render_html
 from pcl_clora.vis.files import read_cloud, read_labels
 from pcl_clora.vis.look import look
 from pcl_clora.vis.segmentation import cloud_iou, segment_points, segment_test_set, side_by_side
+from tests.support.vis_cases import page_data
 
 
 @pytest.fixture(scope="module")

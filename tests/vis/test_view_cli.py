@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from typer.testing import CliRunner
-from vis_cases import page_data
 
 from pcl_clora.cli import app
 from pcl_clora.engine import RunFolder
 from pcl_clora.io import load_tensors
 from pcl_clora.report import write_report
+from tests.support.vis_cases import page_data
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,8 +11,9 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from ops_oracles import batched, slow_ball, slow_fps, slow_knn
 from torch import Tensor, nn
+
+from tests.support.ops_oracles import batched, slow_ball, slow_fps, slow_knn
 
 
 def thread_order(num_points: int) -> np.ndarray:

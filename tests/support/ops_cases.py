@@ -6,11 +6,19 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from ops_backends import Backend
-from ops_oracles import batched, slow_ball, slow_chamfer, slow_fps, slow_groups, slow_knn, slow_three_nn
 from torch import Tensor
 
 from pcl_clora import ops
+from tests.support.ops_backends import Backend
+from tests.support.ops_oracles import (
+    batched,
+    slow_ball,
+    slow_chamfer,
+    slow_fps,
+    slow_groups,
+    slow_knn,
+    slow_three_nn,
+)
 
 
 class Case(NamedTuple):

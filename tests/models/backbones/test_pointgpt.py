@@ -26,8 +26,8 @@ from pcl_clora.models.layers.patch_transformer import PatchTransformer
 from pcl_clora.models.weights.load import native_name
 from pcl_clora.report import count_cost
 from pcl_clora.report.macs import count_layers
-from tests.models import formulas
-from tests.models.model_cases import (
+from tests.support import formulas
+from tests.support.model_cases import (
     LOGIT_TOLERANCE,
     TINY,
     assert_checkpoint_gives,
@@ -37,7 +37,7 @@ from tests.models.model_cases import (
     golden_model,
     meta_model,
 )
-from tests.models.plain_pointgpt import plain_classifier
+from tests.support.plain_pointgpt import plain_classifier
 
 SMALL = {**TINY, "depth": 2, "generator_depth": 1}
 
@@ -406,7 +406,7 @@ def test_training_minimises_both_losses_and_logs_their_shares(tmp_path):
     ],
 )
 def test_the_committed_settings_make_the_published_network(name, parameters):
-    file = Path(__file__).parents[2] / "cfgs" / "_base_" / "model" / f"{name}.yaml"
+    file = Path(__file__).parents[3] / "cfgs" / "_base_" / "model" / f"{name}.yaml"
     settings = yaml.safe_load(file.read_text())["model"]
     config = parse_model_config(settings)
     with torch.device("meta"):

@@ -9,7 +9,7 @@ from pcl_clora.config import config_hash
 from pcl_clora.engine import load_run_config
 from pcl_clora.report import units
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RUNS = sorted((ROOT / "results" / "partseg_tiny").glob("partseg_*_tiny_*"))
 
 

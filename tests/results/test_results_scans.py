@@ -10,7 +10,7 @@ from pcl_clora.config import config_hash
 from pcl_clora.engine import load_run_config
 from pcl_clora.report import units
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 SCANS = sorted((ROOT / "results" / "scans_tiny").glob("*_tiny_*"))
 FOLDS = sorted((ROOT / "results" / "fewshot_tiny").glob("*_5way_10shot"))

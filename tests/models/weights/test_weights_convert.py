@@ -15,7 +15,7 @@ from pcl_clora.models.weights._left_out import unwrap
 from pcl_clora.models.weights._official_view import view_officially
 from pcl_clora.models.weights.convert import convert_weights, renamed
 
-REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
+REFERENCE = Path(__file__).resolve().parents[4] / "shared" / "reference"
 LISTS = [str(path.relative_to(REFERENCE))[:-5] for path in sorted(REFERENCE.glob("keys*/*.json"))]
 FIXTURES = [path.name for path in sorted((REFERENCE.parent / "fixtures").glob("ckpt_*.pth"))]
 SIZES = {"embed_dim": 48, "depth": 3, "num_heads": 3, "num_groups": 16, "group_size": 8}

@@ -7,7 +7,7 @@ import torch
 from pcl_clora.models import create_model, published_form
 from pcl_clora.models.backbones.pcp_mae.network import sin_cos_features
 from pcl_clora.report import count_cost
-from tests.models.model_cases import (
+from tests.support.model_cases import (
     TINY,
     assert_checkpoint_gives,
     assert_gradients_match,

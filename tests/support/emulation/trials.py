@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from ops_oracles import make_cloud
 from torch import Tensor
 
-from emulation.build import Mutant
-from emulation.emulated import EmulationError, Emulator, Runner, Settings
 from pcl_clora.ops import reference
+from tests.support.emulation.build import Mutant
+from tests.support.emulation.emulated import EmulationError, Emulator, Runner, Settings
+from tests.support.ops_oracles import make_cloud
 
 REGISTERS = (Settings(seed=1), Settings(seed=2))
 STREAMING = tuple(Settings(seed=seed, register_points=0, resident_blocks=0) for seed in (1, 2))

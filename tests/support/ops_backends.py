@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import fake_pointnet2
 import pytest
 import torch
 from torch.utils._pytree import tree_map
@@ -16,6 +15,7 @@ from torch.utils._pytree import tree_map
 from pcl_clora import ops
 from pcl_clora.ops import _backends, _native
 from pcl_clora.ops._library import SCHEMAS
+from tests.support import fake_pointnet2
 
 
 @dataclass(frozen=True)

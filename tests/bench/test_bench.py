@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from pcl_clora import ops
+from pcl_clora.bench import ops as bench_ops
+from pcl_clora.bench import peers as bench_peers
 from pcl_clora.bench.harness import Contender, Verdict, best_peer, in_child, race, record, write_record
 from pcl_clora.bench.ops import QUICK, SIZES, Size, Task, judge_groups, judge_neighbors, judge_sampling
 from pcl_clora.bench.view import bench_markdown, milliseconds, put_into, row_line
-from pcl_clora.report import bench_ops, bench_peers
 from pcl_clora.report.latency import interleaved_times
 
 ROOT = Path(__file__).parents[2]
@@ -273,8 +274,8 @@ def echo(job):
 
 @pytest.mark.slow
 def test_rows_come_from_a_process_of_their_own_whose_failure_is_seen(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    rows = in_child("test_bench:echo", {"value": "fail"}, 1)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    rows = in_child("tests.bench.test_bench:echo", {"value": "fail"}, 1)
     assert next(rows) == {"got": "fail", "threads": 1}
     with pytest.raises(RuntimeError, match="with 1 threads failed"):
         next(rows)

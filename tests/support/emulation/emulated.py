@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from emulation import build
 from pcl_clora.ops import _values
+from tests.support.emulation import build
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pcl_clora.demo import DemoConfig, load_demo_config
 from pcl_clora.engine import load_run_config
 from pcl_clora.report import units
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODELNET40 = sorted((ROOT / "results" / "modelnet40_tiny").glob("modelnet40_tiny_*"))
 
 

@@ -11,7 +11,7 @@ from pcl_clora.engine import load_run_config
 from pcl_clora.models.builtin import builtin_card
 from pcl_clora.report import make_table, units
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "modelnet40_builtin"
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 METHODS = ("linear_probe", "lora", "clora", "full")

@@ -13,8 +13,8 @@ from pcl_clora.models import create_model, load_weights, parse_model_config, pub
 from pcl_clora.models.backbones.point_bert.pretraining import PatchTokenizer
 from pcl_clora.models.interface import Backbone
 from pcl_clora.report.macs import count_layers
-from tests.models import formulas
-from tests.models.model_cases import (
+from tests.support import formulas
+from tests.support.model_cases import (
     SIZES,
     TINY,
     assert_checkpoint_gives,

@@ -11,8 +11,8 @@ from pcl_clora.models import create_model, load_weights, published_form
 from pcl_clora.models.backbones.recon.network import ContrastBlock
 from pcl_clora.models.interface import Backbone, Tokens, get_interface
 from pcl_clora.report import count_cost
-from tests.models import formulas
-from tests.models.model_cases import (
+from tests.support import formulas
+from tests.support.model_cases import (
     TINY,
     assert_checkpoint_gives,
     assert_gradients_match,

@@ -8,7 +8,7 @@ import torch
 
 from pcl_clora.models import create_model, load_weights
 from pcl_clora.models.backbones.point_mae.network import PointMAE
-from tests.models.model_cases import TINY, assert_checkpoint_gives
+from tests.support.model_cases import TINY, assert_checkpoint_gives
 
 
 @pytest.mark.shared_data

@@ -9,9 +9,9 @@ import torch
 from pcl_clora.adapters import attach_adapter
 from pcl_clora.engine import load_run_config
 from pcl_clora.models import build_model, list_models
-from tests.models.model_cases import count, meta_model
+from tests.support.model_cases import count, meta_model
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "backbones.md").read_text(encoding="utf-8")
 ROWS = dict(re.findall(r"^\| `(\w+)` \|[^|]*\| ([\d,]+) \|", PAGE, re.MULTILINE))
 TENSORS = dict(re.findall(r"^\| `(\w+)` \| (\d+) \|", PAGE, re.MULTILINE))

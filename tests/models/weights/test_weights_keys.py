@@ -13,7 +13,7 @@ from pcl_clora.models.weights._left_out import wrappers_of
 from pcl_clora.models.weights._naming import read_naming
 from pcl_clora.models.weights.load import preview
 
-REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
+REFERENCE = Path(__file__).resolve().parents[4] / "shared" / "reference"
 LISTS = [str(path.relative_to(REFERENCE))[:-5] for path in sorted(REFERENCE.glob("keys*/*.json"))]
 
 # File -> (model, task, method) that identify() must find; the names of the files say it in words.

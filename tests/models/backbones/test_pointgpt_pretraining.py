@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from pcl_clora.models import create_model, load_weights, parse_model_config
 from pcl_clora.models.layers.masked_autoencoder import chamfer_loss
-from tests.models import formulas
-from tests.models.model_cases import SIZES, TINY, count, meta_model
+from tests.support import formulas
+from tests.support.model_cases import SIZES, TINY, count, meta_model
 
 SMALL = {**TINY, "depth": 2, "generator_depth": 1}
 

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import torch
-from ops_oracles import KINDS, make_cloud
 
 import pcl_clora.ops  # noqa: F401  (loads the kernels)
+from tests.support.ops_oracles import KINDS, make_cloud
 
 OPS = torch.ops.pcl_clora
 

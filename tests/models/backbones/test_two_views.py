@@ -8,7 +8,7 @@ import torch
 from pcl_clora.config import ConfigError
 from pcl_clora.models import WeightsError, create_model, load_weights, parse_model_config
 from pcl_clora.models.backbones.point_mae.pretraining import contrast_loss
-from tests.models.model_cases import TINY
+from tests.support.model_cases import TINY
 
 SMALL = {**TINY, "depth": 2, "drop_path": 0.0}
 

@@ -17,7 +17,7 @@ SIZES = {"embed_dim": 48, "depth": 3, "num_heads": 3, "num_groups": 16, "group_s
 
 @pytest.fixture(scope="module")
 def tiny_golden(request):
-    return np.load(Path(__file__).parents[1] / "golden" / "pointmae_cls_tiny.npz")
+    return np.load(Path(__file__).parents[2] / "golden" / "pointmae_cls_tiny.npz")
 
 
 def golden_model(archive, **settings):

@@ -9,7 +9,7 @@ from pcl_clora.data.corruptions import list_corruptions
 from pcl_clora.engine.robustness import RobustnessResult
 from pcl_clora.report import units
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "robustness.md").read_text(encoding="utf-8")
 RUNS = sorted((ROOT / "results" / "robustness_dales500").glob("dales500_tiny_*"))
 
