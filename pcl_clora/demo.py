@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from pcl_clora.config import Config, build, config_hash, dump_yaml, merge, parse_overrides
 from pcl_clora.data import PointLoader, ProceduralConfig, build_dataset
 from pcl_clora.engine import OptimConfig, RunConfig, RunResult, Trainer
+from pcl_clora.errors import UserValueError
 from pcl_clora.io import write_json, write_text
 from pcl_clora.models.builtin import BUILTIN
 from pcl_clora.report import cost_report, units, write_report
@@ -66,7 +67,7 @@ class DemoConfig(Config):
     @classmethod
     def _has_clora(cls, methods: dict[str, MethodConfig]) -> dict[str, MethodConfig]:
         if SHOWN not in methods:
-            raise ValueError(f"the demo merges the adapter of {SHOWN!r}; keep it in methods.")
+            raise UserValueError(f"the demo merges the adapter of {SHOWN!r}; keep it in methods.")
         return methods
 
 

@@ -26,6 +26,7 @@ from pcl_clora.engine import (
     load_run,
     make_task,
 )
+from pcl_clora.errors import UserValueError
 from pcl_clora.io import load_tensors, write_json, write_points
 from pcl_clora.io.pictures import part_colour, rgb
 
@@ -161,9 +162,9 @@ class Predictor:
         """
         cloud = torch.as_tensor(np.asarray(points))
         if cloud.dim() != 2 or cloud.shape[1] != 3 or not len(cloud):
-            raise ValueError(f"points are {tuple(cloud.shape)}; expected (N, 3), N >= 1.")
+            raise UserValueError(f"points are {tuple(cloud.shape)}; expected (N, 3), N >= 1.")
         if not bool(cloud.isfinite().all()):
-            raise ValueError("points are not all finite; remove those that are not.")
+            raise UserValueError("points are not all finite; remove those that are not.")
         cloud = cloud - cloud.double().mean(dim=0)  # far from the origin float32 would lose the shape
         cloud = cloud.float()
         if getattr(self.cfg.data, "normalize", True):

@@ -14,6 +14,7 @@ from pcl_clora.adapters.model import AdaptedModel
 from pcl_clora.adapters.paths import tuner_layers
 from pcl_clora.adapters.registry import build_method, parse_adapter_config
 from pcl_clora.config import ConfigError
+from pcl_clora.errors import UserValueError
 
 
 def attach_adapter(
@@ -104,7 +105,7 @@ def _as_adapted(model: nn.Module) -> AdaptedModel:
     if isinstance(model, AdaptedModel):
         return model
     if tuner_layers(model):
-        raise ValueError(
+        raise UserValueError(
             f"This {type(model).__name__} carries adapters already; pass the AdaptedModel around it, or take "
             "the plain backbone from merge_and_unload()."
         )

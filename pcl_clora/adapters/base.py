@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from pcl_clora.adapters.config import AdapterConfig
+from pcl_clora.errors import PclCloraError, UserTypeError, UserValueError
 from pcl_clora.models.interface import ModelInterface
 
 
-class AdapterStateError(RuntimeError):
+class AdapterStateError(PclCloraError, RuntimeError):
     """A call that the adapted model cannot follow in its present state, for example merging twice."""
 
 
@@ -158,7 +159,7 @@ class AdapterMethod(nn.Module):
         paths: dict[str, str] = {}
         for part in self.config.train:
             if part not in interface.parts:
-                raise ValueError(
+                raise UserValueError(
                     f"train names the part {part!r}, which this backbone does not have; "
                     f"it has {', '.join(interface.parts)}."
                 )
@@ -181,5 +182,5 @@ def as_linear(layer: object, purpose: str) -> nn.Linear:
         TypeError: if it is none.
     """
     if not isinstance(layer, nn.Linear):
-        raise TypeError(f"{purpose}: expected an nn.Linear, found {type(layer).__name__}.")
+        raise UserTypeError(f"{purpose}: expected an nn.Linear, found {type(layer).__name__}.")
     return layer

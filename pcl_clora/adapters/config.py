@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 from pydantic import field_validator
 
 from pcl_clora.config import Config
+from pcl_clora.errors import UserValueError
 from pcl_clora.models.interface import Part
 
 
@@ -40,5 +41,5 @@ def unique(names: tuple[NameT, ...], setting: str) -> tuple[NameT, ...]:
     """
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise ValueError(f"{setting} names {', '.join(repeated)} more than once; name each only once.")
+        raise UserValueError(f"{setting} names {', '.join(repeated)} more than once; name each only once.")
     return names

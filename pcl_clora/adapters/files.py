@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pcl_clora.adapters.parts import at_or_inside
 from pcl_clora.config import Config, ConfigError, build
+from pcl_clora.errors import UserValueError
 from pcl_clora.io.errors import DataError
 from pcl_clora.io.safe import load_tensors, save_tensors
 
@@ -107,7 +108,7 @@ def to_half(name: str, value: Tensor) -> Tensor:
         return value
     half = value.to(torch.float16)
     if not torch.equal(half.isfinite(), value.isfinite()):
-        raise ValueError(
+        raise UserValueError(
             f"{name} has values beyond 65504, which half precision cannot hold; use head_dtype='float32'."
         )
     return half
@@ -191,4 +192,4 @@ def check_state(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> 
         listed = "; ".join(sorted(problems)[:8]) + (
             f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
         )
-        raise ValueError(f"The adapter does not fit this model and these settings: {listed}.")
+        raise UserValueError(f"The adapter does not fit this model and these settings: {listed}.")

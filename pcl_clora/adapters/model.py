@@ -25,6 +25,7 @@ from pcl_clora.adapters.plan import (
     trainable_plan,
 )
 from pcl_clora.adapters.routing import group_samples, put_in_order
+from pcl_clora.errors import UserValueError
 from pcl_clora.models.interface import ModelInterface, auxiliary_losses, get_interface
 
 
@@ -319,7 +320,7 @@ class AdaptedModel(nn.Module):
         paths = self.interface.parts.get("head", ())
         make = getattr(self.base, "make_classifier", None)
         if len(paths) != 1 or paths[0] not in owned or make is None:
-            raise ValueError(
+            raise UserValueError(
                 f"num_classes={num_classes} asks for a new head, but the adapter does not train one that "
                 f"{type(self.base).__name__} can make; add 'head' to train, or use a backbone with "
                 "make_classifier()."
@@ -483,17 +484,17 @@ class AdaptedModel(nn.Module):
 
     def _check_known(self, name: str) -> None:
         if name not in self.methods:
-            raise ValueError(
+            raise UserValueError(
                 f"There is no adapter {name!r}; attached are: {', '.join(self.adapter_names) or 'none'}."
             )
 
     def _check_new_name(self, name: str) -> None:
         if name in self.methods:
-            raise ValueError(
+            raise UserValueError(
                 f"An adapter named {name!r} is attached already; choose another name than "
                 f"{', '.join(self.adapter_names)}, or call remove_adapter() first."
             )
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or hasattr(nn.ModuleDict, name):
-            raise ValueError(
+            raise UserValueError(
                 f"{name!r} cannot name an adapter; use letters, digits, '_' and '-', and no method of a dict."
             )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pcl_clora.adapters.base import TunerLayer
 from pcl_clora.adapters.paths import locate
+from pcl_clora.errors import UserValueError
 
 
 class Shelf(nn.Module):
@@ -64,7 +65,7 @@ def copy_items(model: nn.Module, paths: Iterable[str]) -> dict[str, Any]:
         owner, leaf = locate(model, path)
         item = getattr(owner, leaf)
         if isinstance(item, nn.Module) and any(isinstance(part, TunerLayer) for part in item.modules()):
-            raise ValueError(
+            raise UserValueError(
                 f"{path} holds layers that another adapter changes, so it cannot be copied; train less."
             )
         copies[path] = copy.deepcopy(item, memo)
@@ -82,10 +83,12 @@ def check_targets(model: nn.Module, targets: Iterable[str], owned: Mapping[str, 
         owner, leaf = locate(model, path)
         layer = getattr(owner, leaf)
         if at_or_inside(path, owned):
-            raise ValueError(
+            raise UserValueError(
                 f"{path} is in a part that is trained as a whole, so it needs no adapter; drop one."
             )
         identity = id(getattr(layer, "weight", layer))
         if identity in seen:
-            raise ValueError(f"{path} and {seen[identity]} share one weight, which cannot carry two changes.")
+            raise UserValueError(
+                f"{path} and {seen[identity]} share one weight, which cannot carry two changes."
+            )
         seen[identity] = path

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pcl_clora.adapters.base import TunerLayer, as_linear
+from pcl_clora.errors import UserValueError
 from pcl_clora.models.interface import ModelInterface, Role
 
 
@@ -97,7 +98,9 @@ def locate(model: nn.Module, path: str) -> tuple[nn.Module, str]:
     for step in path.split("."):
         owner = getattr(owner, leaf) if leaf else owner
         if not hasattr(owner, step):
-            raise ValueError(f"The model has nothing at {path!r}: {type(owner).__name__} has no {step!r}.")
+            raise UserValueError(
+                f"The model has nothing at {path!r}: {type(owner).__name__} has no {step!r}."
+            )
         leaf = step
         if isinstance(getattr(owner, leaf), TunerLayer):
             owner, leaf = getattr(owner, leaf), "base_layer"
@@ -130,7 +133,7 @@ def find_linears(model: nn.Module, interface: ModelInterface, role: Role) -> lis
         layer = as_linear(getattr(owner, leaf), f"role {role!r} at {site.path}")
         start, stop = site.rows
         if role in ("q", "k", "v") and layer.out_features != 3 * interface.embed_dim:
-            raise ValueError(
+            raise UserValueError(
                 f"{site.path} has {layer.out_features} output rows, not 3 x {interface.embed_dim}, so role "
                 f"{role!r} cannot be cut out of it; adapt role 'qkv'."
             )
@@ -140,9 +143,9 @@ def find_linears(model: nn.Module, interface: ModelInterface, role: Role) -> lis
             )
         )
     if len({site.path for site in sites}) != len(sites):
-        raise ValueError(
+        raise UserValueError(
             f"The backbone's interface names a layer of role {role!r} twice; name each block once."
         )
     if not sites:
-        raise ValueError(f"No layer matches role {role!r}: the backbone publishes no blocks.")
+        raise UserValueError(f"No layer matches role {role!r}: the backbone publishes no blocks.")
     return sites

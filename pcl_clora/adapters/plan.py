@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from pcl_clora.adapters.config import AdapterConfig
 from pcl_clora.adapters.parts import at_or_inside
 from pcl_clora.adapters.paths import join, live_path, locate, walk
+from pcl_clora.errors import UserValueError
 from pcl_clora.models.interface import Part
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def trainable_plan(model: AdaptedModel, config: AdapterConfig | None = None) -> 
     if model.active is None:
         return {}
     if config is not None and config != model.config:
-        raise ValueError(
+        raise UserValueError(
             f"The plan was asked for with other settings than adapter {model.active!r} was attached with; "
             f"asked: {config!r}; attached: {model.config!r}."
         )

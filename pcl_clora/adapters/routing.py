@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from pcl_clora.errors import UserValueError
+
 
 def group_samples(
     route: Sequence[str | None], count: int, known: Sequence[str]
@@ -21,13 +23,13 @@ def group_samples(
         ValueError: if the route is no list of that length, or names an adapter that does not exist.
     """
     if isinstance(route, str) or len(route) != count or count == 0:
-        raise ValueError(
+        raise UserValueError(
             f"adapters={route!r} must be a list with one name (or None) for each of {count} samples."
         )
     groups: dict[str | None, list[int]] = {}
     for index, name in enumerate(route):
         if name is not None and name not in known:
-            raise ValueError(
+            raise UserValueError(
                 f"Sample {index} asks for adapter {name!r}; attached are: {', '.join(known) or 'none'}."
             )
         groups.setdefault(name, []).append(index)

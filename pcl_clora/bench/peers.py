@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pcl_clora import ops
 from pcl_clora.bench.harness import Contender
+from pcl_clora.errors import MissingPackageError
 
 Run = Callable[[], Any]
 
@@ -46,7 +47,7 @@ def _on(backend: str, run: Run) -> Run:
 
 def _native(run: Run) -> Run:
     if "native" not in ops.report().values():
-        raise ImportError("not installed: pip install ./extensions")
+        raise MissingPackageError("not installed: pip install ./extensions")
     return run
 
 

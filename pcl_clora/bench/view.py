@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from pcl_clora.bench.peers import NATIVE
+from pcl_clora.errors import UserValueError
 from pcl_clora.report.show import plain_table
 from pcl_clora.report.units import markdown_table
 
@@ -58,7 +59,9 @@ def put_into(page: str, result: Mapping[str, Any]) -> str:
     line, newline, rest = rest.partition("\n")
     _, end, after = rest.partition(marks[1])
     if not (begin and newline and end):
-        raise ValueError(f"The page has no lines {marks[0]!r} and {marks[1]!r}; add them where it belongs.")
+        raise UserValueError(
+            f"The page has no lines {marks[0]!r} and {marks[1]!r}; add them where it belongs."
+        )
     return f"{before}{begin}{line}\n{bench_markdown(result)}{end}{after}"
 
 

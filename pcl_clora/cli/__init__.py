@@ -26,6 +26,7 @@ from pcl_clora.cli import (
     view,
     weights,
 )
+from pcl_clora.errors import PclCloraError
 
 DEBUG = "--debug"
 
@@ -99,5 +100,4 @@ def main(arguments: Sequence[str] | None = None, *, prog_name: str = "pcl-clora"
 
 def _is_for_user(error: Exception) -> bool:
     """Tell messages for a user from mistakes of ours."""
-    ours = type(error).__module__.partition(".")[0] == "pcl_clora"
-    return ours or isinstance(error, ValueError | OSError | ImportError)
+    return isinstance(error, PclCloraError | OSError)

@@ -28,11 +28,13 @@ from pydantic import (
     model_validator,
 )
 
+from pcl_clora.errors import UserValueError
+
 BASE_KEY = "_base_"
 KIND_KEYS = {"model": "name", "data": "name", "adapter": "method"}  # section -> what says its kind
 
 
-class ConfigError(ValueError):
+class ConfigError(UserValueError):
     """A setting that a user got wrong; the message names the value and the remedy.
 
     Attributes:
@@ -74,7 +76,9 @@ class Config(BaseModel):
             return values
         for key in values:
             if key not in cls.model_fields:
-                raise ValueError(unknown_name(str(key), cls.model_fields, what="setting", owner=cls.__name__))
+                raise UserValueError(
+                    unknown_name(str(key), cls.model_fields, what="setting", owner=cls.__name__)
+                )
         return values
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 from pcl_clora.config.core import Config, ConfigError, build, unknown_name
+from pcl_clora.errors import UserValueError
 
 SettingsT = TypeVar("SettingsT", bound=Config)
 MakerT = TypeVar("MakerT")
@@ -34,7 +35,7 @@ class Registry(Generic[SettingsT, MakerT]):
             ValueError: if the name is taken.
         """
         if name in self._entries:
-            raise ValueError(f"A {self._what} named {name!r} is registered already; choose another name.")
+            raise UserValueError(f"A {self._what} named {name!r} is registered already; choose another name.")
         self._entries[name] = (settings, maker)
 
     def names(self, pattern: str = "*") -> list[str]:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from pcl_clora.config import Config
+from pcl_clora.errors import UserValueError
 
 
 class DataConfig(Config):
@@ -50,12 +51,12 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _check_pool(self) -> DataConfig:
         if 0 < self.pool_points < self.num_points:
-            raise ValueError(
+            raise UserValueError(
                 f"pool_points={self.pool_points} is less than num_points={self.num_points}; raise it, or set "
                 "it to 0 to read num_points."
             )
         if self.sampling == "paper" and self.paper_draws == "unknown":
-            raise ValueError(
+            raise UserValueError(
                 f"sampling=paper is not defined for the data set {self.name}, which published code "
                 "does not read; use sampling=stored."
             )

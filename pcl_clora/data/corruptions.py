@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pcl_clora.config import unknown_name
 from pcl_clora.data.transforms import apply_rotation, normalize_unit_sphere, quaternion_matrix
+from pcl_clora.errors import UserValueError
 
 SEVERITIES = (1, 2, 3, 4, 5)
 _PUBLISHED_POINTS = 1024  # the size for which the released generators give counts
@@ -46,11 +47,13 @@ def corrupt(points: Tensor, name: str, severity: int, generator: torch.Generator
         ValueError: if the name or the severity is not known, or the cloud has fewer than 64 points.
     """
     if name not in _CORRUPTIONS:
-        raise ValueError(unknown_name(name, _CORRUPTIONS, what="corruption"))
+        raise UserValueError(unknown_name(name, _CORRUPTIONS, what="corruption"))
     if severity not in SEVERITIES:
-        raise ValueError(f"severity={severity!r}; corruptions have severities 1 to 5.")
+        raise UserValueError(f"severity={severity!r}; corruptions have severities 1 to 5.")
     if points.dim() != 2 or points.shape[1] != 3 or points.shape[0] < 64:
-        raise ValueError(f"points is {tuple(points.shape)}; corruptions need (N, 3) with at least 64 points.")
+        raise UserValueError(
+            f"points is {tuple(points.shape)}; corruptions need (N, 3) with at least 64 points."
+        )
     return _CORRUPTIONS[name](points, severity, generator).to(points.dtype)
 
 
@@ -61,7 +64,7 @@ def list_corruptions(family: str = "") -> tuple[str, ...]:
         ValueError: if the family is not known.
     """
     if family and family not in FAMILIES:
-        raise ValueError(unknown_name(family, FAMILIES, what="family of corruptions"))
+        raise UserValueError(unknown_name(family, FAMILIES, what="family of corruptions"))
     return tuple(name for name in _CORRUPTIONS if not family or name.startswith(f"{family}."))
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pcl_clora.errors import UserIndexError, UserValueError
+
 SPLITS = ("train", "test")
 
 
@@ -125,7 +127,7 @@ def stack_samples(samples: Sequence[Sample]) -> Batch:
     """
     sizes = sorted({sample.points.shape[0] for sample in samples})
     if len(sizes) != 1:
-        raise ValueError(
+        raise UserValueError(
             f"clouds of {sizes or 'no'} points cannot be stacked; set data.num_points so that all clouds "
             "have one size."
         )
@@ -167,11 +169,11 @@ class ArrayDataset:
         masks: np.ndarray | None = None,
     ) -> None:
         if points.ndim != 3 or points.shape[-1] != 3 or points.dtype != np.float32:
-            raise ValueError(f"points must be (n, N, 3) float32, not {points.shape} {points.dtype}.")
+            raise UserValueError(f"points must be (n, N, 3) float32, not {points.shape} {points.dtype}.")
         if tuple(labels.shape) != points.shape[:1]:
-            raise ValueError(f"{points.shape[0]} clouds need as many labels, not {tuple(labels.shape)}.")
+            raise UserValueError(f"{points.shape[0]} clouds need as many labels, not {tuple(labels.shape)}.")
         if masks is not None and (masks.shape != points.shape[:2] or masks.dtype != np.bool_):
-            raise ValueError(f"masks must be {points.shape[:2]} bool, not {masks.shape} {masks.dtype}.")
+            raise UserValueError(f"masks must be {points.shape[:2]} bool, not {masks.shape} {masks.dtype}.")
         self.class_names = tuple(class_names)
         self.labels = labels.to(torch.int64)
         self._points = points
@@ -183,7 +185,7 @@ class ArrayDataset:
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):  # a for loop over a data set ends by this error
-            raise IndexError(f"index {index} is out of range: the data set has {len(self)} samples.")
+            raise UserIndexError(f"index {index} is out of range: the data set has {len(self)} samples.")
         index %= len(self)
         return Sample(
             points=torch.from_numpy(np.array(self._points[index])),
@@ -208,7 +210,7 @@ def check_split(split: str) -> str:
         ValueError: if it is neither "train" nor "test".
     """
     if split not in SPLITS:
-        raise ValueError(f"split={split!r} is not known; use one of {', '.join(SPLITS)}.")
+        raise UserValueError(f"split={split!r} is not known; use one of {', '.join(SPLITS)}.")
     return split
 
 
@@ -230,7 +232,7 @@ def split_validation(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
         ValueError: if fraction is out of range.
     """
     if not 0.0 < fraction < 1.0:
-        raise ValueError(f"fraction={fraction} must lie between 0 and 1, for example 0.1.")
+        raise UserValueError(f"fraction={fraction} must lie between 0 and 1, for example 0.1.")
     labels = torch.as_tensor(labels, dtype=torch.int64)
     generator = torch.Generator().manual_seed(seed)
     held_out = torch.zeros(labels.shape[0], dtype=torch.bool)

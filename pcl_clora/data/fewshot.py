@@ -17,6 +17,7 @@ from pcl_clora.data.dataset import ArrayDataset, PointDataset, check_split
 from pcl_clora.data.loader import derive_seed
 from pcl_clora.data.subset import SubsetDataset
 from pcl_clora.data.transforms import normalize_unit_sphere
+from pcl_clora.errors import UserValueError
 from pcl_clora.io import DataError, load_pickled_arrays
 
 GET_AGAIN = "get the file again, see data/README.md"
@@ -42,7 +43,7 @@ class ModelNetFewshotConfig(DataConfig):
     @model_validator(mode="after")
     def _check_head(self) -> ModelNetFewshotConfig:
         if 0 < self.num_classes < self.ways:
-            raise ValueError(
+            raise UserValueError(
                 f"num_classes={self.num_classes} is less than ways={self.ways}; set it to 0 or 40."
             )
         return self
@@ -151,7 +152,7 @@ def _parse_source(values: Any) -> DataConfig:
     from pcl_clora.data.registry import parse_data_config  # the registry knows this module
 
     if not isinstance(values, Mapping | DataConfig):
-        raise ValueError(f"expected the settings of a data set, not {values!r}.")
+        raise UserValueError(f"expected the settings of a data set, not {values!r}.")
     return parse_data_config(values)
 
 
@@ -197,9 +198,9 @@ class FewshotConfig(DataConfig):
     def _check_source(self) -> FewshotConfig:
         for key, plain in (("shots", 0), ("sampling", "stored")):
             if getattr(self.source, key) != plain:
-                raise ValueError(f"source.{key} has no place below a fold; set {key} of the fold itself.")
+                raise UserValueError(f"source.{key} has no place below a fold; set {key} of the fold itself.")
         if (self.source.num_points, self.source.read_points) != (self.num_points, self.read_points):
-            raise ValueError(
+            raise UserValueError(
                 f"source.num_points={self.source.num_points} and num_points={self.num_points} differ (or "
                 "pool_points do); set those of the fold only."
             )

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pcl_clora.data.dataset import Batch, PointDataset
+from pcl_clora.errors import UserValueError
 from pcl_clora.io import DataError
 
 
@@ -88,11 +89,11 @@ class PointLoader:
         world_size: int = 1,
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1.")
+            raise UserValueError(f"batch_size={batch_size} must be at least 1.")
         if not 0 <= rank < world_size:
-            raise ValueError(f"rank={rank} must lie in 0..{world_size - 1} for world_size={world_size}.")
+            raise UserValueError(f"rank={rank} must lie in 0..{world_size - 1} for world_size={world_size}.")
         if num_workers < 0:
-            raise ValueError(f"num_workers={num_workers} must be 0 (read in this process) or more.")
+            raise UserValueError(f"num_workers={num_workers} must be 0 (read in this process) or more.")
         self.dataset = dataset
         self.batch_size = batch_size
         self.indices = self._check_indices(indices, len(dataset))
@@ -103,7 +104,7 @@ class PointLoader:
         self.rank = rank
         self.world_size = world_size
         if self.num_batches == 0 and len(self.indices) and drop_last:
-            raise ValueError(
+            raise UserValueError(
                 f"{len(self.indices)} samples on {world_size} process(es) give no full batch of "
                 f"{batch_size}; lower the batch size or set drop_last=False."
             )
@@ -114,7 +115,7 @@ class PointLoader:
             return torch.arange(size)
         chosen = torch.as_tensor(indices, dtype=torch.int64).clone()
         if chosen.numel() and not (int(chosen.min()) >= 0 and int(chosen.max()) < size):
-            raise ValueError(
+            raise UserValueError(
                 f"indices {int(chosen.min())}..{int(chosen.max())} do not fit a data set of {size} samples."
             )
         return chosen
@@ -163,7 +164,7 @@ class PointLoader:
             DataError: if a file cannot be read, from whichever process reads it.
         """
         if not 0 <= start <= self.num_batches:
-            raise ValueError(f"start={start} is not in 0..{self.num_batches}, the batches of an epoch.")
+            raise UserValueError(f"start={start} is not in 0..{self.num_batches}, the batches of an epoch.")
         if isinstance(self.dataset, RedrawnDataset):
             self.dataset.set_epoch(epoch)
         order = self.order(epoch)

@@ -18,6 +18,7 @@ from torch import Tensor
 from pcl_clora.data.dataset import Batch, PointDataset, Sample, stack_samples
 from pcl_clora.data.loader import derive_seed
 from pcl_clora.data.part_taxonomy import PartDataset
+from pcl_clora.errors import UserValueError
 
 _KEYS = 624  # 32-bit words of the state of the Mersenne twister
 
@@ -99,7 +100,7 @@ class PaperOrder:
 
     def _order(self, index: int, num_points: int, path: str) -> np.ndarray:
         if self._num_points not in (0, num_points):
-            raise ValueError(
+            raise UserValueError(
                 f"{path}: has {num_points} points, another cloud {self._num_points}; sampling=paper needs "
                 "clouds of one size, set data.num_points."
             )

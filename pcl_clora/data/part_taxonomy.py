@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor
 
 from pcl_clora.data.dataset import PointDataset
+from pcl_clora.errors import UserValueError
 from pcl_clora.io import DataError
 
 REMEDY = "write a mapping of category to its parts, for example 'Chair: [back, seat, leg]'"
@@ -52,7 +53,7 @@ class PartTaxonomy:
         if len(self.part_names) != len(used):
             problems.append(f"{len(self.part_names)} names for {len(used)} parts")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise UserValueError("; ".join(problems))
 
     @property
     def num_parts(self) -> int:

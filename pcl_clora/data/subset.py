@@ -12,6 +12,7 @@ from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import Batch, PointDataset, Sample
 from pcl_clora.data.loader import RedrawnDataset
 from pcl_clora.data.part_taxonomy import PartDataset
+from pcl_clora.errors import UserIndexError
 from pcl_clora.io import DataError
 
 
@@ -53,7 +54,7 @@ class SubsetDataset:
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is out of range: the data set has {len(self)} samples.")
+            raise UserIndexError(f"index {index} is out of range: the data set has {len(self)} samples.")
         index %= len(self)
         sample = self._dataset[int(self._indices[index])]
         return replace(sample, label=int(self.labels[index]), index=index)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pcl_clora.config import unknown_name
+from pcl_clora.errors import UserValueError
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 Compat = Literal["none", "pointnet2"]
@@ -24,7 +25,7 @@ POOL_SIZES = {1024: 1200, 2048: 2400, 4096: 4800, 8192: 8192}
 
 def _check(points: Tensor) -> Tensor:
     if points.ndim != 3 or points.shape[-1] != 3:
-        raise ValueError(f"points must be (B, N, 3), not {tuple(points.shape)}; add or drop dimensions.")
+        raise UserValueError(f"points must be (B, N, 3), not {tuple(points.shape)}; add or drop dimensions.")
     return points
 
 
@@ -247,7 +248,7 @@ def resample_index(
     _check_enough(num_points, available)
     num_pool = pool_size(num_points, available) if num_pool is None else num_pool
     if not num_points <= num_pool <= available:
-        raise ValueError(f"num_pool={num_pool} must lie between {num_points} and {available}.")
+        raise UserValueError(f"num_pool={num_pool} must lie between {num_points} and {available}.")
     choice = torch.randperm(num_pool, generator=generator)[:num_points]
     return pool_index(points, num_pool, choice, compat=compat)
 
@@ -316,7 +317,7 @@ def fps_index(points: Tensor, num_points: int, *, compat: Compat = "none") -> Te
 
 def _check_enough(num_points: int, available: int) -> None:
     if not 1 <= num_points <= available:
-        raise ValueError(
+        raise UserValueError(
             f"num_points={num_points} cannot be taken from clouds of {available} points; lower "
             "data.num_points or raise data.pool_points."
         )
@@ -352,7 +353,7 @@ def make_augment(preset_name: str) -> Augment:
     steps = []
     for name in preset_name.split("+"):
         if name not in _PRESETS:
-            raise ValueError(unknown_name(name, AUGMENTATIONS, what="augmentation"))
+            raise UserValueError(unknown_name(name, AUGMENTATIONS, what="augmentation"))
         steps.append(_PRESETS[name])
     if len(steps) == 1:
         return steps[0]

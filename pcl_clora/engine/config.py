@@ -26,6 +26,7 @@ from pydantic import (
 from pcl_clora.adapters import AdapterConfig, parse_adapter_config
 from pcl_clora.config import Config, load
 from pcl_clora.data import DataConfig, make_augment, parse_data_config
+from pcl_clora.errors import UserValueError
 from pcl_clora.models import ModelConfig, parse_model_config
 
 SectionT = TypeVar("SectionT", bound=Config)
@@ -47,7 +48,7 @@ def _section(parse: Callable[[Any], SectionT]) -> BeforeValidator:
 
     def read(values: Any) -> SectionT:
         if not isinstance(values, Mapping | Config):
-            raise ValueError(f"expected a section of settings, not {values!r}.")
+            raise UserValueError(f"expected a section of settings, not {values!r}.")
         return parse(values)
 
     return BeforeValidator(read)
@@ -93,7 +94,7 @@ class OptimConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> OptimConfig:
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
-            raise ValueError(
+            raise UserValueError(
                 f"warmup_epochs={self.warmup_epochs:g} leaves nothing of epochs={self.epochs}; "
                 "lower optim.warmup_epochs (a thirtieth of the epochs is published), or set it to 0."
             )
@@ -123,7 +124,7 @@ class ProtocolConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> ProtocolConfig:
         if self.name == "honest" and self.select == "test":
-            raise ValueError(
+            raise UserValueError(
                 "protocol honest never chooses on the test set; use select=last or select=validation, or "
                 "name=paper to compare with published tables."
             )
@@ -190,19 +191,19 @@ class RunConfig(Config):
     def _check_pretraining(self) -> RunConfig:
         if self.model.task != "pretraining":
             if self.probe is not None:
-                raise ValueError(
+                raise UserValueError(
                     f"probe is for pre-training, but model.task={self.model.task!r}; leave it out."
                 )
             return self
         if self.model.num_views > 1 and self.optim.batch_size < 2:
-            raise ValueError(
+            raise UserValueError(
                 "model.pretraining.contrast compares the clouds of a batch, but optim.batch_size=1; set it "
                 "to 2 or more."
             )
         if self.data.kind == "images":
-            raise ValueError(f"pre-training needs clouds, but {self.data.name} holds images.")
+            raise UserValueError(f"pre-training needs clouds, but {self.data.name} holds images.")
         if (self.protocol.select, self.protocol.votes) != ("last", 1) or self.optim.label_smoothing:
-            raise ValueError(
+            raise UserValueError(
                 "pre-training has no accuracy that chooses an epoch, no votes and no labels; set "
                 "protocol.select=last, protocol.votes=1 and optim.label_smoothing=0."
             )
@@ -211,7 +212,7 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _check_images(self) -> RunConfig:
         if self.data.kind == "images" and (self.augment != "none" or self.protocol.votes > 1):
-            raise ValueError(
+            raise UserValueError(
                 f"augment={self.augment!r} and protocol.votes={self.protocol.votes} are for clouds, but "
                 f"{self.data.name} holds images; set augment=none and protocol.votes=1."
             )

@@ -15,6 +15,7 @@ from pcl_clora.data import Batch, PointDataset, PointLoader, Sample, make_augmen
 from pcl_clora.engine.metrics.calibration import ReliabilityMeter
 from pcl_clora.engine.randomness import make_generator
 from pcl_clora.engine.tasks import ClassificationTask, Task, thin
+from pcl_clora.errors import UserValueError
 
 POINTWISE = ("points", "part_labels", "mask")  # what a sample has one of for every point
 
@@ -61,7 +62,7 @@ def evaluate(
     """
     task = ClassificationTask(num_classes) if task is None else task
     if keep_logits and not task.logit_names:
-        raise ValueError(f"keep_logits=True, but task {task.name} has no logits; leave it out.")
+        raise UserValueError(f"keep_logits=True, but task {task.name} has no logits; leave it out.")
     device = next(model.parameters()).device
     meter = task.meter(device)
     bins = ReliabilityMeter(task.unit, device=device) if reliability and task.unit else None

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pcl_clora.engine.config import OptimConfig
+from pcl_clora.errors import UserValueError
 
 
 def learning_rate(epoch: float, cfg: OptimConfig) -> float:
@@ -87,7 +88,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         group["names"].append(name)
     chosen = [group for group in groups.values() if group["params"]]
     if not chosen:
-        raise ValueError("No parameter is trained (no requires_grad); look at the adapter's trainable plan.")
+        raise UserValueError(
+            "No parameter is trained (no requires_grad); look at the adapter's trainable plan."
+        )
     return chosen
 
 

@@ -17,6 +17,7 @@ from pcl_clora.engine.config import RunConfig
 from pcl_clora.engine.events import read_metrics
 from pcl_clora.engine.run.folder import RunFolder
 from pcl_clora.engine.setup import load_run
+from pcl_clora.errors import UserValueError
 from pcl_clora.io import atomic_write, write_json, write_text
 from pcl_clora.models import build_model, get_interface, parse_model_config
 from pcl_clora.models.builtin import FOLDER, sizes_of
@@ -54,7 +55,7 @@ def export_builtin(run: str | Path, out: str | Path | None = None) -> dict[str, 
         tensors = encoder_tensors(cfg, adapted.merge_and_unload().state_dict())
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     if size > LARGEST_BYTES:
-        raise ValueError(
+        raise UserValueError(
             f"{cfg.model.name} takes {size:,} bytes, the package carries at most {LARGEST_BYTES:,}; name the "
             "run folder as weights instead."
         )
@@ -84,7 +85,9 @@ def _small(name: str, tensor: Tensor) -> Tensor:
         return tensor.clone()
     small = tensor.half()
     if not bool(small.isfinite().all()):
-        raise ValueError(f"{name} has values that are not finite in half precision; was training diverging?")
+        raise UserValueError(
+            f"{name} has values that are not finite in half precision; was training diverging?"
+        )
     return small
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pcl_clora.data import PointLoader, fps_resample
 from pcl_clora.engine.evaluate import evaluation_mode
+from pcl_clora.errors import MissingPackageError
 from pcl_clora.models.layers.transformer import pool_max_mean
 
 NEIGHBORS = 20
@@ -114,7 +115,7 @@ def svm_accuracy(
 def require_svm() -> None:
     """Raise an ImportError that says what to do, unless scikit-learn is installed."""
     if find_spec("sklearn") is None:
-        raise ImportError(
+        raise MissingPackageError(
             "The linear-SVM probe needs scikit-learn: pip install scikit-learn. The k-NN probe does not: set "
             "probe.svm=false, or --no-svm for `pcl-clora probe`."
         )

@@ -14,6 +14,7 @@ from pcl_clora.data import Batch, PointDataset, PointLoader, Sample, fps_resampl
 from pcl_clora.data.corruptions import FAMILIES, SEVERITIES, corrupt, list_corruptions
 from pcl_clora.engine.evaluate import evaluate, evaluation_mode
 from pcl_clora.engine.randomness import make_generator
+from pcl_clora.errors import UserValueError
 
 
 class CorruptedDataset:
@@ -130,7 +131,7 @@ class RobustnessResult:
                 num_clouds=int(content["num_clouds"]),
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
+            raise UserValueError(
                 f"This is no result of a robustness test ({error!r} is missing or odd)."
             ) from error
 

@@ -29,6 +29,7 @@ from pcl_clora.engine.run.snapshot import Snapshot
 from pcl_clora.engine.run_pictures import draw_segmentations
 from pcl_clora.engine.setup import adapt, choose_device, describe_plan, make_data
 from pcl_clora.engine.tasks import Metrics, draw_points, keep_pool
+from pcl_clora.errors import UserValueError
 from pcl_clora.io import finite, write_json
 
 ONLY_RESULT = ("confusion", "reliability")  # tables for the report, which an adapter file does not carry
@@ -61,7 +62,7 @@ class Trainer:
         model: nn.Module | None = None,
     ) -> None:
         if resume not in ("auto", "never"):
-            raise ValueError(f"resume={resume!r}; use 'auto' or 'never'.")
+            raise UserValueError(f"resume={resume!r}; use 'auto' or 'never'.")
         self.cfg = cfg
         self.folder = RunFolder(Path(run_dir) if run_dir is not None else Path(cfg.output) / cfg.name)
         self.device = choose_device(cfg.train.device)

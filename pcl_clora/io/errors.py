@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 
+from pcl_clora.errors import UserValueError
 
-class DataError(ValueError):
+
+class DataError(UserValueError):
     """A file that is missing, torn or not what its place says.
 
     The message names the file, what was found and expected, and the remedy.

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pcl_clora.errors import UserValueError
+
 PART_COLOURS = (
     "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#0072b2", "#d55e00", "#4d4d4d",
     "#332288", "#44aa99", "#999933", "#cc6677", "#882255", "#88ccee", "#117733", "#ddcc77", "#aa4499",
@@ -39,7 +41,7 @@ def rgb(colour: str) -> tuple[int, int, int]:
             raise ValueError
         value = int(colour[1:], 16)
     except ValueError:
-        raise ValueError(
+        raise UserValueError(
             f"{colour!r} is not a colour; write it as '#rrggbb', for example '#e69f00'."
         ) from None
     return value >> 16, value >> 8 & 255, value & 255
@@ -65,7 +67,7 @@ def up_is_y(points: np.ndarray, up: str) -> np.ndarray:
     if up == "y":
         return points
     if up != "z":
-        raise ValueError(f"up={up!r}; use 'y' or 'z'.")
+        raise UserValueError(f"up={up!r}; use 'y' or 'z'.")
     return np.stack([points[:, 0], points[:, 2], -points[:, 1]], axis=1)
 
 

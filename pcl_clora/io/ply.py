@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pcl_clora.errors import UserValueError
 from pcl_clora.io.errors import DataError
 from pcl_clora.io.tables import AGAIN, Read, named_fields
 
@@ -81,8 +82,10 @@ def _narrow(name: str, column: np.ndarray) -> np.ndarray:
     if column.dtype.kind in "biu":
         narrow = column.astype(np.int32)
         if (narrow != column).any():
-            raise ValueError(f"field {name!r} has values beyond 32 bits, which ply cannot hold; use .npz.")
+            raise UserValueError(
+                f"field {name!r} has values beyond 32 bits, which ply cannot hold; use .npz."
+            )
         return narrow
     if column.dtype.kind == "f":
         return column.astype(np.float32)
-    raise ValueError(f"field {name!r} is {column.dtype}, which ply cannot hold; use numbers.")
+    raise UserValueError(f"field {name!r} is {column.dtype}, which ply cannot hold; use numbers.")

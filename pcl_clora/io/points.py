@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pcl_clora.errors import UserValueError
 from pcl_clora.io import ply, tables
 from pcl_clora.io.errors import DataError
 from pcl_clora.io.safe import atomic_write
@@ -131,10 +132,12 @@ def write_points(
     """
     path, points, fields = Path(path), np.asarray(points), dict(fields or {})
     if points.ndim != 2 or points.shape[1] != 3:
-        raise ValueError(f"points must be (N, 3), not {points.shape}.")
+        raise UserValueError(f"points must be (N, 3), not {points.shape}.")
     for name, values in fields.items():
         if np.asarray(values).shape[:1] != points.shape[:1]:
-            raise ValueError(f"field {name!r} is {np.asarray(values).shape}, expected {len(points)} rows.")
+            raise UserValueError(
+                f"field {name!r} is {np.asarray(values).shape}, expected {len(points)} rows."
+            )
     suffix = path.suffix.lower()
     if suffix == ".npy" and not fields:
         atomic_write(path, lambda aside: np.save(aside, points, allow_pickle=False))
@@ -147,7 +150,7 @@ def write_points(
         atomic_write(path, lambda aside: ply.write_ply(aside, points, fields))
     else:
         held = f" with fields {sorted(fields)}" if fields else ""
-        raise ValueError(
+        raise UserValueError(
             f"{path}: cannot write points{held} to {suffix!r}; use .npz, .csv or .ply, and "
             "names such as normals, colors and labels."
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pcl_clora.errors import UserValueError
 from pcl_clora.io.errors import DataError
 
 POINT_KEYS = ("points", "xyz", "pos", "data")
@@ -235,9 +236,9 @@ def _fans(numbers: np.ndarray, lines: list[bytes], num_faces: int, num_vertices:
             corners = int(words[0])
             face = tuple(int(word) for word in words[1 : 1 + corners])
             if len(face) != corners or corners < 3:
-                raise ValueError(f"face {len(rows)} is cut short")
+                raise UserValueError(f"face {len(rows)} is cut short")
             rows += [(face[0], face[k], face[k + 1]) for k in range(1, corners - 1)]
         triangles = np.array(rows, dtype=np.int64).reshape(-1, 3)
     if triangles.size and not (triangles.min() >= 0 and triangles.max() < num_vertices):
-        raise ValueError(f"a face names vertex {triangles.max()} of {num_vertices}")
+        raise UserValueError(f"a face names vertex {triangles.max()} of {num_vertices}")
     return triangles

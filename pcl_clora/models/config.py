@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pcl_clora.config import Config
+from pcl_clora.errors import UserValueError
 
 Task = Literal["classification", "part_segmentation", "pretraining"]
 
@@ -81,14 +82,14 @@ class TransformerConfig(ModelConfig):
     def _check_segmentation(self) -> TransformerConfig:
         given = [name for name in SEGMENTATION_ONLY if name in self.model_fields_set]
         if given and self.task != "part_segmentation":
-            raise ValueError(
+            raise UserValueError(
                 f"{given[0]} belongs to part segmentation, but task={self.task!r}; set "
                 "task=part_segmentation, or leave it out."
             )
         layers = self.fetch_layers
         too_deep = bool(layers) and layers[-1] >= self.depth and self.task == "part_segmentation"
         if list(layers) != sorted(set(layers)) or too_deep:
-            raise ValueError(
+            raise UserValueError(
                 f"fetch_layers={list(layers)} must be ascending block numbers below depth={self.depth}; "
                 f"leave it empty for {list(self.model_copy(update={'fetch_layers': ()}).fetched)}."
             )
@@ -97,7 +98,9 @@ class TransformerConfig(ModelConfig):
     @model_validator(mode="after")
     def _check_heads(self) -> TransformerConfig:
         if self.embed_dim % self.num_heads:
-            raise ValueError(f"embed_dim={self.embed_dim} is not a multiple of num_heads={self.num_heads}.")
+            raise UserValueError(
+                f"embed_dim={self.embed_dim} is not a multiple of num_heads={self.num_heads}."
+            )
         return self
 
 
@@ -137,7 +140,7 @@ class ViewsPretrainingConfig(PretrainingConfig):
     @model_validator(mode="after")
     def _check_temperature(self) -> ViewsPretrainingConfig:
         if "temperature" in self.model_fields_set and not self.contrast:
-            raise ValueError(
+            raise UserValueError(
                 f"temperature={self.temperature:g} is of the comparison, which contrast=0 switches off; "
                 "leave it out, or set contrast."
             )
@@ -174,11 +177,11 @@ class MaskedConfig(TransformerConfig):
         if self.task != "pretraining":
             return self
         if self.num_masked == 0:
-            raise ValueError(
+            raise UserValueError(
                 f"mask_ratio={self.pretraining.mask_ratio:g} hides none of num_groups={self.num_groups} "
                 "patches; raise one of them."
             )
         heads = self.pretraining.decoder_heads
         if heads and self.embed_dim % heads:
-            raise ValueError(f"embed_dim={self.embed_dim} is not a multiple of decoder_heads={heads}.")
+            raise UserValueError(f"embed_dim={self.embed_dim} is not a multiple of decoder_heads={heads}.")
         return self

@@ -1,5 +1,7 @@
 """The error of this package's weights files."""
 
+from pcl_clora.errors import UserValueError
 
-class WeightsError(ValueError):
+
+class WeightsError(UserValueError):
     """A weights file that cannot or must not be loaded; the message says why and what to do."""

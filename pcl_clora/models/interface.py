@@ -9,6 +9,8 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from pcl_clora.errors import UserTypeError, UserValueError
+
 Role = Literal[
     "qkv", "proj", "fc1", "fc2", "q", "k", "v",
     "contrast_q", "contrast_kv", "contrast_proj", "contrast_fc1", "contrast_fc2",
@@ -93,7 +95,7 @@ class ModelInterface:
         sliced = role in ("q", "k", "v")
         key = "qkv" if sliced else role
         if key not in self.linears:
-            raise ValueError(
+            raise UserValueError(
                 f"This backbone has no layer for role {role!r}; it has {', '.join(self.roles())}."
             )
         start = ("q", "k", "v").index(role) * self.embed_dim if sliced else 0
@@ -164,7 +166,7 @@ def get_interface(model: nn.Module) -> ModelInterface:
     """
     interface = getattr(model, "interface", None)
     if not isinstance(interface, ModelInterface):
-        raise TypeError(
+        raise UserTypeError(
             f"{type(model).__name__} publishes no ModelInterface, so nothing can be attached to it; "
             "use a model of create_model(), or set model.interface."
         )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pcl_clora.errors import UserValueError
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -27,11 +29,13 @@ class Rule:
 
     def __post_init__(self) -> None:
         if not self.theirs or not self.ours:
-            raise ValueError(f"{self} has an empty side; write out the name, also where it stays the same.")
+            raise UserValueError(
+                f"{self} has an empty side; write out the name, also where it stays the same."
+            )
         if self.theirs.endswith(".") != self.ours.endswith("."):
-            raise ValueError(f"{self} is a prefix on one side only; end both names in a dot, or neither.")
+            raise UserValueError(f"{self} is a prefix on one side only; end both names in a dot, or neither.")
         if _stars(self.theirs) != _stars(self.ours):
-            raise ValueError(f"{self} has another number of '*' on each side; each must be carried over.")
+            raise UserValueError(f"{self} has another number of '*' on each side; each must be carried over.")
 
 
 def _stars(pattern: str) -> int:

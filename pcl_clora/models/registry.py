@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from pcl_clora.config import Registry
+from pcl_clora.errors import UserValueError
 from pcl_clora.models.backbones.act.network import ACT, ACTConfig
 from pcl_clora.models.backbones.pcp_mae.network import PCPMAE, PCPMAEConfig
 from pcl_clora.models.backbones.pcp_mae.pretraining import PCPMAEPretraining
@@ -171,7 +172,9 @@ def build_model(config: ModelConfig) -> nn.Module:
     """
     tasks = _models.maker(config)
     if config.task not in tasks:
-        raise ValueError(f"{config.name} has no network for task={config.task!r}; it has {', '.join(tasks)}.")
+        raise UserValueError(
+            f"{config.name} has no network for task={config.task!r}; it has {', '.join(tasks)}."
+        )
     return tasks[config.task](config)
 
 

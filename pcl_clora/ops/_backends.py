@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch.library import Library
 
+from pcl_clora.errors import MissingPackageError, UserValueError
 from pcl_clora.ops import _native, _pointnet2, _values, reference
 from pcl_clora.ops._library import NAMESPACE, SCHEMAS
 
@@ -96,7 +97,7 @@ class _Restore(AbstractContextManager[None]):
 def _activate(name: str) -> None:
     global _active
     if name not in _BACKENDS:
-        raise ValueError(f"backend {name!r} is not known; pass one of {', '.join(map(repr, _BACKENDS))}.")
+        raise UserValueError(f"backend {name!r} is not known; pass one of {', '.join(map(repr, _BACKENDS))}.")
     kernels = _BACKENDS[name]()  # fails before anything has changed
     placed = [(op, key, kernel) for key in kernels for op, kernel in kernels[key].items()]
     with _switching:
@@ -117,7 +118,7 @@ def _of_native() -> dict[str, Kernels]:
     """Put nothing in front of compiled kernels, and a refusal where a whole device has none."""
     problem = _native.problem()
     if problem is not None:
-        raise ImportError(f"backend 'native' is not available: {problem}.")
+        raise MissingPackageError(f"backend 'native' is not available: {problem}.")
     bare = [key for key in KEYS.values() if not any((op, key) in _compiled for op in SCHEMAS)]
     return {key: {op: _refusal(key) for op in SCHEMAS} for key in bare}
 
@@ -134,7 +135,7 @@ def _of_pointnet2() -> dict[str, Kernels]:
 
 def _refusal(key: str) -> Kernel:
     def refuse(*_: Any, **__: Any) -> None:
-        raise ValueError(
+        raise UserValueError(
             f"backend 'native' was built without kernels for {key}; rebuild it where the compiler for that "
             "device is found (pip install ./extensions), or choose use_backend('auto')."
         )

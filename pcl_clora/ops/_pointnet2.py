@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pcl_clora.errors import MissingPackageError, UserValueError
 from pcl_clora.ops import reference
 
 DEVICE_TYPE = "cuda"  # a constant so that tests can put packages of the same signatures in their place
@@ -44,12 +45,12 @@ def farthest_point_sample(
     """Call furthest_point_sample, which knows one start and one rule."""
     _refuse(points, "farthest_point_sample", lengths)
     if not skip_origin:
-        raise ValueError(
+        raise UserValueError(
             "backend 'pointnet2' samples by its own rule only: pass compat='pointnet2' to get it, or "
             f"{REMEDY}."
         )
     if start_index != 0:
-        raise ValueError(
+        raise UserValueError(
             f"backend 'pointnet2' starts at index 0, start_index={start_index} was asked; {REMEDY}."
         )
     chosen: Tensor = _pointnet2().furthest_point_sample(points.contiguous(), num_samples)
@@ -129,15 +130,17 @@ def _gather(points: Tensor, idx: Tensor) -> Tensor:
 
 def _refuse(points: Tensor, op: str, lengths: Tensor | None = None) -> None:
     if points.device.type != DEVICE_TYPE:
-        raise ValueError(
+        raise UserValueError(
             f"backend 'pointnet2' runs {op} on CUDA only, the tensor is on {points.device}; move it, or "
             f"{REMEDY}."
         )
     if points.dtype != torch.float32:
         dtype = str(points.dtype).removeprefix("torch.")
-        raise ValueError(f"backend 'pointnet2' takes float32 only, not {dtype}; use .float(), or {REMEDY}.")
+        raise UserValueError(
+            f"backend 'pointnet2' takes float32 only, not {dtype}; use .float(), or {REMEDY}."
+        )
     if lengths is not None:
-        raise ValueError(f"backend 'pointnet2' has no {op} with lengths; {REMEDY}.")
+        raise UserValueError(f"backend 'pointnet2' has no {op} with lengths; {REMEDY}.")
 
 
 def _pointnet2() -> Any:
@@ -148,7 +151,7 @@ def _package(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f"backend 'pointnet2' needs the packages pointnet2_ops and knn_cuda, and {module} cannot be "
             f"imported ({error}); install both from their repositories, or {REMEDY}. To run code written for "
             "them without them, import pcl_clora.ops.pointnet2 instead."

@@ -14,6 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pcl_clora.errors import UserValueError
+
 MARKER = "ValueError: "
 ENVIRONMENT = "PCL_CLORA_CHECK_VALUES"
 CHECKED_BY_KERNELS = ("cpu", "meta")  # kinds of device; a meta tensor has no values
@@ -66,7 +68,7 @@ def refuse_non_finite(points: Tensor, name: str, lengths: Tensor | None = None) 
     if points.numel() == 0 or torch.isfinite(points.abs().amax()):
         return
     cloud, row, axis = (~torch.isfinite(points)).nonzero()[0].tolist()
-    raise ValueError(
+    raise UserValueError(
         f"{name}[{cloud}, {row}, {axis}] is {points[cloud, row, axis].item()}; distances to it mean nothing. "
         "Remove non-finite points when reading the cloud."
     )
@@ -78,7 +80,7 @@ def refuse_out_of_range(idx: Tensor, num_points: int) -> None:
         return
     low, high = (int(bound) for bound in torch.aminmax(idx))
     if low < 0 or high >= num_points:
-        raise ValueError(
+        raise UserValueError(
             f"idx holds {low if low < 0 else high}, which is not an index into {num_points} points; "
             "indices go from 0 to the number of points - 1 within each cloud."
         )
@@ -94,18 +96,18 @@ def refuse_lengths(
     low, high = int(lengths[shortest]), int(lengths[longest])
     if low < 1 or high > num_points:
         row, value = (shortest, low) if low < 1 else (longest, high)
-        raise ValueError(
+        raise UserValueError(
             f"lengths[{row}] is {value}; points holds 1 to {num_points} points of a cloud. "
             "Leave out clouds without points."
         )
     for name, value in counts.items():
         if value > low:
-            raise ValueError(
+            raise UserValueError(
                 f"{name}={value} is more than the shortest cloud has (lengths[{shortest}] is {low}); "
                 f"lower {name}, or leave that cloud out."
             )
     if start_index >= low:
-        raise ValueError(
+        raise UserValueError(
             f"start_index={start_index} is not an index into the shortest cloud (lengths[{shortest}] "
             f"is {low}); lower it, or leave that cloud out."
         )
@@ -175,4 +177,4 @@ def translated(error: RuntimeError | ValueError) -> Exception:
     text = str(error)
     if MARKER not in text:
         return error
-    return ValueError(text.partition(MARKER)[2].partition("\nException raised from")[0].rstrip())
+    return UserValueError(text.partition(MARKER)[2].partition("\nException raised from")[0].rstrip())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from pcl_clora.errors import UserValueError
 from pcl_clora.ops import _checks
 from pcl_clora.ops._library import call
 
@@ -35,7 +36,7 @@ def three_interpolate(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
     _checks.check_pair(features, "features", idx, "idx", dtype=False)
     _checks.check_pair(features, "features", weight, "weight")
     if idx.shape != weight.shape:
-        raise ValueError(
+        raise UserValueError(
             f"idx has shape {tuple(idx.shape)} and weight {tuple(weight.shape)}; both must be (B, N, 3)."
         )
     blended: Tensor = call("three_interpolate", features, idx, weight)

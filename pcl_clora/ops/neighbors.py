@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pcl_clora.errors import UserValueError
 from pcl_clora.ops import _checks
 from pcl_clora.ops._library import call
 
@@ -102,7 +103,7 @@ def ball_query(points: Tensor, queries: Tensor, radius: float, num_samples: int)
     _checks.check_radius(radius)
     _checks.check_count(num_samples, "num_samples")
     if points.shape[1] == 0:
-        raise ValueError("points holds clouds of 0 points; a ball query needs at least one.")
+        raise UserValueError("points holds clouds of 0 points; a ball query needs at least one.")
     found: Tensor = call("ball_query", points, queries, float(radius), num_samples)
     return found
 
@@ -159,5 +160,5 @@ def chamfer_distance(a: Tensor, b: Tensor) -> Chamfer:
     _checks.check_points(b, "b")
     _checks.check_pair(a, "a", b, "b")
     if a.shape[1] == 0 or b.shape[1] == 0:
-        raise ValueError(f"a has {a.shape[1]} points and b {b.shape[1]}; both clouds need at least one.")
+        raise UserValueError(f"a has {a.shape[1]} points and b {b.shape[1]}; both clouds need at least one.")
     return Chamfer(*call("chamfer_distance", a, b))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pcl_clora.errors import UserValueError
 from pcl_clora.ops import _checks, interpolation, neighbors, sampling
 
 __all__ = [
@@ -204,6 +205,6 @@ def _as_int64(idx: Tensor) -> Tensor:
 def _joined(xyz: Tensor, features: Tensor | None, use_xyz: bool) -> Tensor:
     if features is None:
         if not use_xyz:
-            raise ValueError("use_xyz=False leaves nothing where there are no features; pass features.")
+            raise UserValueError("use_xyz=False leaves nothing where there are no features; pass features.")
         return xyz
     return torch.cat([xyz, features], 1) if use_xyz else features

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pcl_clora.adapters import AdaptedModel
 from pcl_clora.engine import OptimConfig, build_optimizer
+from pcl_clora.errors import UserValueError
 from pcl_clora.models import get_interface, published_form
 from pcl_clora.report.latency import grouping_latency_ms, model_latency_ms
 from pcl_clora.report.macs import ExecutedCount, count_executed, count_layers, evaluation
@@ -71,7 +72,7 @@ def cost_report(
     """
     for name, value in (("num_points", num_points), ("repeats", repeats), ("batch_size", batch_size)):
         if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1.")
+            raise UserValueError(f"{name}={value} must be at least 1.")
     merged = merged_copy(model)
     inputs = _random_clouds(model, batch_size, num_points, seed)
     counts = _count(model, merged, [value[:1] for value in inputs])
@@ -97,7 +98,9 @@ def merged_copy(model: nn.Module) -> nn.Module:
     if not isinstance(model, AdaptedModel):
         return model
     if model.is_merged:
-        raise ValueError("The adapter is merged; call unmerge() first, so that both forms can be measured.")
+        raise UserValueError(
+            "The adapter is merged; call unmerge() first, so that both forms can be measured."
+        )
     return copy.deepcopy(model).merge_and_unload()
 
 

@@ -15,11 +15,12 @@ from pcl_clora.adapters import attach_adapter, parse_adapter_config
 from pcl_clora.config import ConfigError, build, merge, parse_overrides, read_yaml, unknown_name
 from pcl_clora.data import DataConfig, list_datasets, parse_data_config
 from pcl_clora.engine import RunConfig, RunFolder, TrainConfig, choose_device, load_run_config
+from pcl_clora.errors import UserValueError
 from pcl_clora.models import build_model, parse_model_config
 from pcl_clora.report.cost import count_cost
 
 
-class ReportError(ValueError):
+class ReportError(UserValueError):
     """A report that cannot or must not be made; the message says why and what to do."""
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pcl_clora.errors import UserValueError
 from pcl_clora.io import DataError, read_points
 from pcl_clora.vis.segmentation import Segmentation
 
@@ -34,7 +35,7 @@ def read_cloud(
         ValueError: if labels are given twice.
     """
     if labels is not None and label_column is not None:
-        raise ValueError("Labels are given twice, by a file and by a column; leave one out.")
+        raise UserValueError("Labels are given twice, by a file and by a column; leave one out.")
     content = read_points(path)
     fields, count = content.fields, len(content.points)
     if Path(path).suffix.lower() == ".npz":

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pcl_clora.errors import UserValueError
 from pcl_clora.io import write_text
 from pcl_clora.vis.panel import LabelLayer, Panel, ScalarLayer, check_panels
 
@@ -44,7 +45,7 @@ class HtmlPage:
     def __fspath__(self) -> str:
         """Be usable wherever a path is."""
         if self.path is None:
-            raise ValueError("This page was not written to a file; call render_html with a path.")
+            raise UserValueError("This page was not written to a file; call render_html with a path.")
         return str(self.path)
 
     def _repr_html_(self) -> str:
@@ -119,7 +120,7 @@ def render_gallery(
         quantise: 16 bits for positions by default, because a gallery holds many clouds.
     """
     if not items:
-        raise ValueError("There is nothing to show: give at least one Item.")
+        raise UserValueError("There is nothing to show: give at least one Item.")
     known = [item for item in items if item.score is not None]
     order = sorted(known, key=lambda item: item.score or 0.0)
     order += [item for item in items if item.score is None]
@@ -136,7 +137,7 @@ def _write(
     gallery: bool,
 ) -> HtmlPage:
     if up not in ("y", "z"):
-        raise ValueError(f"up={up!r}; use 'y' or 'z'.")
+        raise UserValueError(f"up={up!r}; use 'y' or 'z'.")
     store = _Store()
     content = {
         "title": title,

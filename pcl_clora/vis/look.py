@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pcl_clora import ops
 from pcl_clora.adapters import AdaptedModel
 from pcl_clora.adapters.paths import live_path
+from pcl_clora.errors import UserValueError
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ def look(model: AdaptedModel, points: Tensor, *more: Tensor) -> Look:
     """
     base: Any = model.base
     if not hasattr(base, "tokenize"):
-        raise ValueError(f"{type(base).__name__} does not cut clouds into patches; there is nothing to show.")
+        raise UserValueError(
+            f"{type(base).__name__} does not cut clouds into patches; there is nothing to show."
+        )
     inputs = (points[None], *(value[None] for value in more))
     with torch.inference_mode():
         center = base.tokenize(points[None]).center

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pcl_clora.errors import UserTypeError, UserValueError
 from pcl_clora.io.pictures import part_colour, rgb, scalar_colours
 
 MAX_LABELS = 65536  # what two bytes a point can tell apart
@@ -137,10 +138,10 @@ class Panel:
             layers.append(_scalar_layer(str(name), values, len(points)))
         names = [layer.name for layer in layers]
         if len(set(names)) != len(names):
-            raise ValueError(f"labels and scalars share a name: {', '.join(sorted(names))}; rename one.")
+            raise UserValueError(f"labels and scalars share a name: {', '.join(sorted(names))}; rename one.")
         if self.show and self.show not in names:
             known = ", ".join(names) or "nothing"
-            raise ValueError(f"show={self.show!r}, but the panel has {known}.")
+            raise UserValueError(f"show={self.show!r}, but the panel has {known}.")
         centers = None if self.centers is None else _finite_points(self.centers, "centers")
         for name, value in (("points", points), ("centers", centers), ("layers", tuple(layers))):
             object.__setattr__(self, name, value)
@@ -167,10 +168,10 @@ def check_panels(panels: Sequence[Panel]) -> tuple[Panel, ...]:
     """
     panels = tuple(panels)
     if not panels:
-        raise ValueError("There is nothing to show: give at least one Panel.")
+        raise UserValueError("There is nothing to show: give at least one Panel.")
     for panel in panels:
         if not isinstance(panel, Panel):
-            raise TypeError(f"{type(panel).__name__} is not a Panel; write Panel(points, ...).")
+            raise UserTypeError(f"{type(panel).__name__} is not a Panel; write Panel(points, ...).")
     return panels
 
 
@@ -184,12 +185,12 @@ def as_array(values: Any) -> np.ndarray:
 def _finite_points(values: Any, what: str) -> np.ndarray:
     points = as_array(values)
     if points.ndim != 2 or points.shape[-1] != 3 or points.dtype.kind not in "iuf":
-        raise ValueError(f"{what} are {points.dtype} {points.shape}; expected numbers (N, 3).")
+        raise UserValueError(f"{what} are {points.dtype} {points.shape}; expected numbers (N, 3).")
     if not len(points):
-        raise ValueError(f"{what} are empty: a cloud needs at least one point.")
+        raise UserValueError(f"{what} are empty: a cloud needs at least one point.")
     if not np.isfinite(points).all():
         bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
-        raise ValueError(
+        raise UserValueError(
             f"{bad.size} of {len(points)} {what} are not finite, the first is point {bad[0]}: "
             f"{points[bad[0]].tolist()}; remove these points."
         )
@@ -218,7 +219,7 @@ def _label_layer(name: str, values: Any, legend: AnyLegend | None, num_points: i
     if labels.dtype.kind == "b":
         labels = labels.astype(np.uint8)
     if labels.shape != (num_points,) or labels.dtype.kind not in "iu":
-        raise ValueError(
+        raise UserValueError(
             f"{name}: labels are {labels.dtype} {labels.shape}; expected {num_points} integers, one a point."
         )
     low, high = int(labels.min()), int(labels.max())
@@ -233,10 +234,10 @@ def _label_layer(name: str, values: Any, legend: AnyLegend | None, num_points: i
     if unknown:
         shown = ", ".join(map(str, unknown[:8]))
         names = ", ".join(map(str, sorted(known.names)[:20]))
-        raise ValueError(f"{name}: labels {shown} are not in the legend, which knows {names}.")
+        raise UserValueError(f"{name}: labels {shown} are not in the legend, which knows {names}.")
     order = sorted(known.names)
     if len(order) > MAX_LABELS:
-        raise ValueError(f"{name}: {len(order)} labels; at most {MAX_LABELS} can be shown.")
+        raise UserValueError(f"{name}: {len(order)} labels; at most {MAX_LABELS} can be shown.")
     dtype = np.uint8 if len(order) <= 256 else np.uint16
     place = np.searchsorted(
         np.array(order), np.arange(low, high + 1) if high - low < 4 * MAX_LABELS else labels
@@ -259,13 +260,13 @@ def _label_layer(name: str, values: Any, legend: AnyLegend | None, num_points: i
 def _scalar_layer(name: str, values: Any, num_points: int) -> ScalarLayer:
     numbers = as_array(values)
     if numbers.shape != (num_points,) or numbers.dtype.kind not in "iufb":
-        raise ValueError(
+        raise UserValueError(
             f"{name}: scalars are {numbers.dtype} {numbers.shape}; expected {num_points} numbers, one for "
             "every point."
         )
     numbers = numbers.astype(np.float32)
     if not np.isfinite(numbers).all():
-        raise ValueError(f"{name}: {int((~np.isfinite(numbers)).sum())} scalars are not finite.")
+        raise UserValueError(f"{name}: {int((~np.isfinite(numbers)).sum())} scalars are not finite.")
     low, high = float(numbers.min()), float(numbers.max())
     if low >= 0.0 and high <= 1.0 and high > 0.1:
         low, high = 0.0, 1.0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pcl_clora.errors import UserValueError
 from pcl_clora.io import write_points
 from pcl_clora.vis.panel import LabelLayer, Panel
 
@@ -25,7 +26,7 @@ def write_ply(path: str | Path, panel: Panel) -> Path:
     """
     path = Path(path)
     if path.suffix.lower() != ".ply":
-        raise ValueError(f"{path} does not end in .ply; name the file so.")
+        raise UserValueError(f"{path} does not end in .ply; name the file so.")
     fields: dict[str, np.ndarray] = {"colors": panel.rgb()}
     for layer in panel.layers:
         name = "".join(mark if mark.isascii() and mark.isalnum() else "_" for mark in layer.name)

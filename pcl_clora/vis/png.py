@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pcl_clora.errors import MissingPackageError, UserValueError
 from pcl_clora.io import atomic_write
 from pcl_clora.io.pictures import draw_cloud, scalar_colours, up_is_y
 from pcl_clora.vis.panel import LabelLayer, Panel, ScalarLayer, check_panels
@@ -50,14 +51,14 @@ def render_png(
     """
     panels, path = check_panels(panels), Path(path)
     if path.suffix.lower() != ".png":
-        raise ValueError(f"{path} does not end in .png; name the file so.")
+        raise UserValueError(f"{path} does not end in .png; name the file so.")
     if renderer not in ("matplotlib", "open3d"):
-        raise ValueError(f"renderer={renderer!r}; use 'matplotlib' or 'open3d'.")
+        raise UserValueError(f"renderer={renderer!r}; use 'matplotlib' or 'open3d'.")
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError('Pictures need matplotlib: pip install "pcl-clora[viewer]".') from None
+        raise MissingPackageError('Pictures need matplotlib: pip install "pcl-clora[viewer]".') from None
     columns = columns or min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
     draw = _open3d_pixels if renderer == "open3d" else _raster_pixels
@@ -117,9 +118,9 @@ def import_open3d() -> Any:
     try:
         import open3d
     except ModuleNotFoundError:
-        raise ImportError('Open3D is not installed: pip install "pcl-clora[viewer]".') from None
+        raise MissingPackageError('Open3D is not installed: pip install "pcl-clora[viewer]".') from None
     except (ImportError, OSError) as error:
-        raise ImportError(
+        raise MissingPackageError(
             f"Open3D is installed but does not load ({error}). Its system libraries on Debian and Ubuntu: "
             f"apt-get install {OPEN3D_LIBRARIES}. Pictures also come without it: renderer='matplotlib'."
         ) from None
@@ -141,7 +142,7 @@ def _open3d_pixels(panel: Panel, up: str) -> np.ndarray:
     try:
         renderer = open3d.visualization.rendering.OffscreenRenderer(PIXELS, PIXELS)
     except (AttributeError, RuntimeError) as error:
-        raise ImportError(
+        raise MissingPackageError(
             f"Open3D cannot draw without a display here ({error}). On Debian and Ubuntu: apt-get install "
             f"{OPEN3D_LIBRARIES} {OPEN3D_DRAWING}; or use renderer='matplotlib'."
         ) from None

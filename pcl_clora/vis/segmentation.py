@@ -14,6 +14,7 @@ from torch import Tensor
 from pcl_clora import ops
 from pcl_clora.data import PartTaxonomy, Sample
 from pcl_clora.engine import PartSegmentationTask, SegmentationMeter
+from pcl_clora.errors import UserValueError
 from pcl_clora.io.pictures import draw_cloud, encode_png
 from pcl_clora.predict import Predictor, nearest_kept, part_colours
 from pcl_clora.vis.html import Item
@@ -165,7 +166,7 @@ def segment_sample(predictor: Predictor, sample: Sample, *, method: str = "") ->
         ValueError: if the sample has no part labels.
     """
     if sample.category is None or sample.part_labels is None:
-        raise ValueError(f"{sample.path or sample.index}: the cloud has no part labels.")
+        raise UserValueError(f"{sample.path or sample.index}: the cloud has no part labels.")
     name = Path(sample.path).name if sample.path else f"cloud {sample.index}"
     return _segment(
         predictor, name, sample.points.numpy(), sample.category, sample.part_labels.numpy(), method
@@ -193,7 +194,9 @@ def segment_points(
     """
     if not isinstance(predictor.task, PartSegmentationTask):
         if truth is not None:
-            raise ValueError(f"{name}: a classification run has no parts; leave the labels of points out.")
+            raise UserValueError(
+                f"{name}: a classification run has no parts; leave the labels of points out."
+            )
         return _classify(predictor, name, points, method)
     return _segment(predictor, name, points, predictor.category(category), truth, method)
 
@@ -263,11 +266,11 @@ def _back(center: Tensor, cloud: Tensor, points: np.ndarray) -> np.ndarray:
 
 def _check_truth(truth: np.ndarray, taxonomy: PartTaxonomy, category: int, count: int, name: str) -> None:
     if truth.shape != (count,):
-        raise ValueError(f"{name}: {truth.shape} labels for {count} points; give one label a point.")
+        raise UserValueError(f"{name}: {truth.shape} labels for {count} points; give one label a point.")
     ids = taxonomy.ids[category]
     unknown = sorted(set(np.unique(truth).tolist()) - set(ids))
     if unknown:
-        raise ValueError(
+        raise UserValueError(
             f"{name}: labels {unknown[:8]} are no parts of {taxonomy.categories[category]!r}, which has "
             f"{list(ids)}; number them as the run's data do."
         )
@@ -310,5 +313,5 @@ def segment_test_set(
     chosen = list(range(len(dataset))) if indices is None else list(indices)
     for index in chosen:
         if not 0 <= index < len(dataset):
-            raise ValueError(f"index {index} is not there: the test split has {len(dataset)} clouds.")
+            raise UserValueError(f"index {index} is not there: the test split has {len(dataset)} clouds.")
         yield segment_sample(predictor, dataset[index], method=method)

@@ -10,6 +10,7 @@ from pcl_clora import __version__
 from pcl_clora.cli import main
 from pcl_clora.config import ConfigError, dump_yaml, read_yaml
 from pcl_clora.engine import load_run_config
+from pcl_clora.errors import MissingPackageError, UserTypeError
 from pcl_clora.models import create_model
 from pcl_clora.report import ReportError
 from tests.support.cli_cases import ROOT, TINY, write_config
@@ -229,14 +230,21 @@ def test_doctor_says_versions_device_operators_data_and_packages(invoke, tmp_pat
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(ReportError("no"), 2), (OSError("no"), 2), (ImportError("no"), 2), (KeyError("no"), None)],
+    [
+        (ReportError("no"), 2),
+        (UserTypeError("no"), 2),
+        (MissingPackageError("no"), 2),
+        (OSError("no"), 2),
+        (KeyError("no"), None),
+        (ValueError("no"), None),
+    ],
 )
 def test_messages_for_users_are_told_from_our_mistakes(monkeypatch, capsys, error, code):
     def fail(**_: object) -> None:
         raise error
 
     monkeypatch.setattr("pcl_clora.cli.app", fail)
-    with pytest.raises(SystemExit if code else KeyError) as caught:
+    with pytest.raises(SystemExit if code else type(error)) as caught:
         main(["doctor"])
     assert code is None or caught.value.code == code
     assert ("error: no" in capsys.readouterr().err) == (code is not None)

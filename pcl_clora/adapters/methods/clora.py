@@ -17,6 +17,7 @@ from pcl_clora.adapters.config import AdapterConfig, unique
 from pcl_clora.adapters.methods.lora import at_rows
 from pcl_clora.adapters.methods.sade import SadeConfig, pair_similarities
 from pcl_clora.adapters.paths import LinearSite, find_linears
+from pcl_clora.errors import UserValueError
 from pcl_clora.models.interface import ModelInterface, Role
 
 INPUT_TARGETS: tuple[Role, ...] = ("qkv", "fc1", "proj")  # linear layers that read tokens of width d
@@ -52,28 +53,30 @@ class CLoRAConfig(AdapterConfig):
             given: tuple[Role, ...] = getattr(self, setting)
             wrong = [role for role in unique(given, setting) if role not in valid]
             if wrong:
-                raise ValueError(
+                raise UserValueError(
                     f"{setting} names {', '.join(wrong)}, but CLoRA's updates are d x d, so only "
                     f"{', '.join(valid)} fit."
                 )
             if used and not given:
-                raise ValueError(
+                raise UserValueError(
                     f"{setting} is empty, but placement={self.placement!r} needs at least one role there."
                 )
             if not used and given != default:
-                raise ValueError(f"{setting} has no effect with placement={self.placement!r}; leave it out.")
+                raise UserValueError(
+                    f"{setting} has no effect with placement={self.placement!r}; leave it out."
+                )
         return self
 
     @model_validator(mode="after")
     def _check_start(self) -> CLoRAConfig:
         if self.scale == 0:
-            raise ValueError(
+            raise UserValueError(
                 "scale=0 switches every update off, and nothing would learn; use disabled() to compare."
             )
         if self.core == "identity" and self.init == "core_zero":
-            raise ValueError("core='identity' has no Q that could start at zero; set init='up_zero'.")
+            raise UserValueError("core='identity' has no Q that could start at zero; set init='up_zero'.")
         if self.tied and self.init == "up_zero":
-            raise ValueError(
+            raise UserValueError(
                 "tied means U = D^T, so U = 0 would make D zero too, and its gradient with it; "
                 "set init='core_zero'."
             )
@@ -82,12 +85,12 @@ class CLoRAConfig(AdapterConfig):
     @model_validator(mode="after")
     def _check_sharing(self) -> CLoRAConfig:
         if self.core == "identity" and self.sharing == "all":
-            raise ValueError(
+            raise UserValueError(
                 "sharing='all' shares Q, but core='identity' has none to share; set sharing='global'."
             )
         width = self.num_spaces * self.rank
         if self.core == "full" and self.sade.weight > 0:
-            raise ValueError(
+            raise UserValueError(
                 "SADE compares the E matrices D_h Q_h U_h of a module, but core='full' mixes all "
                 f"spaces in one {width} x {width} matrix; set sade.weight=0."
             )
@@ -385,7 +388,7 @@ class CLoRA(AdapterMethod):
         for place, site in sites:
             there = places.setdefault(site.path, {})
             if place in there:
-                raise ValueError(
+                raise UserValueError(
                     f"Two roles name {site.path}; the backbone's interface must tell them apart."
                 )
             lrm = self._make_module(site, interface.embed_dim)
@@ -407,7 +410,7 @@ class CLoRA(AdapterMethod):
         for place, site in sites:
             rows = site.rows[1] - site.rows[0]
             if site.layer.in_features != dim or (place != "input" and rows != dim):
-                raise ValueError(
+                raise UserValueError(
                     f"{site.path} maps {site.layer.in_features} to {rows} features for role {site.role!r}, "
                     f"but CLoRA's updates are {dim} x {dim} here; take this role out of the targets."
                 )

@@ -12,6 +12,7 @@ from pcl_clora.adapters.config import AdapterConfig, FreezeConfig
 from pcl_clora.adapters.parts import at_or_inside
 from pcl_clora.adapters.paths import join, walk
 from pcl_clora.adapters.plan import tracks_statistics
+from pcl_clora.errors import UserValueError
 from pcl_clora.models.interface import PARTS, ModelInterface, Part
 
 
@@ -25,11 +26,11 @@ class FullConfig(AdapterConfig):
     @model_validator(mode="after")
     def _train_everything(self) -> FullConfig:
         if set(self.train) != set(PARTS):
-            raise ValueError(
+            raise UserValueError(
                 f"full trains every part; leave train out, or use linear_probe with train={self.train}."
             )
         if self.freeze.norm_stats != "track":
-            raise ValueError(
+            raise UserValueError(
                 "full trains every part, and a trained part's normalisation moves; leave freeze out."
             )
         return self

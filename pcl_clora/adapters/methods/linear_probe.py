@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 from pcl_clora.adapters.base import AdapterMethod
 from pcl_clora.adapters.config import AdapterConfig
+from pcl_clora.errors import UserValueError
 from pcl_clora.models.interface import Part
 
 
@@ -20,7 +21,9 @@ class LinearProbeConfig(AdapterConfig):
     @model_validator(mode="after")
     def _train_something(self) -> LinearProbeConfig:
         if not self.train:
-            raise ValueError("linear_probe with an empty train has nothing to learn; name at least 'head'.")
+            raise UserValueError(
+                "linear_probe with an empty train has nothing to learn; name at least 'head'."
+            )
         return self
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pcl_clora.adapters.base import AdapterMethod, Delta
 from pcl_clora.adapters.config import AdapterConfig, unique
 from pcl_clora.adapters.paths import LinearSite, find_linears
+from pcl_clora.errors import UserValueError
 from pcl_clora.models.interface import ModelInterface, Role
 
 
@@ -27,10 +28,10 @@ class LoRAConfig(AdapterConfig):
     @model_validator(mode="after")
     def _targets_do_not_overlap(self) -> LoRAConfig:
         if not unique(self.targets, "targets"):
-            raise ValueError("targets is empty; name at least one role, for example q and v.")
+            raise UserValueError("targets is empty; name at least one role, for example q and v.")
         parts = {"q", "k", "v"} & set(self.targets)
         if "qkv" in self.targets and parts:
-            raise ValueError(
+            raise UserValueError(
                 f"targets names qkv and its part {', '.join(sorted(parts))}; name one of the two."
             )
         return self

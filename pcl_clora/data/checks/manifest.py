@@ -12,6 +12,7 @@ from typing import Any
 
 from pcl_clora.config import read_yaml
 from pcl_clora.data.checks.finding import Finding
+from pcl_clora.errors import UserValueError
 from pcl_clora.io import sha256_file
 
 _KEYS = {"path", "bytes", "sha256", "shapes", "optional"}
@@ -33,7 +34,7 @@ def check_manifest(root: str | Path, manifest: str | Path) -> Iterator[Finding]:
     """
     for entry in read_yaml(manifest).get("files", []):
         if not isinstance(entry, dict) or "path" not in entry or not entry.keys() <= _KEYS:
-            raise ValueError(
+            raise UserValueError(
                 f"{manifest}: {entry!r} must be a mapping of {', '.join(sorted(_KEYS))}, with a path."
             )
         yield from _check_entry(Path(root) / entry["path"], entry)

@@ -21,6 +21,7 @@ from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import Batch, Sample, check_split
 from pcl_clora.data.part_taxonomy import PartTaxonomy
 from pcl_clora.data.shapes import CATALOG, Draw, Mesh, ShapeBuilder
+from pcl_clora.errors import UserIndexError, UserValueError
 
 PROCEDURAL_CLASSES: tuple[str, ...] = tuple(CATALOG)
 """Names of all classes of the generator, in alphabetical order."""
@@ -56,9 +57,9 @@ class ProceduralConfig(DataConfig):
     def _check_classes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             if name not in CATALOG:
-                raise ValueError(unknown_name(name, CATALOG, what="procedural class"))
+                raise UserValueError(unknown_name(name, CATALOG, what="procedural class"))
         if not value or len(set(value)) != len(value):
-            raise ValueError(f"classes={list(value)} must name at least one class, none of them twice.")
+            raise UserValueError(f"classes={list(value)} must name at least one class, none of them twice.")
         return value
 
 
@@ -86,7 +87,7 @@ def generate_mesh(class_name: str, draw: Draw, *, deform: float = 1.0) -> Mesh:
         A mesh with part labels, y up, the middle of its bounding box at the origin.
     """
     if class_name not in CATALOG:
-        raise ValueError(unknown_name(class_name, CATALOG, what="procedural class"))
+        raise UserValueError(unknown_name(class_name, CATALOG, what="procedural class"))
     entry = CATALOG[class_name]
     builder = ShapeBuilder(entry.parts)
     entry.build(builder, draw)
@@ -218,7 +219,7 @@ class ProceduralShapes:
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is out of range: the data set has {len(self)} samples.")
+            raise UserIndexError(f"index {index} is out of range: the data set has {len(self)} samples.")
         index %= len(self)
         batch = self.read_batch([index])
         label = int(batch.label[0])

@@ -25,6 +25,7 @@ from pcl_clora.data.generated.procedural import (
 )
 from pcl_clora.data.shapes import Draw
 from pcl_clora.data.shapes.programs import build_program, sample_program
+from pcl_clora.errors import UserIndexError
 
 PROGRAM = "program"
 
@@ -70,7 +71,7 @@ class ProceduralCorpus:
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is out of range: the data set has {len(self)} samples.")
+            raise UserIndexError(f"index {index} is out of range: the data set has {len(self)} samples.")
         index %= len(self)
         label = int(self.labels[index])
         path = f"{self.config.name}:{self.config.seed}/{self.split}/{index}"

@@ -27,6 +27,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from pcl_clora.config import Config, ConfigError, build
 from pcl_clora.data.part_taxonomy import PartTaxonomy
+from pcl_clora.errors import UserValueError
 from pcl_clora.io import DataError
 
 INDEX = "index.json"
@@ -173,10 +174,10 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int]:
         with file.open("rb") as handle:
             (length,) = struct.unpack("<Q", handle.read(8))
             if length > file.stat().st_size:
-                raise ValueError(f"its header would have {length} bytes")
+                raise UserValueError(f"its header would have {length} bytes")
             header = json.loads(handle.read(length))
         if not isinstance(header, dict):
-            raise ValueError("its header is no mapping")
+            raise UserValueError("its header is no mapping")
     except OSError as error:
         raise DataError(file, f"cannot be read ({error})", AGAIN) from error
     except (struct.error, ValueError) as error:

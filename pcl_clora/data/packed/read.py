@@ -13,6 +13,7 @@ from torch import Tensor
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import Batch, Sample
 from pcl_clora.data.packed.format import AGAIN, map_shard, read_index
+from pcl_clora.errors import UserIndexError
 from pcl_clora.io import DataError
 
 
@@ -131,7 +132,7 @@ class PackedDataset:
     def _find(self, index: int) -> tuple[dict[str, np.ndarray], int]:
         """Return the arrays of a sample's shard, and its place in them."""
         if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is out of range: the data set has {len(self)} samples.")
+            raise UserIndexError(f"index {index} is out of range: the data set has {len(self)} samples.")
         index %= len(self)
         number = int(np.searchsorted(self._ends, index, side="right"))
         return self._map(number), index - (int(self._ends[number - 1]) if number else 0)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import Batch, Sample, check_split
+from pcl_clora.errors import UserIndexError, UserValueError
 from pcl_clora.io import DataError
 
 NUM_TEST_DIGITS = 360
@@ -45,7 +46,7 @@ class DigitsConfig(DataConfig):
     @model_validator(mode="after")
     def _check_no_points(self) -> DigitsConfig:
         if self.num_points != self.image_size**2 or self.pool_points:
-            raise ValueError(
+            raise UserValueError(
                 f"num_points={self.num_points} and pool_points={self.pool_points} are for clouds; set "
                 "image_size only."
             )
@@ -55,7 +56,7 @@ class DigitsConfig(DataConfig):
     @classmethod
     def _check_classes(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if not value or len(set(value)) != len(value) or not all(0 <= digit <= 9 for digit in value):
-            raise ValueError(f"classes={list(value)} must name digits from 0 to 9, none of them twice.")
+            raise UserValueError(f"classes={list(value)} must name digits from 0 to 9, none of them twice.")
         return value
 
 
@@ -70,11 +71,11 @@ class ImageArray:
 
     def __init__(self, images: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:
         if images.ndim != 4 or images.dtype != torch.float32:
-            raise ValueError(
+            raise UserValueError(
                 f"images must be (n, C, H, W) float32, not {tuple(images.shape)} {images.dtype}."
             )
         if labels.shape != images.shape[:1]:
-            raise ValueError(f"{images.shape[0]} images need as many labels, not {tuple(labels.shape)}.")
+            raise UserValueError(f"{images.shape[0]} images need as many labels, not {tuple(labels.shape)}.")
         self.class_names = tuple(class_names)
         self.labels = labels.to(torch.int64)
         self._images = images
@@ -84,7 +85,7 @@ class ImageArray:
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):  # a for loop over a data set ends by this error
-            raise IndexError(f"index {index} is out of range: the data set has {len(self)} samples.")
+            raise UserIndexError(f"index {index} is out of range: the data set has {len(self)} samples.")
         index %= len(self)
         return Sample(points=self._images[index].clone(), label=int(self.labels[index]), index=index)
 

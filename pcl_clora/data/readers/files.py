@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pcl_clora.data.dataset import Batch, Sample, stack_samples
+from pcl_clora.errors import UserIndexError, UserTypeError
 
 
 class FileDataset:
@@ -32,14 +33,14 @@ class FileDataset:
 
     def read_file(self, file: Path, label: int, index: int) -> Sample:
         """Read one sample; called at most once for each index if samples are kept."""
-        raise TypeError(f"{type(self).__name__} must say how a file is read")
+        raise UserTypeError(f"{type(self).__name__} must say how a file is read")
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is out of range: the data set has {len(self)} samples.")
+            raise UserIndexError(f"index {index} is out of range: the data set has {len(self)} samples.")
         sample = self._sample(index % len(self))
         return replace(
             sample,

@@ -22,6 +22,7 @@ from pcl_clora.data.dataset import ArrayDataset, check_split
 from pcl_clora.data.readers.cache import cached_array, fingerprint, user_cache_folder
 from pcl_clora.data.readers.modelnet import GET_AGAIN, MODELNET40_CLASSES, read_list
 from pcl_clora.data.transforms import normalize_unit_sphere
+from pcl_clora.errors import UserValueError
 from pcl_clora.io import DataError, load_pickled_arrays, read_points
 
 logger = logging.getLogger(__name__)
@@ -50,11 +51,11 @@ class ModelNet40TxtConfig(DataConfig):
     @model_validator(mode="after")
     def _check(self) -> ModelNet40TxtConfig:
         if self.read_points > MAX_ROWS:
-            raise ValueError(
+            raise UserValueError(
                 f"{self.read_points} points are asked for; this data set gives at most {MAX_ROWS}."
             )
         if self.source == "dat" and self.variant != "modelnet40":
-            raise ValueError("source=dat exists for variant=modelnet40 only; use source=text.")
+            raise UserValueError("source=dat exists for variant=modelnet40 only; use source=text.")
         return self
 
 

@@ -19,6 +19,7 @@ from pcl_clora.data.paper_sampling import draw_with_replacement
 from pcl_clora.data.part_taxonomy import PartTaxonomy
 from pcl_clora.data.shapes import Draw
 from pcl_clora.data.transforms import normalize_unit_sphere
+from pcl_clora.errors import UserIndexError
 from pcl_clora.io import DataError
 
 PART_SPLITS = ("train", "val", "test")
@@ -130,7 +131,7 @@ class PartShapes:
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is out of range: the data set has {len(self)} samples.")
+            raise UserIndexError(f"index {index} is out of range: the data set has {len(self)} samples.")
         index %= len(self)
         if self.config.sampling == "paper":
             key = derive_seed("parts", self.config.sampling_seed, self._epoch, index) % 2**32

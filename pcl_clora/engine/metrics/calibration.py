@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pcl_clora.engine.randomness import make_generator
+from pcl_clora.errors import UserValueError
 
 NUM_BINS = 15
 
@@ -90,7 +91,7 @@ class ReliabilityMeter:
         """
         count, total = self._count.cpu(), int(self._count.sum())
         if total == 0:
-            raise ValueError("No prediction was counted; is the split empty?")
+            raise UserValueError("No prediction was counted; is the split empty?")
         confidence, accuracy = self._confidence.cpu() / count, self._right.cpu().double() / count
         gap = (accuracy - confidence).abs().nan_to_num(0.0)
         return Reliability(
@@ -186,7 +187,7 @@ def cross_fit_temperature(
     """
     _check(logits, label)
     if len(label) < 2:
-        raise ValueError("Two halves need at least two clouds.")
+        raise UserValueError("Two halves need at least two clouds.")
     order = torch.randperm(len(label), generator=make_generator(seed, "temperature"))
     halves: Sequence[Tensor] = order.tensor_split(2)
     fitted = [fit_temperature(logits[half], label[half]) for half in halves]
@@ -198,7 +199,7 @@ def cross_fit_temperature(
 
 def _check(logits: Tensor, label: Tensor) -> None:
     if logits.dim() != 2 or label.shape != logits.shape[:1] or len(label) == 0:
-        raise ValueError(
+        raise UserValueError(
             f"logits is {tuple(logits.shape)} and label {tuple(label.shape)}; expected (n, C) and "
             "(n,), n >= 1."
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pcl_clora.engine.metrics.calibration import Reliability
+from pcl_clora.errors import UserValueError
 from pcl_clora.io import finite
 
 
@@ -119,7 +120,7 @@ def metrics_from_counts(counts: Tensor) -> ClassificationMetrics:
     """
     counts = counts.detach().cpu()
     if int(counts.sum()) == 0:
-        raise ValueError("The confusion matrix is empty: no cloud was evaluated; is the split empty?")
+        raise UserValueError("The confusion matrix is empty: no cloud was evaluated; is the split empty?")
     exact = counts.double()
     hit, seen, said = exact.diagonal(), exact.sum(dim=1), exact.sum(dim=0)
     recall = hit / seen  # 0 / 0 = nan: a class that does not occur

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from pcl_clora.errors import UserValueError
 from pcl_clora.io import finite
 
 
@@ -49,7 +50,7 @@ class ReconstructionMeter:
         """
         total, count = self.sums.tolist()
         if not count:
-            raise ValueError("No cloud was rebuilt; is the split empty?")
+            raise UserValueError("No cloud was rebuilt; is the split empty?")
         return ReconstructionMetrics(total / count, int(count))
 
 

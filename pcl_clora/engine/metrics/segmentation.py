@@ -12,6 +12,7 @@ from torch import Tensor
 from pcl_clora.data import PartTaxonomy
 from pcl_clora.engine.metrics.calibration import Reliability
 from pcl_clora.engine.metrics.classification import ConfusionMatrix
+from pcl_clora.errors import UserValueError
 from pcl_clora.io import finite
 
 
@@ -179,7 +180,7 @@ class SegmentationMeter:
         sums = {name: value.detach().cpu().double() for name, value in self._sums.items()}
         clouds = sums["clouds"]
         if not bool(clouds.any()):
-            raise ValueError("No cloud was evaluated; is the split empty?")
+            raise UserValueError("No cloud was evaluated; is the split empty?")
         per_category = sums["cloud_iou"] / clouds  # 0 / 0 = nan: a category that does not occur
         per_part = sums["part_iou"] / clouds[self.taxonomy.category_of_part()]
         return SegmentationMetrics(

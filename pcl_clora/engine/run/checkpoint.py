@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pcl_clora.engine.config import differences
+from pcl_clora.errors import PclCloraError, UserTypeError
 from pcl_clora.io import atomic_write
 
 FORMAT = "pcl_clora.checkpoint"
@@ -27,7 +28,7 @@ TENSOR = "$tensor"  # json stand-in for a tensor
 MAPPING = "$mapping"  # json stand-in for a dict whose keys are not all strings
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(PclCloraError, RuntimeError):
     """A checkpoint that cannot be used; the message says why and what to do."""
 
 
@@ -140,7 +141,7 @@ def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     kind = type(value).__name__
-    raise TypeError(f"A checkpoint cannot hold {path!r}, a {kind}; turn it into plain values.")
+    raise UserTypeError(f"A checkpoint cannot hold {path!r}, a {kind}; turn it into plain values.")
 
 
 def _separate(tensors: dict[str, Tensor]) -> None:

@@ -18,9 +18,10 @@ from pcl_clora.engine.optim import trained_parameters
 from pcl_clora.engine.randomness import capture_rng_state, restore_rng_state
 from pcl_clora.engine.run.checkpoint import CheckpointError, fingerprint, save_checkpoint
 from pcl_clora.engine.run.result import RunState
+from pcl_clora.errors import PclCloraError
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(PclCloraError, RuntimeError):
     """A loss or gradient that is nan or infinite; the message names the file with the batch and the state."""
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pcl_clora import ops
+from pcl_clora.errors import UserValueError
 from pcl_clora.models.backbones.point_mae.network import PATCH_EMBED_RULES, TRANSFORMER_RULES
 from pcl_clora.models.config import MaskedConfig
 from pcl_clora.models.interface import Tokens
@@ -87,7 +88,7 @@ def draw_mask(
     """
     b, g, _ = center.shape
     if not 0 <= num_masked <= g:
-        raise ValueError(f"num_masked={num_masked} is not in 0..{g}, the patches of a cloud.")
+        raise UserValueError(f"num_masked={num_masked} is not in 0..{g}, the patches of a cloud.")
     if kind == "random":
         order = torch.rand(b, g, generator=generator).argsort(dim=1).to(center.device)
     elif kind == "block":
@@ -95,7 +96,7 @@ def draw_mask(
         offset = center - take(center, first)
         order = offset.square().sum(dim=2).argsort(dim=1, stable=True)
     else:
-        raise ValueError(f"mask={kind!r} is not known; use 'random' or 'block'.")
+        raise UserValueError(f"mask={kind!r} is not known; use 'random' or 'block'.")
     mask = torch.zeros(b, g, dtype=torch.bool, device=center.device)
     return mask.scatter_(1, order[:, :num_masked], True)
 
@@ -179,7 +180,7 @@ class WithoutClassifier:
         Raises:
             ValueError: always.
         """
-        raise ValueError(
+        raise UserValueError(
             "The pre-training form has no classifier; make the classification form with create_model() and "
             "fill it with load_weights(model, pretrained.state_dict())."
         )
@@ -255,7 +256,7 @@ class MaskedAutoencoder(WithoutClassifier, PatchTransformer):
         """Sort out which patches are visible and which are hidden."""
         hidden = self.config.num_masked
         if mask.device.type == "cpu" and not bool((mask.sum(dim=1) == hidden).all()):
-            raise ValueError(
+            raise UserValueError(
                 f"mask hides {mask.sum(dim=1).tolist()} patches, but this model hides {hidden} of every "
                 "cloud; draw it with draw_mask()."
             )

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcl_clora import ops
+from pcl_clora.errors import UserValueError
 from pcl_clora.models.config import TransformerConfig
 from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.key_map import Rule
@@ -363,13 +364,13 @@ class PartSegmenter(_Transformer):
             ValueError: if it is not; the message says what to pass.
         """
         if category.shape != points.shape[:1] or category.dtype != torch.int64:
-            raise ValueError(
+            raise UserValueError(
                 f"category is {tuple(category.shape)} {category.dtype}; expected ({points.shape[0]},) int64, "
                 "one category number a cloud."
             )
         limit = self.num_categories
         if category.device.type == "cpu" and not bool(((category >= 0) & (category < limit)).all()):
-            raise ValueError(
+            raise UserValueError(
                 f"category holds {int(category.min())}..{int(category.max())}, but this model knows "
                 f"0..{limit - 1}; make it with another num_categories."
             )

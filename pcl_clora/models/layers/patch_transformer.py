@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pcl_clora import ops
+from pcl_clora.errors import UserValueError
 from pcl_clora.models.config import TransformerConfig
 from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.key_map import KeyMap
@@ -104,12 +105,12 @@ class PatchTransformer(nn.Module):
         """
         config = self.config
         if points.dim() != 3 or points.shape[-1] != 3:
-            raise ValueError(
+            raise UserValueError(
                 f"points has shape {tuple(points.shape)}; expected (B, N, 3): clouds, points, x y z."
             )
         needed = max(config.num_groups, config.group_size)
         if points.shape[1] < needed:
-            raise ValueError(
+            raise UserValueError(
                 f"A cloud of {points.shape[1]} points is too small for num_groups={config.num_groups} and "
                 f"group_size={config.group_size}; give at least {needed} points or lower these settings."
             )

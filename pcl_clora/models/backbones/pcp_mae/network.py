@@ -8,6 +8,7 @@ import torch
 from pydantic import NonNegativeFloat, model_validator
 from torch import Tensor, nn
 
+from pcl_clora.errors import UserValueError
 from pcl_clora.models.backbones.point_mae.network import OFFICIAL_KEYS
 from pcl_clora.models.config import MaskedConfig, PretrainingConfig
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
@@ -29,7 +30,7 @@ class PCPMAEConfig(MaskedConfig):
     @model_validator(mode="after")
     def _check_width(self) -> PCPMAEConfig:
         if self.embed_dim % 6:
-            raise ValueError(
+            raise UserValueError(
                 f"embed_dim={self.embed_dim} is not a multiple of 6: the positions of pcp_mae are sines and "
                 "cosines, as many for each of three axes."
             )

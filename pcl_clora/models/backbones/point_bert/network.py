@@ -8,6 +8,7 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import nn
 
 from pcl_clora.config import Config
+from pcl_clora.errors import UserValueError
 from pcl_clora.models.backbones.point_mae.network import (
     CLASSIFIER_RULES,
     PATCH_EMBED_RULES,
@@ -44,9 +45,9 @@ class MaskedTokensConfig(Config):
     def _check(self) -> MaskedTokensConfig:
         least, most = self.mask_ratio
         if not 0.0 < least <= most < 1.0:
-            raise ValueError(f"mask_ratio={[least, most]} must be two shares with 0 < least <= most < 1.")
+            raise UserValueError(f"mask_ratio={[least, most]} must be two shares with 0 < least <= most < 1.")
         if any(width % 4 for width in (self.num_tokens, *self.tokenizer_widths[1:])):
-            raise ValueError(
+            raise UserValueError(
                 f"num_tokens={self.num_tokens} and all but the first of "
                 f"tokenizer_widths={list(self.tokenizer_widths)} must be multiples of 4: the tokenizer "
                 "normalises its features in 4 groups."
@@ -72,7 +73,7 @@ class PointBERTConfig(TransformerConfig):
     @model_validator(mode="after")
     def _check_pretraining(self) -> PointBERTConfig:
         if self.task == "pretraining" and int(self.pretraining.mask_ratio[0] * self.num_groups) == 0:
-            raise ValueError(
+            raise UserValueError(
                 f"mask_ratio={list(self.pretraining.mask_ratio)} may hide none of "
                 f"num_groups={self.num_groups} patches; raise one of them."
             )

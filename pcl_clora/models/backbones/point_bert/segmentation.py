@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcl_clora import ops
+from pcl_clora.errors import UserValueError
 from pcl_clora.models.backbones.point_bert.network import BODY_RULES, PointBERT
 from pcl_clora.models.key_map import KeyMap, Rule
 from pcl_clora.models.layers.edge_conv import EdgeConv
@@ -127,7 +128,7 @@ class PointBERTSegmentationHead(nn.Module):
         """
         many, few = self.num_points
         if points.shape[1] < many:
-            raise ValueError(
+            raise UserValueError(
                 f"A cloud of {points.shape[1]} points is too small for "
                 f"num_upsampled={list(self.num_points)}; give more points or lower this setting."
             )
@@ -172,7 +173,7 @@ class PointBERTSegmenter(PartSegmenter, PointBERT):
         if num_categories is None:
             num_categories = self.num_categories if hasattr(self, "head") else config.num_categories
         if len(config.fetched) != 3:
-            raise ValueError(
+            raise UserValueError(
                 f"Point-BERT's head looks at three blocks, not at {list(config.fetched)}; set fetch_layers."
             )
         return PointBERTSegmentationHead(

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pcl_clora.errors import UserValueError
 from pcl_clora.models.backbones.point_mae.network import PointMAEConfig
 from pcl_clora.models.backbones.point_mae.tiny import PointMAETinyConfig
 from pcl_clora.models.layers.masked_autoencoder import MaskedAutoencoder, PretrainingOutput, add_terms
@@ -33,11 +34,13 @@ def contrast_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """
     count = first.shape[0]
     if first.shape != second.shape:
-        raise ValueError(
+        raise UserValueError(
             f"The views have shapes {tuple(first.shape)} and {tuple(second.shape)}; give equal ones."
         )
     if count < 2:
-        raise ValueError("Two views of one cloud have nothing to be told apart from; give at least 2 clouds.")
+        raise UserValueError(
+            "Two views of one cloud have nothing to be told apart from; give at least 2 clouds."
+        )
     with torch.autocast(first.device.type, enabled=False):
         features = F.normalize(torch.cat([first, second]).float(), dim=1)
         alike = features @ features.T / temperature
@@ -90,7 +93,7 @@ class TwoViewAutoencoder(MaskedAutoencoder):
         settings = self.config.pretraining
         compared = self.training and settings.contrast > 0
         if compared and (len(mask) % 2 or len(mask) < 4):
-            raise ValueError(
+            raise UserValueError(
                 f"pretraining.contrast={settings.contrast:g} compares two views of every cloud among at "
                 f"least two clouds, but the batch holds {len(mask)}; give first one view of each, then the "
                 "other."

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pcl_clora.errors import UserValueError
 from pcl_clora.models.backbones.point_mae.network import PATCH_EMBED_RULES, TRANSFORMER_RULES
 from pcl_clora.models.backbones.recon.network import (
     TOKEN_NAMES,
@@ -114,7 +115,7 @@ class ReConPretraining(MaskedAutoencoder, ReCon):
             if features is not None:
                 projected = project(encoded[:, TOKEN_NAMES.index(token)])
                 if features.shape != projected.shape:
-                    raise ValueError(
+                    raise UserValueError(
                         f"{name} features have shape {tuple(features.shape)}; expected "
                         f"{tuple(projected.shape)}, set pretraining.{name}_dim to their width."
                     )

@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor, nn
 
 from pcl_clora.config import unknown_name
+from pcl_clora.errors import MissingPackageError, UserValueError
 from pcl_clora.models.config import ModelConfig
 from pcl_clora.models.interface import ModelInterface, Part, is_tensor_path
 from pcl_clora.models.key_map import KeyMap, Rule
@@ -51,7 +52,7 @@ class TimmConfig(ModelConfig):
     @classmethod
     def _check_family(cls, value: str) -> str:
         if not any(fnmatch.fnmatch(value, family) for family in FAMILIES):
-            raise ValueError(
+            raise UserValueError(
                 f"architecture={value!r} is not one of timm's {' or '.join(FAMILIES)} models, whose blocks "
                 "have the layers that adapters look for."
             )
@@ -67,7 +68,7 @@ def import_timm() -> Any:
     try:
         import timm
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             'Image transformers need the package timm: pip install "pcl-clora[images]".'
         ) from error
     return timm
@@ -101,7 +102,7 @@ def describe_timm(model: nn.Module, prefix: str = "") -> ModelInterface:
     }
     dim = int(getattr(model, "embed_dim", 0))
     if "qkv" not in linears or any(_find(block, "attn.qkv").out_features != 3 * dim for block in blocks):
-        raise ValueError(
+        raise UserValueError(
             f"{type(model).__name__} has no fused layer for q, k and v in every block, so adapters find no "
             "place in it; choose a plain vit_* or deit* model."
         )
@@ -158,7 +159,9 @@ class TimmViT(nn.Module):
         super().__init__()
         timm = import_timm()
         if config.architecture not in timm.list_models():
-            raise ValueError(unknown_name(config.architecture, list_timm_models(), what="timm architecture"))
+            raise UserValueError(
+                unknown_name(config.architecture, list_timm_models(), what="timm architecture")
+            )
         sizes = {
             "img_size": config.image_size,
             "patch_size": config.patch_size,
@@ -196,7 +199,7 @@ class TimmViT(nn.Module):
         """(B, C, H, W) -> (B, T, D), tokens after the last norm."""
         expected = self.interface.input_shape
         if expected is not None and (images.dim() != 4 or tuple(images.shape[1:]) != expected):
-            raise ValueError(
+            raise UserValueError(
                 f"images has shape {tuple(images.shape)}; expected (B, {', '.join(map(str, expected))}): "
                 "batch, channels, height, width. Set model.image_size and model.channels to the data's."
             )

@@ -1,0 +1,27 @@
+"""What a user can get wrong: one base for all errors of the package.
+
+Each also is the built-in error that fits, so that `except ValueError` catches what it says. The command line
+shows errors of this base as one message; any other exception is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class PclCloraError(Exception):
+    """Base of every error that names a value or a file that a user can change, and the remedy."""
+
+
+class UserValueError(PclCloraError, ValueError):
+    """An argument has a wrong value."""
+
+
+class UserTypeError(PclCloraError, TypeError):
+    """An argument has a wrong type."""
+
+
+class UserIndexError(PclCloraError, IndexError):
+    """An index is out of range."""
+
+
+class MissingPackageError(PclCloraError, ImportError):
+    """A package is not installed that only some functions need; the message has the command."""
