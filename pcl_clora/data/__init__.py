@@ -1,5 +1,6 @@
 """Clouds: readers of the official layouts, procedural shapes, transforms, batches in a resumable order."""
 
+from pcl_clora.data import builtin_sets as builtin_sets  # registers the data sets
 from pcl_clora.data.checks import (
     Finding,
     RootInfo,
@@ -18,7 +19,7 @@ from pcl_clora.data.dataset import (
     split_validation,
     stack_samples,
 )
-from pcl_clora.data.fewshot import FewshotConfig, ModelNetFewshotConfig
+from pcl_clora.data.folds import FewshotConfig
 from pcl_clora.data.generated.procedural import (
     PROCEDURAL_CLASSES,
     PROCEDURAL_PARTS,
@@ -28,6 +29,7 @@ from pcl_clora.data.generated.procedural import (
 from pcl_clora.data.loader import PointLoader
 from pcl_clora.data.part_taxonomy import SHAPENETPART, PartDataset, PartTaxonomy, read_taxonomy
 from pcl_clora.data.readers.modelnet import MODELNET40_CLASSES
+from pcl_clora.data.readers.modelnet_fewshot import ModelNetFewshotConfig
 from pcl_clora.data.registry import (
     build_dataset,
     build_validation,

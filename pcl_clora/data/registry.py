@@ -8,19 +8,7 @@ from typing import Any
 from pcl_clora.config import Registry
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import PointDataset, check_split
-from pcl_clora.data.fewshot import FewshotConfig, FewshotFold, ModelNetFewshot, ModelNetFewshotConfig
-from pcl_clora.data.generated.procedural import ProceduralConfig, ProceduralShapes
-from pcl_clora.data.generated.procedural_corpus import ProceduralCorpus, ProceduralCorpusConfig
-from pcl_clora.data.packed.read import PackedConfig, PackedDataset
 from pcl_clora.data.paper_sampling import PaperOrder
-from pcl_clora.data.readers.digits import Digits, DigitsConfig
-from pcl_clora.data.readers.folder import FolderConfig, PointFolder
-from pcl_clora.data.readers.modelnet_hdf5 import ModelNet40Hdf5, ModelNet40Hdf5Config
-from pcl_clora.data.readers.modelnet_txt import ModelNet40Txt, ModelNet40TxtConfig
-from pcl_clora.data.readers.scanobjectnn import ScanObjectNN, ScanObjectNNConfig
-from pcl_clora.data.readers.scanobjectnn_raw import ScanObjectNNRaw, ScanObjectNNRawConfig
-from pcl_clora.data.readers.shapenetpart_hdf5 import ShapeNetPartHdf5, ShapeNetPartHdf5Config
-from pcl_clora.data.readers.shapenetpart_txt import ShapeNetPartTxt, ShapeNetPartTxtConfig
 from pcl_clora.data.subset import SubsetDataset, choose_per_class
 from pcl_clora.io import DataError
 
@@ -40,21 +28,6 @@ def register_dataset(name: str, config: type[DataConfig], make: Maker) -> None:
         ValueError: if the name is taken.
     """
     _datasets.register(name, config, make)
-
-
-register_dataset("modelnet40_hdf5", ModelNet40Hdf5Config, ModelNet40Hdf5)
-register_dataset("modelnet40_txt", ModelNet40TxtConfig, ModelNet40Txt)
-register_dataset("scanobjectnn", ScanObjectNNConfig, ScanObjectNN)
-register_dataset("scanobjectnn_raw", ScanObjectNNRawConfig, ScanObjectNNRaw)
-register_dataset("shapenetpart_txt", ShapeNetPartTxtConfig, ShapeNetPartTxt)
-register_dataset("shapenetpart_hdf5", ShapeNetPartHdf5Config, ShapeNetPartHdf5)
-register_dataset("modelnet_fewshot", ModelNetFewshotConfig, ModelNetFewshot)
-register_dataset("fewshot", FewshotConfig, FewshotFold)
-register_dataset("folder", FolderConfig, PointFolder)
-register_dataset("packed", PackedConfig, PackedDataset)
-register_dataset("procedural", ProceduralConfig, ProceduralShapes)
-register_dataset("procedural_corpus", ProceduralCorpusConfig, ProceduralCorpus)
-register_dataset("digits", DigitsConfig, Digits)
 
 
 def list_datasets() -> list[str]:

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from pcl_clora.config import ConfigError
 from pcl_clora.data import parse_data_config
-from pcl_clora.data.fewshot import FewshotConfig, ModelNetFewshotConfig
+from pcl_clora.data.folds import FewshotConfig
+from pcl_clora.data.readers.modelnet_fewshot import ModelNetFewshotConfig
 from pcl_clora.engine.config import RunConfig, load_run_config, run_identity
 from pcl_clora.engine.events import Event
 from pcl_clora.engine.run.folder import RunFolder

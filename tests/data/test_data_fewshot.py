@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pcl_clora.config import ConfigError
 from pcl_clora.data import build_dataset, check_data, check_root, describe_root, parse_data_config
-from pcl_clora.data.fewshot import FewshotConfig, choose_fold
+from pcl_clora.data.folds import FewshotConfig, choose_fold
 from pcl_clora.io import DataError
 from tests.support.scan_layouts import fold, make_fewshot
 

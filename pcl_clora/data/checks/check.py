@@ -11,7 +11,8 @@ from pcl_clora.data.checks.finding import Finding, RootInfo, problem
 from pcl_clora.data.checks.layouts import LAYOUTS, Layout, find_layout
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import SPLITS
-from pcl_clora.data.fewshot import FewshotConfig, ModelNetFewshotConfig, fewshot_file
+from pcl_clora.data.folds import FewshotConfig
+from pcl_clora.data.readers.modelnet_fewshot import ModelNetFewshotConfig, fewshot_file
 from pcl_clora.data.readers.scanobjectnn import ScanObjectNNConfig, scan_file
 from pcl_clora.data.registry import build_dataset, parse_data_config
 from pcl_clora.data.subset import require_training_clouds

@@ -11,13 +11,8 @@ import numpy as np
 from pcl_clora.data.checks.finding import Finding, RootInfo, digest_of, duplicates, problem
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import SPLITS
-from pcl_clora.data.fewshot import (
-    FewshotConfig,
-    FewshotFold,
-    ModelNetFewshotConfig,
-    fewshot_file,
-    read_fewshot,
-)
+from pcl_clora.data.folds import FewshotConfig, FewshotFold
+from pcl_clora.data.readers.modelnet_fewshot import ModelNetFewshotConfig, fewshot_file, read_fewshot
 from pcl_clora.io import DataError
 
 TEST_PER_CLASS = 20  # test clouds a class of the official folds
