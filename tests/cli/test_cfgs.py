@@ -1,6 +1,9 @@
 """Every yaml file of cfgs loads, and says what its name says."""
 
+from collections import Counter
+
 import pytest
+import yaml
 
 from pcl_clora.config import ConfigError, read_yaml
 from pcl_clora.engine import load_run_config
@@ -90,13 +93,44 @@ def test_sizes_are_what_they_are_called(size, low, high):
     assert low < model.parameter_counts()["total"] < high
 
 
-PUBLISHED = [path for path in RUNS if path.match("modelnet40/base_*") or path.match("fewshot/modelnet_*")]
-PUBLISHED += [path for path in RUNS if path.match("scanobjectnn/*") and "tiny" not in path.name]
-PUBLISHED += [path for path in RUNS if path.match("shapenetpart/*")]
+PUBLISHED = ["modelnet40/base_*", "fewshot/modelnet_*", "scanobjectnn/*", "shapenetpart/*"]
 
 
-@pytest.mark.parametrize("path", PUBLISHED, ids=name_of)
+@pytest.mark.parametrize(
+    "path",
+    [path for path in RUNS if any(map(path.match, PUBLISHED)) and "tiny" not in path.name],
+    ids=name_of,
+)
 def test_the_comment_names_the_augmentation_of_published_tables(path):
-    comment = " ".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+    text = path.read_text()
+    if "\naugment:" not in text:
+        assert yaml.safe_load(text).keys() <= {"_base_", "name", "adapter"}  # what it builds on says it
+        return
+    comment = " ".join(line for line in text.splitlines() if line.startswith("#"))
     assert load_run_config(path).augment in comment
     assert "ublished" in comment or "tables" in comment
+
+
+METHODS = ("linear_probe", "lora", "full")
+BESIDE_CLORA = [(path, m) for path in RUNS for m in METHODS if path.stem.endswith(f"_{m}")]
+BESIDE_CLORA = [(path, method) for path, method in BESIDE_CLORA if path.parent.name != "demo"]
+# What full fine-tuning needs besides its name: a learning rate, or a start, of its own.
+MORE = {"builtin": "optim", "shots20": "optim", "digits": "optim", "small": "weights", "tiny": "weights"}
+
+
+@pytest.mark.parametrize(("path", "method"), BESIDE_CLORA, ids=lambda value: getattr(value, "stem", value))
+def test_a_config_beside_one_of_clora_says_only_what_differs(path, method):
+    stem = path.stem.removesuffix(f"_{method}")
+    more = {MORE[stem]} if method == "full" and stem in MORE else set()
+    content = yaml.safe_load(path.read_text())
+    assert content.keys() == {"_base_", "name", "adapter", *more}
+    assert f"{stem}_clora.yaml" in content["_base_"]
+    assert content["adapter"] == {"method": method}
+    cfg, clora = load_run_config(path), load_run_config(path.with_name(f"{stem}_clora.yaml"))
+    own = {"name", "adapter", *more} | ({"optim"} if stem == "tiny" and more else set())
+    assert cfg.model_dump(exclude=own) == clora.model_dump(exclude=own)
+
+
+def test_what_is_not_repeated_is_said_once():
+    lines = Counter(line for path in RUNS for line in path.read_text().splitlines() if line.startswith("#"))
+    assert [line for line, count in lines.items() if count > 2] == []
