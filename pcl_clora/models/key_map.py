@@ -15,26 +15,27 @@ class Rule:
     """One line of a key map.
 
     Attributes:
-        theirs: name in the file. A name that ends in a dot stands for everything below it, any other for one
-            tensor. `*` stands for one component between dots and is carried over to the other side.
-        ours: name in our model, with the same `*` and the same ending.
-        conv: how many kernel dimensions of size 1 their weight has behind its (out, in): 1 or True for a
-            Conv1d that is a linear layer here, 2 for a Conv2d. Tensors that are no matrix here (biases)
-            keep their shape.
+        first: name on the first side of the map, in most maps the official one. A name that ends in a dot
+            stands for everything below it, any other for one tensor. `*` stands for one component between
+            dots and is carried over to the other side.
+        second: name on the second side, in most maps that of our model; the same `*` and the same ending.
+        conv: how many kernel dimensions of size 1 their weight has on the first side, behind its (out, in):
+            1 or True for a Conv1d that is a linear layer on the second side, 2 for a Conv2d. Tensors that
+            are no matrix there (biases) keep their shape.
     """
 
-    theirs: str
-    ours: str
+    first: str
+    second: str
     conv: int = 0
 
     def __post_init__(self) -> None:
-        if not self.theirs or not self.ours:
+        if not self.first or not self.second:
             raise UserValueError(
                 f"{self} has an empty side; write out the name, also where it stays the same."
             )
-        if self.theirs.endswith(".") != self.ours.endswith("."):
+        if self.first.endswith(".") != self.second.endswith("."):
             raise UserValueError(f"{self} is a prefix on one side only; end both names in a dot, or neither.")
-        if _stars(self.theirs) != _stars(self.ours):
+        if _stars(self.first) != _stars(self.second):
             raise UserValueError(f"{self} has another number of '*' on each side; each must be carried over.")
 
 
@@ -43,7 +44,7 @@ def _stars(pattern: str) -> int:
 
 
 class KeyMap:
-    """A list of rules; the first that fits decides.
+    """A list of rules between two namings; the first rule that fits decides.
 
     A key translates only if its name translates back to it, so that the map is one to one on everything it
     accepts, whatever the rules are. A key that fits no rule is unknown: names that stay the same have a rule
@@ -51,37 +52,55 @@ class KeyMap:
 
     Args:
         rules: more special rules before more general ones.
+        sides: what the namings are called that the two names of a rule belong to, in the rule's order.
     """
 
-    def __init__(self, rules: tuple[Rule, ...]) -> None:
-        self.rules = rules
-        self._to_ours = [(_pattern(rule.theirs), _template(rule.ours)) for rule in rules]
-        self._to_theirs = [(_pattern(rule.ours), _template(rule.theirs)) for rule in rules]
+    def __init__(self, rules: tuple[Rule, ...], *, sides: tuple[str, str] = ("official", "ours")) -> None:
+        self.rules, self.sides = rules, sides
+        patterns = [(_pattern(rule.first), _pattern(rule.second)) for rule in rules]
+        templates = [(_template(rule.first), _template(rule.second)) for rule in rules]
+        self._tables = tuple(
+            [
+                (pattern[1 - side], template[side])
+                for pattern, template in zip(patterns, templates, strict=True)
+            ]
+            for side in (0, 1)
+        )
 
-    def to_ours(self, key: str) -> str | None:
-        """Name in our model of a tensor that the file calls `key`; None if the map does not know it."""
-        name, _ = _translate(key, self._to_ours)
-        return name if name is not None and _translate(name, self._to_theirs)[0] == key else None
+    def translate(self, key: str, *, to: str) -> str | None:
+        """Name on the side `to` of what the other side calls `key`; None if the map does not know it.
 
-    def to_theirs(self, name: str) -> str | None:
-        """Name in the file of the tensor that our model calls `name`; None if the map does not know it."""
-        key, _ = _translate(name, self._to_theirs)
-        return key if key is not None and _translate(key, self._to_ours)[0] == name else None
+        Raises:
+            ValueError: if the map has no side of that name.
+        """
+        side = self._side(to)
+        name, _ = _translate(key, self._tables[side])
+        return name if name is not None and _translate(name, self._tables[1 - side])[0] == key else None
 
-    def tensor_to_ours(self, key: str, tensor: Tensor) -> Tensor:
-        """View a tensor of the file in our shape: (O, I, 1) -> (O, I) where `conv` says so."""
-        kernel = self._kernel(_translate(key, self._to_ours)[1])
+    def translate_tensor(self, key: str, tensor: Tensor, *, to: str) -> Tensor:
+        """View a tensor in the shape of the side `to`: where `conv` says so, (O, I, 1) <-> (O, I).
+
+        Args:
+            key: its name on the other side.
+            tensor: as the other side has it.
+            to: a name of `sides`.
+
+        Raises:
+            ValueError: if the map has no side of that name.
+        """
+        side = self._side(to)
+        number = _translate(key, self._tables[side])[1]
+        kernel = int(self.rules[number].conv) if number >= 0 else 0
+        if side == 0:
+            return tensor.reshape(*tensor.shape, *(1,) * kernel) if kernel and tensor.dim() == 2 else tensor
         if kernel and tensor.dim() == 2 + kernel and tensor.shape[2:] == (1,) * kernel:
             return tensor.reshape(tensor.shape[:2])
         return tensor
 
-    def tensor_to_theirs(self, name: str, tensor: Tensor) -> Tensor:
-        """View a tensor of our model in their shape: (O, I) -> (O, I, 1) where `conv` says so."""
-        kernel = self._kernel(_translate(name, self._to_theirs)[1])
-        return tensor.reshape(*tensor.shape, *(1,) * kernel) if kernel and tensor.dim() == 2 else tensor
-
-    def _kernel(self, rule: int) -> int:
-        return int(self.rules[rule].conv) if rule >= 0 else 0
+    def _side(self, to: str) -> int:
+        if to not in self.sides:
+            raise UserValueError(f"to={to!r} is no side of this map; choose {' or '.join(self.sides)}.")
+        return self.sides.index(to)
 
 
 def _pattern(text: str) -> re.Pattern[str]:

@@ -26,18 +26,18 @@ def names(draw, side):
     return key_map, ".".join(parts + tail)
 
 
-@given(names("theirs"))
+@given(names("first"))
 def test_a_key_that_translates_translates_back(case):
     key_map, key = case
-    name = key_map.to_ours(key)
-    assert name is None or key_map.to_theirs(name) == key
+    name = key_map.translate(key, to="ours")
+    assert name is None or key_map.translate(name, to="official") == key
 
 
-@given(names("ours"))
+@given(names("second"))
 def test_a_name_that_translates_translates_back(case):
     key_map, name = case
-    key = key_map.to_theirs(name)
-    assert key is None or key_map.to_ours(key) == name
+    key = key_map.translate(name, to="official")
+    assert key is None or key_map.translate(key, to="ours") == name
 
 
 @pytest.mark.parametrize(
@@ -55,34 +55,44 @@ def test_a_name_that_translates_translates_back(case):
     ],
 )
 def test_official_keys_of_point_mae_translate(key, name):
-    assert OFFICIAL_KEYS.to_ours(key) == name
+    assert OFFICIAL_KEYS.translate(key, to="ours") == name
 
 
 def test_a_key_that_would_not_come_back_is_unknown():
-    assert SHADOWED.to_ours("a.norm.b") == "a.first.b"
-    assert SHADOWED.to_ours("a.first.b") is None
+    assert SHADOWED.translate("a.norm.b", to="ours") == "a.first.b"
+    assert SHADOWED.translate("a.first.b", to="ours") is None
 
 
 @pytest.mark.parametrize(("conv", "shape"), [(0, (4, 3)), (True, (4, 3, 1)), (2, (4, 3, 1, 1))])
 def test_the_kernel_of_a_convolution_goes_and_comes_back(conv, shape):
     key_map = KeyMap((Rule("theirs.", "ours.", conv=conv),))
     weight, bias = torch.arange(12.0).view(shape), torch.ones(4)
-    ours = key_map.tensor_to_ours("theirs.weight", weight)
+    ours = key_map.translate_tensor("theirs.weight", weight, to="ours")
     assert ours.shape == (4, 3)
-    assert torch.equal(key_map.tensor_to_theirs("ours.weight", ours), weight)
-    assert key_map.tensor_to_ours("theirs.bias", bias) is bias
-    assert key_map.tensor_to_theirs("ours.bias", bias) is bias
+    assert torch.equal(key_map.translate_tensor("ours.weight", ours, to="official"), weight)
+    assert key_map.translate_tensor("theirs.bias", bias, to="ours") is bias
+    assert key_map.translate_tensor("ours.bias", bias, to="official") is bias
 
 
 def test_a_wider_kernel_keeps_its_shape():
     key_map = KeyMap((Rule("theirs.", "ours.", conv=True),))
-    assert key_map.tensor_to_ours("theirs.weight", torch.ones(4, 3, 2)).shape == (4, 3, 2)
+    assert key_map.translate_tensor("theirs.weight", torch.ones(4, 3, 2), to="ours").shape == (4, 3, 2)
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours", "match"),
+    ("first", "second", "match"),
     [("a.", "b", "prefix on one side"), ("a.*.", "b.", r"another number of '\*'"), ("", "b", "empty side")],
 )
-def test_a_rule_with_unequal_sides_is_refused(theirs, ours, match):
+def test_a_rule_with_unequal_sides_is_refused(first, second, match):
     with pytest.raises(ValueError, match=match):
-        Rule(theirs, ours)
+        Rule(first, second)
+
+
+def test_a_map_translates_to_its_own_sides_and_to_no_other():
+    hub = KeyMap((Rule("a.", "b."),), sides=("official", "hub"))
+    assert hub.translate("a.x", to="hub") == "b.x"
+    assert hub.translate("b.x", to="official") == "a.x"
+    with pytest.raises(ValueError, match="to='ours' is no side of this map; choose official or hub"):
+        hub.translate("a.x", to="ours")
+    with pytest.raises(ValueError, match="to='ours' is no side"):
+        hub.translate_tensor("a.x", torch.ones(1), to="ours")

@@ -255,7 +255,7 @@ def test_pcp_mae_rebuilds_without_gradient_into_the_predicted_positions(points):
 def test_parameters_and_keys_are_the_published_ones(name, keys, expected, request):
     model = meta_model(name, task="pretraining", num_groups=64)
     assert count(model) == expected
-    official = [model.official_keys.to_theirs(key) for key in model.state_dict()]
+    official = [model.official_keys.translate(key, to="official") for key in model.state_dict()]
     assert None not in official
     assert len(set(official)) == expected[1]
 

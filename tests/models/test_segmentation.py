@@ -49,7 +49,10 @@ def make(name, **settings):
 def official_state(model):
     """The model's weights by official name and in official shape."""
     keys = type(model).official_keys
-    return {keys.to_theirs(k): keys.tensor_to_theirs(k, v) for k, v in model.state_dict().items()}
+    return {
+        keys.translate(k, to="official"): keys.translate_tensor(k, v, to="official")
+        for k, v in model.state_dict().items()
+    }
 
 
 @pytest.fixture
@@ -150,7 +153,7 @@ def test_an_official_finetuned_file_gives_the_golden_output(shared):
 def test_parameters_and_keys_are_the_published_ones(name, params, keys):
     model = meta_model(name, task="part_segmentation", num_parts=50, num_categories=16)
     assert count(model) == (params, keys)
-    official = {type(model).official_keys.to_theirs(key) for key in model.state_dict()}
+    official = {type(model).official_keys.translate(key, to="official") for key in model.state_dict()}
     assert None not in official
     assert len(official) == keys
 
@@ -173,7 +176,9 @@ def test_official_key_lists_are_known_with_their_shapes(shared, name, file):
     keys, own = type(model).official_keys, model.state_dict()
     for key, entry in entries.items():
         theirs = torch.empty(entry["shape"], device="meta")
-        assert own[keys.to_ours(key)].shape == keys.tensor_to_ours(key, theirs).shape
+        assert (
+            own[keys.translate(key, to="ours")].shape == keys.translate_tensor(key, theirs, to="ours").shape
+        )
 
 
 @pytest.mark.slow

@@ -119,16 +119,21 @@ _POINT_GPT_HEAD = (
     *_head("blocks.cls_head_finetune"),
 )
 
+
+def _hub_map(rules: tuple[Rule, ...]) -> KeyMap:
+    return KeyMap(rules, sides=("official", "hub"))
+
+
 # Kind of file -> official keys <-> hub keys. A kind is recognised by how many keys it translates.
 HUB_TABLES: dict[str, KeyMap] = {
-    "Point-MAE pre-training": KeyMap(
+    "Point-MAE pre-training": _hub_map(
         (
             *_patch_encoder("MAE_encoder.", "MAE_encoder."),
             *_transformer("MAE_encoder.", "MAE_encoder."),
             *_DECODER,
         )
     ),
-    "Point-MAE classification": KeyMap(
+    "Point-MAE classification": _hub_map(
         (
             *_same("", "", "cls_token", "cls_pos"),
             *_patch_encoder(),
@@ -136,10 +141,10 @@ HUB_TABLES: dict[str, KeyMap] = {
             *_head("cls_head_finetune"),
         )
     ),
-    "Point-MAE part segmentation": KeyMap(
+    "Point-MAE part segmentation": _hub_map(
         (*_patch_encoder(), *_transformer("", "", norm="norm_f"), *_SEGMENTATION_HEAD)
     ),
-    "Point-BERT pre-training": KeyMap(
+    "Point-BERT pre-training": _hub_map(
         (
             *_same("transformer_q.", "", "cls_token", "cls_pos", "mask_token", "reduce_dim.", "lm_head."),
             *_patch_encoder("transformer_q."),
@@ -148,7 +153,7 @@ HUB_TABLES: dict[str, KeyMap] = {
             Rule("transformer_q.cls_head.2.", "cls_head.lins.1."),
         )
     ),
-    "Point-BERT classification": KeyMap(
+    "Point-BERT classification": _hub_map(
         (
             *_same("", "encoder.", "cls_token", "cls_pos", "reduce_dim."),
             *_patch_encoder("", "encoder."),
@@ -157,10 +162,10 @@ HUB_TABLES: dict[str, KeyMap] = {
             Rule("cls_head_finetune.3.", "head.lins.1."),
         )
     ),
-    "PointGPT-S pre-training": KeyMap(_point_gpt("GPT_Transformer.", large=False)),
-    "PointGPT-S classification": KeyMap((*_point_gpt("", large=False), *_POINT_GPT_HEAD)),
-    "PointGPT-B/L pre-training": KeyMap(_point_gpt("GPT_Transformer.", large=True)),
-    "PointGPT-B/L classification": KeyMap((*_point_gpt("", large=True), *_POINT_GPT_HEAD)),
+    "PointGPT-S pre-training": _hub_map(_point_gpt("GPT_Transformer.", large=False)),
+    "PointGPT-S classification": _hub_map((*_point_gpt("", large=False), *_POINT_GPT_HEAD)),
+    "PointGPT-B/L pre-training": _hub_map(_point_gpt("GPT_Transformer.", large=True)),
+    "PointGPT-B/L classification": _hub_map((*_point_gpt("", large=True), *_POINT_GPT_HEAD)),
 }
 
 
@@ -177,9 +182,10 @@ def hub_table_of(keys: Iterable[str], *, naming: str) -> tuple[str, KeyMap] | No
     listed = list(keys)
     if naming == "hub" and not any(".lins." in key for key in listed):
         return None
+    other = "official" if naming == "hub" else "hub"
     best: tuple[int, str] = (0, "")
     for kind, table in HUB_TABLES.items():
-        translate = table.to_theirs if naming == "hub" else table.to_ours
-        best = max(best, (sum(translate(key) is not None for key in listed), kind), key=lambda pair: pair[0])
+        known = sum(table.translate(key, to=other) is not None for key in listed)
+        best = max(best, (known, kind), key=lambda pair: pair[0])
     count, kind = best
     return (kind, HUB_TABLES[kind]) if listed and count >= 0.9 * len(listed) else None

@@ -68,7 +68,7 @@ LEFT_OUT: tuple[tuple[str, str], ...] = (
     ),
 )
 
-# Names that some published code gives to the same tensors: (theirs, the usual name).
+# Names that some published code gives to the same tensors: (that name, the usual one).
 ALIASES = KeyMap(
     (
         Rule("blocks.blocks.*.attn.qkv.linear.", "blocks.blocks.*.attn.qkv."),  # PointLoRA
@@ -80,7 +80,8 @@ ALIASES = KeyMap(
         Rule("convs3_cls.", "convs3."),
         Rule("bns1_cls.", "bns1."),
         Rule("bns2_cls.", "bns2."),
-    )
+    ),
+    sides=("other", "usual"),
 )
 
 _METHODS = {name: re.compile(marks) for name, marks in METHODS.items()}

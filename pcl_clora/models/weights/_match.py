@@ -97,7 +97,9 @@ def _place(
         if name in own:
             native[key] = name
     if len(native) > len(translated):
-        ours = {key: key_map.to_theirs(native.get(key, key)) or key for key in checkpoint.tensors}
+        ours = {
+            key: key_map.translate(native.get(key, key), to="official") or key for key in checkpoint.tensors
+        }
         return "native", native, ours
     return naming.kind, translated, dict(naming.official)
 

@@ -39,7 +39,7 @@ def read_naming(keys: Iterable[str]) -> Naming:
     listed = list(keys)
     table = hub_table_of(listed, naming="hub")
     if table:
-        return Naming("hub", {key: table[1].to_theirs(key) or key for key in listed})
+        return Naming("hub", {key: table[1].translate(key, to="official") or key for key in listed})
     return Naming("official", {key: re.sub(r"^(module\.)+", "", key) for key in listed})
 
 
@@ -50,8 +50,8 @@ def places_of_key(key_map: KeyMap, official: str) -> Iterator[tuple[str, str]]:
         Pairs of (official key as the map knows it, name in the model).
     """
     for variant in dict.fromkeys((official, unwrap(official))):
-        for alias in (variant, ALIASES.to_ours(variant), ALIASES.to_theirs(variant)):
-            name = key_map.to_ours(alias) if alias else None
+        for alias in (variant, *(ALIASES.translate(variant, to=side) for side in ("usual", "other"))):
+            name = key_map.translate(alias, to="ours") if alias else None
             if alias and name:
                 yield alias, name
 

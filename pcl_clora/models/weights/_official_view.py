@@ -46,7 +46,8 @@ class OfficialView:
         tensor = self.checkpoint.tensors[key]
         if self.key_map is None:
             return tensor
-        return self.key_map.tensor_to_theirs(key if self.naming == "hub" else unwrap(key), tensor)
+        own = key if self.naming == "hub" else unwrap(key)
+        return self.key_map.translate_tensor(own, tensor, to="official")
 
     def unwrapped(self) -> dict[str, str]:
         """Official key without wrappers -> official key; what stands beside a network keeps its prefix."""
@@ -78,7 +79,7 @@ def _view_of_native(checkpoint: Checkpoint) -> OfficialView | None:
     best: tuple[int, int, dict[str, str], KeyMap] = (0, 0, {}, KeyMap(()))
     for (model, task), network in model_classes().items():
         key_map = key_map_of(network)
-        official = {key: key_map.to_theirs(unwrap(key)) for key in checkpoint.tensors}
+        official = {key: key_map.translate(unwrap(key), to="official") for key in checkpoint.tensors}
         known = sum(name is not None for name in official.values())
         if known < max(best[0], ENOUGH * len(official)):
             continue

@@ -107,7 +107,9 @@ def _official(view: OfficialView) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _hub(view: OfficialView) -> tuple[dict[str, Tensor], dict[str, str]]:
     wanted = [official for official in view.keys if not official.startswith(BESIDE)]
     table = hub_table_of(wanted, naming="official")
-    strange = [official for official in wanted if table is None or table[1].to_ours(official) is None]
+    strange = [
+        official for official in wanted if table is None or table[1].translate(official, to="hub") is None
+    ]
     if table is None or strange:
         which = f" of {len(strange)} tensors (first: {strange[0]})" if table else ""
         raise WeightsError(
@@ -118,11 +120,11 @@ def _hub(view: OfficialView) -> tuple[dict[str, Tensor], dict[str, str]]:
     found: dict[str, Tensor] = {}
     left_out: dict[str, str] = {}
     for official in view.keys:
-        name = key_map.to_ours(official)
+        name = key_map.translate(official, to="hub")
         if name is None:
             left_out[official] = _reason(view, official)
         else:
-            found[name] = key_map.tensor_to_ours(official, view.tensor(official))
+            found[name] = key_map.translate_tensor(official, view.tensor(official), to="hub")
     return found, left_out
 
 
@@ -145,7 +147,7 @@ def _native(view: OfficialView) -> tuple[dict[str, Tensor], dict[str, str]]:
         if not name or name in found or reason.startswith("scalar of"):
             left_out[official] = reason
         else:
-            found[name] = key_map.tensor_to_ours(alias, view.tensor(official))
+            found[name] = key_map.translate_tensor(alias, view.tensor(official), to="ours")
     return found, left_out
 
 

@@ -103,7 +103,7 @@ def test_official_key_lists_match_as_the_official_loader_does(shared, keys, matc
 def test_parameters_and_keys_are_the_published_ones(num_classes, expected):
     model = meta_model("point_bert", num_classes=num_classes)
     assert count(model) == (expected, 164)
-    official = {model.official_keys.to_theirs(key) for key in model.state_dict()}
+    official = {model.official_keys.translate(key, to="official") for key in model.state_dict()}
     assert None not in official
     assert len(official) == 164
 
@@ -254,13 +254,13 @@ def test_of_an_official_pretraining_file_all_is_used_but_copy_queue_and_decoder(
     placed, left_out = {}, {}
     for key, entry in entries.items():
         key = key.removeprefix("transformer_q.")
-        name = model.official_keys.to_ours(key)
+        name = model.official_keys.translate(key, to="ours")
         if name is None:
             group = key.split(".")[0] if not key.startswith("dvae") else ".".join(key.split(".")[:2])
             left_out[group] = left_out.get(group, 0) + 1
         else:
             tensor = torch.empty(entry["shape"], device="meta")
-            placed[name] = model.official_keys.tensor_to_ours(key, tensor).shape
+            placed[name] = model.official_keys.translate_tensor(key, tensor, to="ours").shape
     assert placed == own
     assert len(placed) == 202
     assert left_out == {

@@ -163,7 +163,7 @@ def test_official_key_lists_match_as_the_official_loader_does(shared, keys, clas
 def test_parameters_and_keys_are_the_published_ones(name, expected):
     model = meta_model(name, num_classes=15)
     assert count(model) == expected
-    official = [model.official_keys.to_theirs(key) for key in model.state_dict()]
+    official = [model.official_keys.translate(key, to="official") for key in model.state_dict()]
     assert None not in official
     assert len(set(official)) == expected[1]
 
@@ -422,8 +422,8 @@ def test_the_full_widths_equal_a_plain_network_with_the_official_names(name, hea
     model = create_model(name, num_classes=15, depth=2, generator_depth=1, num_groups=8, group_size=4).eval()
     state = {}
     for key, value in model.state_dict().items():
-        official = model.official_keys.to_theirs(key)
-        state[official] = model.official_keys.tensor_to_theirs(key, value).clone()
+        official = model.official_keys.translate(key, to="official")
+        state[official] = model.official_keys.translate_tensor(key, value, to="official").clone()
         if value.dim() == 1:
             state[official] += 0.2 * torch.rand(value.shape, generator=generator)
     report = load_weights(model, state)

@@ -169,7 +169,7 @@ def test_checkpointed_blocks_give_the_same_gradients(points):
 def test_parameters_and_keys_are_the_published_ones(name, expected):
     model = meta_model(name, task="pretraining", num_groups=64)
     assert count(model) == expected
-    official = [model.official_keys.to_theirs(key) for key in model.state_dict()]
+    official = [model.official_keys.translate(key, to="official") for key in model.state_dict()]
     assert None not in official
     assert len(set(official)) == expected[1]
 
@@ -184,7 +184,8 @@ def test_every_official_key_has_its_place_with_its_shape(shared, size):
     for key, entry in entries.items():
         key = key.removeprefix("GPT_Transformer.")
         tensor = torch.empty(entry["shape"], device="meta")
-        placed[model.official_keys.to_ours(key)] = model.official_keys.tensor_to_ours(key, tensor).shape
+        keys = model.official_keys
+        placed[keys.translate(key, to="ours")] = keys.translate_tensor(key, tensor, to="ours").shape
     assert placed == own
 
 

@@ -49,7 +49,7 @@ def test_a_state_dict_of_timm_loads_completely(architecture, images):
     assert not report.missing
     assert not report.unexpected
     assert torch.equal(model(images), theirs(images))
-    names = [model.official_keys.to_theirs(name) for name in model.state_dict()]
+    names = [model.official_keys.translate(name, to="official") for name in model.state_dict()]
     assert names == list(theirs.state_dict())
 
 

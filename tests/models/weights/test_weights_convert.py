@@ -128,9 +128,9 @@ def test_the_hub_names_of_an_official_list_are_those_of_the_hub(official, hub):
 def test_hub_tables_are_inverse(kind, data):
     table = HUB_TABLES[kind]
     rule = data.draw(st.sampled_from(table.rules))
-    key = rule.theirs.replace("*", "3") + ("weight" if rule.theirs.endswith(".") else "")
-    name = table.to_ours(key)
-    assert name is None or table.to_theirs(name) == key
+    key = rule.first.replace("*", "3") + ("weight" if rule.first.endswith(".") else "")
+    name = table.translate(key, to="hub")
+    assert name is None or table.translate(name, to="official") == key
 
 
 def test_a_file_of_our_own_is_not_taken_for_one_of_the_hub():

@@ -28,7 +28,7 @@ from pcl_clora.models.layers.transformer import PatchEncoder, PrefixTokens
 _NUM_NEIGHBORS = 4  # of a patch in the tokenizer's graph, itself included; published
 
 TOKENIZER_RULES: tuple[Rule, ...] = (
-    *(Rule(f"dvae.{rule.theirs}", f"tokenizer.{rule.ours}", conv=rule.conv) for rule in PATCH_EMBED_RULES),
+    *(Rule(f"dvae.{rule.first}", f"tokenizer.{rule.second}", conv=rule.conv) for rule in PATCH_EMBED_RULES),
     Rule("dvae.dgcnn_1.input_trans.", "tokenizer.reduce.", conv=1),
     *(
         rule

@@ -31,7 +31,7 @@ TOKEN_NAMES = ("cls", "img", "text")
 TOKEN_RULES: tuple[Rule, ...] = tuple(
     Rule(f"{name}_{kind}", f"prefix.{name}.{kind}") for name in TOKEN_NAMES for kind in ("token", "pos")
 )
-HEAD_RULES = tuple(rule for rule in CLASSIFIER_RULES if rule.ours.startswith("head"))
+HEAD_RULES = tuple(rule for rule in CLASSIFIER_RULES if rule.second.startswith("head"))
 
 
 class ReConPretrainingConfig(PretrainingConfig):
