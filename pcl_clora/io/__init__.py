@@ -1,12 +1,15 @@
 """Files in and out: point clouds of many formats, and files that cannot hurt."""
 
 from pcl_clora.io.arrays_pickle import load_pickled_arrays
-from pcl_clora.io.errors import DataError
+from pcl_clora.io.errors import DataError, FileAccessError, explained
 from pcl_clora.io.points import POINT_SUFFIXES, PointFile, read_points, write_points
 from pcl_clora.io.safe import (
     atomic_write,
     finite,
     load_tensors,
+    parse_json,
+    read_json,
+    refuse_overwriting_inputs,
     save_tensors,
     sha256_file,
     write_json,
@@ -16,12 +19,17 @@ from pcl_clora.io.safe import (
 __all__ = [
     "POINT_SUFFIXES",
     "DataError",
+    "FileAccessError",
     "PointFile",
     "atomic_write",
+    "explained",
     "finite",
     "load_pickled_arrays",
     "load_tensors",
+    "parse_json",
+    "read_json",
     "read_points",
+    "refuse_overwriting_inputs",
     "save_tensors",
     "sha256_file",
     "write_json",

@@ -1,10 +1,14 @@
-"""The error that every reader of files raises."""
+"""The errors that every reader and writer of files raises."""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from pcl_clora.errors import UserValueError
+from pcl_clora.errors import PclCloraError, UserValueError
 
 
 class DataError(UserValueError):
@@ -27,3 +31,74 @@ class DataError(UserValueError):
     def __reduce__(self) -> tuple[type[DataError], tuple[str, str, str]]:
         # Errors cross from loader workers by pickle, which would call __init__ with the joined text only.
         return type(self), (self.file, self.problem, self.remedy)
+
+
+class FileAccessError(DataError, OSError):
+    """The system refused to read or write a file: no space, no right to, a folder in its place.
+
+    Attributes:
+        errno: the number of the system's error, as any OSError has it; None where it gave none.
+        filename: the file at fault, as any OSError has it.
+    """
+
+    def __init__(
+        self, file: str | os.PathLike[str], problem: str, remedy: str, number: int | None = None
+    ) -> None:
+        """Join the parts of the message; `number` becomes errno."""
+        super().__init__(file, problem, remedy)
+        self.errno, self.filename = number, self.file
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # OSError would join errno and filename
+
+    def __reduce__(self) -> tuple[type[FileAccessError], tuple[str, str, str, int | None]]:  # type: ignore[override]
+        return type(self), (self.file, self.problem, self.remedy, self.errno)
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space or choose another disk",
+    errno.EDQUOT: "free some space or choose another disk",
+    errno.EFBIG: "raise the limit (ulimit -f)",
+    errno.EACCES: "change the rights of the file and its folder, or choose another place",
+    errno.EPERM: "choose another place",
+    errno.EROFS: "choose another place",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ENOTDIR: "a file stands where a folder is needed, check the path",
+    errno.EEXIST: "a file stands where a folder is needed, check the path",
+    errno.ENOENT: "check the path",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "mend the links, which lead in a circle",
+    errno.EMFILE: "raise the limit (ulimit -n)",
+}
+
+
+def file_access_error(path: str | os.PathLike[str], error: Exception, doing: str) -> FileAccessError:
+    """Say what an error of the system, or a library's message that quotes one, means for a file.
+
+    Args:
+        path: the file that the user named.
+        error: what was raised; libraries that are not Python's write "(os error 28)".
+        doing: "read" or "written".
+    """
+    number = getattr(error, "errno", None)
+    if number is None and (quoted := re.search(r"\(os error (\d+)\)", str(error))):
+        number = int(quoted[1])
+    reason = os.strerror(number) if number else str(error) or type(error).__name__
+    remedy = _REMEDIES.get(number or 0, "check the path, the disk and the network")
+    return FileAccessError(path, f"cannot be {doing} ({reason})", remedy, number)
+
+
+@contextmanager
+def explained(path: str | os.PathLike[str], doing: str) -> Iterator[None]:
+    """Turn errors of the system into a `FileAccessError` that names the file and the remedy.
+
+    Args:
+        path: the file that the user named.
+        doing: what the block does, "read" or "written", as the message puts it.
+    """
+    try:
+        yield
+    except PclCloraError:
+        raise
+    except OSError as error:
+        raise file_access_error(path, error, doing) from error

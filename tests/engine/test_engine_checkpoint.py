@@ -147,9 +147,8 @@ def test_an_interrupted_write_leaves_the_old_file_whole(saved: Path, monkeypatch
     assert same(load_checkpoint(saved, IDENTITY), tree())
 
 
-def test_a_write_replaces_leftovers_of_an_interrupted_one(tmp_path: Path) -> None:
+def test_json_is_written_whole_and_with_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
-    (tmp_path / ".result.partial.json").write_text("left over", encoding="utf-8")
     write_json(path, {"a": [[1, 2], [3, 4]], "b": None, "c": {"d": (float("nan"), 0.5)}})
     expected = {"a": [[1, 2], [3, 4]], "b": None, "c": {"d": [None, 0.5]}}
     assert json.loads(path.read_text(encoding="utf-8")) == expected

@@ -175,7 +175,7 @@ def _write_split(
             _check_kept(file, note, plan, dataset[clouds.start])
         else:
             tensors = _collect(dataset, clouds, plan.fields)
-            atomic_write(file, _saver(tensors, note), only_writer=True)
+            atomic_write(file, _saver(tensors, note))
         sizes, total = _sizes(file, plan.fields)
         smallest.append(int(sizes.min()))
         largest.append(int(sizes.max()))

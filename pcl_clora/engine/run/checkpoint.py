@@ -51,7 +51,7 @@ def save_checkpoint(path: Path, tree: Mapping[str, Any], identity: Mapping[str, 
         "content": text,
         "sha256": _digest(text, tensors),
     }
-    atomic_write(path, lambda aside: save_file(tensors, aside, metadata=metadata), only_writer=True)
+    atomic_write(path, lambda aside: save_file(tensors, aside, metadata=metadata))
 
 
 def load_checkpoint(path: Path, identity: Mapping[str, Any] | None = None) -> dict[str, Any]:
