@@ -146,8 +146,8 @@ def refuse_overwriting_inputs(
         for name, file in read:
             if _is_same(Path(output), file):
                 raise UserValueError(
-                    f"{os.fspath(output)} would be written over the input {name}; give the output another name "
-                    "or folder."
+                    f"{os.fspath(output)} would be written over the input {name}; give the output "
+                    "another name or folder."
                 )
 
 

@@ -230,9 +230,9 @@ def test_devices_are_not_replaced(tmp_path, door):
 
 @pytest.mark.parametrize("read", [sha256_file, read_json, load_tensors])
 def test_a_file_that_the_system_does_not_give_is_an_error_for_the_user(tmp_path, read):
-    with pytest.raises(DataError, match="(?i)no such file"):
+    with pytest.raises(DataError, match=r"(?i)no such file"):
         read(tmp_path / "gone")
-    with pytest.raises(DataError, match="(?i)folder|no such file"):
+    with pytest.raises(DataError, match=r"(?i)folder|no such file"):
         read(tmp_path)
 
 
