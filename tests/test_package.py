@@ -80,3 +80,5 @@ def test_the_wheel_is_pure_and_holds_the_package_only(tmp_path):
     for ending in ("safetensors", "json", "md", "yaml"):
         assert f"pcl_clora/models/builtin/point_mae_tiny.{ending}" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"pcl_clora"}
+    assert "pcl_clora/bench/ops.py" in names
+    assert not [name for name in names if "peers" in name]

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pcl_clora import ops
-from pcl_clora.bench.harness import Verdict, best_peer, in_child, race, record
-from pcl_clora.bench.peers import CONTENDERS, NATIVE
+from pcl_clora.bench.harness import Contender, Verdict, best_peer, in_child, race, record
+from pcl_clora.errors import MissingPackageError
 
+NATIVE, REFERENCE = "pcl-clora, native", "pcl-clora, reference (plain torch)"
+NO_PEERS = (
+    "Only our own backends are measured: the comparison with other libraries is no part of an installed "
+    "package; install a checkout of the repository with `pip install -e .` to measure them too."
+)
 STEPS = 256  # of a sampling order that is not ours, checked one by one
 CLOSE = 1e-5  # relative: float32 distances in another order of operations, or from another formula
 
@@ -86,6 +92,46 @@ class Task:
         return ops.knn(self.points, self.queries, self.neighbors)
 
 
+def has_peers() -> bool:
+    """Say whether other libraries can be measured: in a checkout, not from the wheel."""
+    return find_spec("pcl_clora.bench.peers") is not None
+
+
+def contenders(op: str) -> list[Contender]:
+    """Name who takes part in an operator: our backends, and other libraries where `has_peers`."""
+
+    def native(task: Task) -> Callable[[], Any]:
+        if "native" not in ops.report().values():
+            raise MissingPackageError("not installed: pip install ./extensions")
+        return lambda: _run_ours(op, task)
+
+    def reference(task: Task) -> Callable[[], Any]:
+        def run() -> Any:
+            with ops.use_backend("reference"):  # costs less than 1 ms
+                return _run_ours(op, task)
+
+        return run
+
+    ours = [
+        Contender(NATIVE, native, "pcl-clora-ops", is_peer=False),
+        Contender(REFERENCE, reference, is_peer=False),
+    ]
+    if not has_peers():
+        return ours
+    from pcl_clora.bench.peers import PEERS
+
+    return [*ours, *PEERS[op]]
+
+
+def _run_ours(op: str, task: Task) -> Any:
+    if op == "fps":
+        return ops.farthest_point_sample(task.points, task.samples)
+    if op == "knn":
+        return ops.knn(task.points, task.queries, task.neighbors)
+    groups = ops.group_points(task.points, task.samples, task.neighbors)
+    return groups.center, groups.neighborhood
+
+
 def bench_ops(
     threads: Sequence[int] = (1, 2),
     *,
@@ -115,7 +161,7 @@ def bench_ops(
         for row in in_child("pcl_clora.bench.ops:measure", job, number):
             rows.append(row)
             on_row(row)
-    everyone = [contender for of_op in CONTENDERS.values() for contender in of_op]
+    everyone = [contender for op in JUDGES for contender in contenders(op)]
     return record("ops", everyone, rows) | {"quick": quick, "repeats": repeats, "budget_s": budget_s}
 
 
@@ -124,9 +170,9 @@ def measure(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for fields in job["sizes"]:
         size = Size(**fields)
         task = Task(size)
-        judge = {"fps": judge_sampling, "knn": judge_neighbors, "group": judge_groups}[size.op]
+        judge = JUDGES[size.op]
         row = race(
-            CONTENDERS[size.op],
+            contenders(size.op),
             task,
             lambda result, task=task, judge=judge: judge(task, result),
             repeats=job["repeats"],
@@ -203,3 +249,11 @@ def judge_groups(task: Task, result: Sequence[Tensor]) -> Verdict:
     wrong = ((dist2 - task.nearest.dist2).abs() / task.nearest.dist2.clamp_min(1e-12))[..., 1:].max()
     centres = "same centres" if same else "other centres"
     return Verdict(same and bool(wrong < CLOSE), f"{centres}, squared distances within {wrong:.1e}")
+
+
+# op -> who says whether a result is right
+JUDGES: dict[str, Callable[[Task, Any], Verdict]] = {
+    "fps": judge_sampling,
+    "knn": judge_neighbors,
+    "group": judge_groups,
+}

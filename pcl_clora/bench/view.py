@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from pcl_clora.bench.peers import NATIVE
+from pcl_clora.bench.ops import NATIVE
 from pcl_clora.errors import UserValueError
 from pcl_clora.report.show import plain_table
 from pcl_clora.report.units import markdown_table

@@ -30,14 +30,17 @@ def ops(
 ) -> None:
     """Time sampling, neighbour search and grouping on the CPU against other exact libraries.
 
-    The libraries are those of requirements-bench.txt; one that is missing is named. All contenders of a size
-    run turn by turn in one process, on the same points, after a check that they compute the same. The ratio
+    The libraries are those of requirements-bench.txt; one that is missing is named. They are measured from a
+    checkout of the repository; an installed wheel measures our own backends. All contenders of a size run
+    turn by turn in one process, on the same points, after a check that they compute the same. The ratio
     is that of the minima of the best exact library and the native operators.
     """
     from pcl_clora.bench.harness import write_record
-    from pcl_clora.bench.ops import bench_ops
+    from pcl_clora.bench.ops import NO_PEERS, bench_ops, has_peers
     from pcl_clora.bench.view import bench_view, row_line
 
+    if not has_peers():
+        typer.echo(NO_PEERS, err=True)
     with interruptible():
         result = bench_ops(
             threads or (1, 2),

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pcl_clora.engine import headlines
+from pcl_clora.io.text import visible
 from pcl_clora.report.tables import CLASS_TABLES, Row, RunTable, task_of
 from pcl_clora.report.units import count, duration, giga, percent
 
@@ -21,10 +22,10 @@ def plain_table(
     """Make a table under a title; its first `left` columns are words, the others numbers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index < left else "right", overflow="fold")
+        table.add_column(Text(visible(name)), justify="left" if index < left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return Group(Text(title, style="bold"), table)
+        table.add_row(*(Text(visible(cell)) for cell in row))
+    return Group(Text(visible(title), style="bold"), table)
 
 
 def cost_view(report: Mapping[str, Any], *, title: str, with_modules: bool = False) -> RenderableType:

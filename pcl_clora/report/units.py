@@ -7,6 +7,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pcl_clora.io.text import markdown, spreadsheet
+
 
 def count(value: float) -> str:
     """Write a number of parameters: 329,743 -> "0.330 M", 61,440 -> "61.4 k"."""
@@ -44,15 +46,15 @@ def duration(seconds: float) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table in markdown; a bar inside a cell is escaped."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    """Write a table in markdown; what a cell says is text, not markup."""
+    lines = [map(markdown, header), ["---"] * len(header), *(map(markdown, row) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def csv_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Write a table as csv text; None becomes an empty cell."""
+    """Write a table as csv text; None becomes an empty cell, and no text is a formula."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    for row in (header, *rows):
+        writer.writerow([spreadsheet(cell) if isinstance(cell, str) else cell for cell in row])
     return text.getvalue()

@@ -8,7 +8,6 @@ import torch
 
 from pcl_clora import ops
 from pcl_clora.bench import ops as bench_ops
-from pcl_clora.bench import peers as bench_peers
 from pcl_clora.bench.harness import Contender, Verdict, best_peer, in_child, race, record, write_record
 from pcl_clora.bench.ops import QUICK, SIZES, Size, Task, judge_groups, judge_neighbors, judge_sampling
 from pcl_clora.bench.view import bench_markdown, milliseconds, put_into, row_line
@@ -153,10 +152,10 @@ def test_patches_must_have_our_centres_and_distances(scale, moved, exact):
 def rows():
     """The quick sizes, with what is always there and one peer."""
     kept = {"pcl-clora, native", "pcl-clora, reference (plain torch)", "scipy cKDTree", "torch cdist + topk"}
-    few = {op: [c for c in named if c.name in kept] for op, named in bench_peers.CONTENDERS.items()}
+    few = {op: [c for c in bench_ops.contenders(op) if c.name in kept] for op in bench_ops.JUDGES}
     job = {"sizes": [vars(size) for size in QUICK], "repeats": 2, "budget_s": 1.0, "threads": 1}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench_ops, "CONTENDERS", few)
+        patch.setattr(bench_ops, "contenders", few.get)
         return list(bench_ops.measure(job))
 
 
@@ -178,7 +177,7 @@ def test_the_ratio_is_that_of_the_minima(rows):
 
 
 def test_a_record_is_written_whole_and_read_back(rows, tmp_path):
-    content = record("ops", bench_peers.CONTENDERS["fps"], rows)
+    content = record("ops", bench_ops.contenders("fps"), rows)
     write_record(tmp_path / "ops.json", content)
     assert json.loads((tmp_path / "ops.json").read_text()) == content
     assert content["machine"]["cpu"]
@@ -236,7 +235,7 @@ def test_a_line_says_ratio_and_target():
         "target": 6.0,
         "best_exact_peer": "x",
     }
-    row["contenders"] = {bench_peers.NATIVE: ours, "x": peer}
+    row["contenders"] = {bench_ops.NATIVE: ours, "x": peer}
     assert row_line(row) == "fps 1 x 8 -> 2, 1 thread(s): 1.00 ms, 7.0 times as fast as x (target 6)"
 
 
@@ -297,6 +296,21 @@ def test_the_command_prints_writes_and_shows(monkeypatch, tmp_path, rows):
     shown = CliRunner().invoke(app, ["bench", "show", str(file), "--markdown"])
     assert shown.stdout == bench_markdown(json.loads(file.read_text()))
     assert "Farthest point sampling" in CliRunner().invoke(app, ["bench", "show", str(file)]).stdout
+
+
+def test_without_the_folder_of_peers_our_own_backends_are_measured_and_it_says_so(monkeypatch, rows):
+    from typer.testing import CliRunner
+
+    from pcl_clora.cli import app
+
+    monkeypatch.setattr(bench_ops, "has_peers", lambda: False)
+    monkeypatch.setattr(bench_ops, "in_child", lambda function, job, threads: iter(()))
+    for op in bench_ops.JUDGES:
+        assert [c.name for c in bench_ops.contenders(op)] == [bench_ops.NATIVE, bench_ops.REFERENCE]
+    done = CliRunner().invoke(app, ["bench", "ops", "--quick", "--json"])
+    assert done.exit_code == 0, done.output
+    assert "install a checkout" in done.stderr
+    assert json.loads(done.stdout)["peers"].keys() == {"pcl-clora-ops"}
 
 
 @pytest.mark.parametrize("command", ["ops", "show"])

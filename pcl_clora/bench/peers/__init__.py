@@ -1,7 +1,7 @@
 """Other people's exact farthest point sampling, nearest neighbours and grouping on the CPU, at their best.
 
 Every function gets a task and returns what is timed. Options that decide over speed are chosen per size by a
-trial, so that nobody loses by a bad default.
+trial, so that nobody loses by a bad default. This folder is no part of the wheel.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcl_clora import ops
 from pcl_clora.bench.harness import Contender
-from pcl_clora.errors import MissingPackageError
 
 Run = Callable[[], Any]
 
@@ -37,20 +35,6 @@ def _best(runs: Sequence[Run]) -> Run:
     return min(runs, key=trial)
 
 
-def _on(backend: str, run: Run) -> Run:
-    def switched() -> Any:
-        with ops.use_backend(backend):  # costs less than 1 ms with "reference", 2 us with "auto"
-            return run()
-
-    return switched
-
-
-def _native(run: Run) -> Run:
-    if "native" not in ops.report().values():
-        raise MissingPackageError("not installed: pip install ./extensions")
-    return run
-
-
 def _torch_fps(task: Any, call: Callable[[Any, Tensor, Tensor], Any]) -> Run:
     import torch_fps
 
@@ -60,10 +44,6 @@ def _torch_fps(task: Any, call: Callable[[Any, Tensor, Tensor], Any]) -> Run:
 
 
 # Farthest point sampling: (B, S) indices, or (B, S, 3) points where a library returns no indices.
-
-
-def _fps(task: Any) -> Run:
-    return lambda: ops.farthest_point_sample(task.points, task.samples)
 
 
 def _quickfps_sampling(task: Any) -> Run:
@@ -111,10 +91,6 @@ def _open3d_sampling(task: Any) -> Run:
 
 
 # Nearest neighbours: distances (squared or not) and indices, (B, M, K) each.
-
-
-def _knn(task: Any) -> Run:
-    return lambda: ops.knn(task.points, task.queries, task.neighbors)
 
 
 def _per_cloud(task: Any, search: Callable[[Any, Any], Any]) -> Run:
@@ -165,14 +141,6 @@ def _cdist_neighbors(task: Any) -> Run:
 # Whole grouping: centre indices (B, G), relative neighbourhoods (B, G, K, 3).
 
 
-def _group(task: Any) -> Run:
-    def run() -> Any:
-        groups = ops.group_points(task.points, task.samples, task.neighbors)
-        return groups.center, groups.neighborhood
-
-    return run
-
-
 def _torch_fps_grouping(task: Any) -> Run:
     clouds = torch.arange(len(task.points))
 
@@ -192,33 +160,20 @@ def _torch_fps_grouping(task: Any) -> Run:
     return _torch_fps(task, group)
 
 
-NATIVE, REFERENCE = "pcl-clora, native", "pcl-clora, reference (plain torch)"
-
-
-def _ours(make: Callable[[Any], Run]) -> list[Contender]:
-    return [
-        Contender(NATIVE, lambda task: _native(make(task)), "pcl-clora-ops", is_peer=False),
-        Contender(REFERENCE, lambda task: _on("reference", make(task)), is_peer=False),
-    ]
-
-
-CONTENDERS: dict[str, list[Contender]] = {
+PEERS: dict[str, list[Contender]] = {
     "fps": [
-        *_ours(_fps),
         Contender("torch-quickfps", _quickfps_sampling, "torch-quickfps"),
         Contender("fpsample", _fpsample_sampling, "fpsample"),
         Contender("torch-fps", _torch_fps_sampling, "torch-fps"),
         Contender("open3d", _open3d_sampling, "open3d"),
     ],
     "knn": [
-        *_ours(_knn),
         Contender("pykdtree", _pykdtree_neighbors, "pykdtree"),
         Contender("scipy cKDTree", _scipy_neighbors, "scipy"),
         Contender("open3d", _open3d_neighbors, "open3d"),
         Contender("torch cdist + topk", _cdist_neighbors),
     ],
     "group": [
-        *_ours(_group),
         Contender("torch-fps + gather", _torch_fps_grouping, "torch-fps"),
     ],
 }
