@@ -110,11 +110,11 @@ class Predictor:
 
     def _make_task(self, run: Path) -> Task:
         if self.cfg.model.task == ClassificationTask.name:
-            header = load_tensors(RunFolder(run).best)[1]
+            header = load_tensors(RunFolder(run).chosen)[1]
             names = tuple(header.get("classes") or ())
             return ClassificationTask(names if names else int(self.model.num_classes or 0))
         if self.cfg.model.task == PartSegmentationTask.name:
-            header = load_tensors(RunFolder(run).best)[1]
+            header = load_tensors(RunFolder(run).chosen)[1]
             taxonomy = _taxonomy(RunFolder(run), tuple(header.get("classes") or ()))
             return (
                 make_task(self.cfg.model, self.dataset())

@@ -8,7 +8,7 @@ import sys
 from PIL import Image
 
 from pcl_clora.data import build_dataset, parse_data_config
-from pcl_clora.engine.pretraining import draw_page
+from pcl_clora.engine.run_pictures import draw_page
 
 NUM_CLOUDS, COLUMNS = 64, 8
 

@@ -15,7 +15,7 @@ from pcl_clora.bench.harness import in_child, load, record
 from pcl_clora.data import build_dataset, parse_data_config
 from pcl_clora.engine import build_optimizer
 from pcl_clora.engine.config import OptimConfig
-from pcl_clora.engine.evaluate import autocast, evaluation_mode
+from pcl_clora.engine.modes import autocast, evaluation_mode
 from pcl_clora.engine.randomness import make_generator
 from pcl_clora.models import create_model
 from pcl_clora.ops import use_backend

@@ -29,7 +29,7 @@ def probe(
     trained. 'weights.path=""' probes a random initialisation.
     """
     from pcl_clora.engine import load_run_config
-    from pcl_clora.engine.probe_weights import probe_weights
+    from pcl_clora.engine.probes.of_weights import probe_weights
     from pcl_clora.engine.several_seeds import parse_seeds
     from pcl_clora.io import write_json
 

@@ -9,6 +9,7 @@ from pcl_clora.engine.config import (
     load_run_config,
 )
 from pcl_clora.engine.evaluate import evaluate
+from pcl_clora.engine.evaluate_run import evaluate_run
 from pcl_clora.engine.events import read_metrics
 from pcl_clora.engine.interrupt import TrainingInterrupted
 from pcl_clora.engine.metrics.classification import ClassificationMetrics, ConfusionMatrix
@@ -47,6 +48,7 @@ __all__ = [
     "deterministic_mode",
     "environment",
     "evaluate",
+    "evaluate_run",
     "headlines",
     "learning_rate",
     "load_checkpoint",

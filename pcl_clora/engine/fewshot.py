@@ -14,7 +14,7 @@ from pcl_clora.data import parse_data_config
 from pcl_clora.data.folds import FewshotConfig
 from pcl_clora.data.readers.modelnet_fewshot import ModelNetFewshotConfig
 from pcl_clora.engine.config import RunConfig, load_run_config, run_identity
-from pcl_clora.engine.events import Event
+from pcl_clora.engine.progress import Event
 from pcl_clora.engine.run.folder import RunFolder
 from pcl_clora.engine.trainer import Trainer
 from pcl_clora.io import write_json

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from pcl_clora.data import Batch, PointDataset, PointLoader, Sample, fps_resample, stack_samples
 from pcl_clora.data.corruptions import FAMILIES, SEVERITIES, corrupt, list_corruptions
-from pcl_clora.engine.evaluate import evaluate, evaluation_mode
+from pcl_clora.engine.evaluate import evaluate
+from pcl_clora.engine.modes import evaluation_mode
 from pcl_clora.engine.randomness import make_generator
 from pcl_clora.errors import UserValueError
 

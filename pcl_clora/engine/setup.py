@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,24 @@ from torch import Tensor, nn
 
 from pcl_clora.adapters import AdaptedModel, attach_adapter, load_adapter
 from pcl_clora.config import ConfigError
-from pcl_clora.data import PointDataset, PointLoader, build_dataset, build_validation, split_validation
+from pcl_clora.data import (
+    PointDataset,
+    PointLoader,
+    build_dataset,
+    build_validation,
+    make_augment,
+    split_validation,
+)
 from pcl_clora.data.subset import require_training_clouds
+from pcl_clora.data.transforms import Augment
 from pcl_clora.engine.config import RunConfig, differences, flatten, load_run_config
+from pcl_clora.engine.ema import WeightAverage
 from pcl_clora.engine.evaluate import ThinnedDataset
+from pcl_clora.engine.optim import build_optimizer, trained_parameters
+from pcl_clora.engine.probes.features import FeatureProbe
 from pcl_clora.engine.run.folder import RunFolder
+from pcl_clora.engine.run.snapshot import Snapshot
+from pcl_clora.engine.run.state import RunState
 from pcl_clora.engine.tasks import TASKS, Task, make_task
 from pcl_clora.models import LoadReport, build_model, load_weights
 
@@ -113,13 +127,13 @@ def load_run(folder: str | Path) -> tuple[RunConfig, AdaptedModel]:
         ConfigError: if the folder holds no finished run.
     """
     files = RunFolder(Path(folder))
-    for needed in (files.config, files.best):
+    for needed in (files.config, files.chosen):
         if not needed.is_file():
             raise ConfigError(f"{folder} is not the folder of a finished run: {needed} is missing.")
     cfg = load_run_config(files.config)
     torch.manual_seed(cfg.seed)
     model, _ = make_backbone(cfg)
-    adapted = load_adapter(files.best, model)
+    adapted = load_adapter(files.chosen, model)
     adapted.eval()
     return cfg, adapted
 
@@ -195,6 +209,59 @@ def _eval_loader(dataset: PointDataset, cfg: RunConfig, indices: Tensor | None) 
     if cfg.protocol.votes == 1 and cfg.data.read_points > cfg.data.num_points:
         dataset, workers = ThinnedDataset(dataset, cfg.data.num_points), 0
     return PointLoader(dataset, 2 * cfg.optim.batch_size, indices=indices, seed=cfg.seed, num_workers=workers)
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """What a run works with.
+
+    Attributes:
+        model: the backbone with its adapter, on the device of the run.
+        data: clouds and task.
+        optimizer: over `trained`.
+        trained: the parameters that training changes.
+        average: moving average of them.
+        augment: changes the points of a training step.
+        probe: of the features; None = none asked for.
+        state: where the run stands.
+        snapshot: all that moves, for a checkpoint.
+    """
+
+    model: AdaptedModel
+    data: RunData
+    optimizer: torch.optim.Optimizer
+    trained: tuple[nn.Parameter, ...]
+    average: WeightAverage
+    augment: Augment
+    probe: FeatureProbe | None
+    state: RunState
+    snapshot: Snapshot
+
+
+def make_parts(
+    cfg: RunConfig, model: AdaptedModel, device: torch.device, identity: Mapping[str, Any]
+) -> RunParts:
+    """Make everything that a run needs besides its model, which moves to the device.
+
+    Raises:
+        ConfigError: if settings and data do not fit together.
+        DataError: if files are at fault.
+    """
+    data = make_data(cfg)
+    model.to(device)
+    optimizer, average = build_optimizer(model, cfg.optim), WeightAverage(model, cfg.train.ema_decay)
+    state = RunState(data.task.meter(device))
+    return RunParts(
+        model=model,
+        data=data,
+        optimizer=optimizer,
+        trained=tuple(trained_parameters(model).values()),
+        average=average,
+        augment=make_augment(cfg.augment),
+        probe=None if cfg.probe is None else FeatureProbe(cfg.probe),
+        state=state,
+        snapshot=Snapshot(model, optimizer, average, state, identity),
+    )
 
 
 def describe_plan(model: AdaptedModel, report: LoadReport | None) -> dict[str, Any]:

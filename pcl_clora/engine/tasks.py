@@ -7,20 +7,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pcl_clora.adapters import AdaptedModel
 from pcl_clora.config import ConfigError
-from pcl_clora.data import Batch, PartDataset, PartTaxonomy, PointDataset, fps_index, resample_index
+from pcl_clora.data import (
+    Batch,
+    PartDataset,
+    PartTaxonomy,
+    PointDataset,
+    PointLoader,
+    fps_index,
+    resample_index,
+)
 from pcl_clora.data.transforms import pool_size
 from pcl_clora.engine.losses import LossTerms, classification_loss, segmentation_loss
 from pcl_clora.engine.metrics.classification import ClassificationMetrics, ConfusionMatrix
 from pcl_clora.engine.metrics.reconstruction import ReconstructionMeter, ReconstructionMetrics
 from pcl_clora.engine.metrics.segmentation import SegmentationMeter, SegmentationMetrics, mask_other_parts
+from pcl_clora.engine.modes import evaluation_mode
+from pcl_clora.engine.probes.features import FeatureProbe
 from pcl_clora.engine.randomness import make_generator
+from pcl_clora.engine.run_pictures import draw_parts, draw_reconstructions, shown_clouds
 from pcl_clora.models import ModelConfig, PretrainingOutput
 
+Picture = tuple[str, np.ndarray]  # what it shows; (H, W, 3), uint8
 Metrics = ClassificationMetrics | SegmentationMetrics | ReconstructionMetrics
 
 
@@ -128,6 +142,23 @@ class Task(ABC):
         Raises:
             ConfigError: naming what is wrong.
         """
+
+    def after_epoch(
+        self, model: AdaptedModel, probe: FeatureProbe | None, epoch: int, epochs: int
+    ) -> Mapping[str, Any] | None:
+        """Measure what else the epoch (0-based) of a training is worth; None where nothing is due."""
+        return None
+
+    def pictures(self, model: nn.Module, loader: PointLoader, num_points: int, seed: int) -> Picture | None:
+        """Draw a few clouds of a split for the log: what the picture shows, and its pixels; None for nothing.
+
+        Args:
+            model: on the device to use; put into evaluation mode, and back.
+            loader: of the split.
+            num_points: N that the model gets.
+            seed: of the run.
+        """
+        return None
 
     @property
     def key(self) -> str:
@@ -251,6 +282,14 @@ class PartSegmentationTask(Task):
         order = torch.randperm(num_points, generator=generator).to(batch.points.device)
         return batch.take(order.expand(len(batch), -1)), order.argsort()
 
+    def pictures(self, model: nn.Module, loader: PointLoader, num_points: int, seed: int) -> Picture | None:
+        """Draw truth, prediction and errors."""
+        device = next(model.parameters()).device
+        batch = thin(shown_clouds(loader), num_points).to(device)
+        with evaluation_mode(model), torch.inference_mode():
+            said = self.meter(device).predict(self.predict(model, batch, 0), _known(batch.category))
+        return "truth, prediction, errors", draw_parts(batch, said, self.taxonomy)
+
 
 class PretrainingTask(Task):
     """Hidden patches are rebuilt from the others; labels are not looked at.
@@ -309,6 +348,20 @@ class PretrainingTask(Task):
             ConfigError: always.
         """
         raise ConfigError("Pre-training has no votes; set protocol.votes=1.")
+
+    def after_epoch(
+        self, model: AdaptedModel, probe: FeatureProbe | None, epoch: int, epochs: int
+    ) -> Mapping[str, Any] | None:
+        """Probe the features, where the settings ask for it."""
+        if probe is None or not probe.due(epoch, epochs):
+            return None
+        with evaluation_mode(model):
+            return probe.run(model.base)
+
+    def pictures(self, model: nn.Module, loader: PointLoader, num_points: int, seed: int) -> Picture | None:
+        """Draw clouds whole, what is visible of them, and what is rebuilt."""
+        points = thin(shown_clouds(loader), num_points).points.to(next(model.parameters()).device)
+        return "whole, visible, rebuilt", draw_reconstructions(model, points, seed)
 
 
 TASKS: Mapping[str, type[Task]] = {

@@ -13,21 +13,20 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from pcl_clora.data import Batch, make_augment
+from pcl_clora.data import Batch
 from pcl_clora.engine.config import RunConfig, run_identity
-from pcl_clora.engine.ema import WeightAverage
-from pcl_clora.engine.evaluate import autocast, evaluate, evaluation_mode
-from pcl_clora.engine.events import Event, RunLog
+from pcl_clora.engine.evaluate import evaluate
+from pcl_clora.engine.events import RunLog
 from pcl_clora.engine.interrupt import PoliteStop, TrainingInterrupted
-from pcl_clora.engine.optim import build_optimizer, rate_at, trained_parameters
-from pcl_clora.engine.pretraining import FeatureProbe, draw_reconstructions, first_clouds
+from pcl_clora.engine.modes import autocast
+from pcl_clora.engine.optim import rate_at
+from pcl_clora.engine.progress import Event
 from pcl_clora.engine.randomness import deterministic_mode, make_generator, seed_everything
 from pcl_clora.engine.run.checkpoint import load_checkpoint
 from pcl_clora.engine.run.folder import RunFolder, environment
-from pcl_clora.engine.run.result import RunResult, RunState, describe_result
-from pcl_clora.engine.run.snapshot import Snapshot
-from pcl_clora.engine.run_pictures import draw_segmentations
-from pcl_clora.engine.setup import adapt, choose_device, describe_plan, make_data
+from pcl_clora.engine.run.result import RunResult, describe_result
+from pcl_clora.engine.run.state import RunState
+from pcl_clora.engine.setup import RunParts, adapt, choose_device, describe_plan, make_parts
 from pcl_clora.engine.tasks import Metrics, draw_points, keep_pool
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import finite, write_json
@@ -51,6 +50,15 @@ class Trainer:
         >>> result = Trainer(load_run_config("cfgs/demo/clora.yaml")).fit()
         >>> result.metrics.oa
     """
+
+    cfg: RunConfig
+    folder: RunFolder
+    device: torch.device
+    parts: RunParts  # from the beginning of `fit` on, as all that follow
+    state: RunState  # that of the parts
+    _log: RunLog
+    _stop: PoliteStop
+    _env: dict[str, Any]
 
     def __init__(
         self,
@@ -84,7 +92,7 @@ class Trainer:
         with PoliteStop() as self._stop, deterministic_mode(self.cfg.deterministic):
             try:
                 self._prepare()
-                self._log.start(self.cfg.optim.epochs, self.data.train.num_batches, self.state.step)
+                self._log.start(self.cfg.optim.epochs, self.parts.data.train.num_batches, self.state.step)
                 while self.state.epoch < self.cfg.optim.epochs:
                     self._run_epoch()
                 return self._finish()
@@ -102,32 +110,25 @@ class Trainer:
         self._env = environment(self.device)
         self.folder.begin(cfg, self._env)
         seed_everything(cfg.seed)
-        self.model, report = adapt(cfg, self._given)
-        write_json(self.folder.plan, describe_plan(self.model, report))
+        model, report = adapt(cfg, self._given)
+        write_json(self.folder.plan, describe_plan(model, report))
         if report is not None:
             self._log.tell({"kind": "message", "text": str(report)})
-        self.data = make_data(cfg)
-        self.model.to(self.device)
-        self.optimizer = build_optimizer(self.model, cfg.optim)
-        self._trained = list(trained_parameters(self.model).values())
-        self._average = WeightAverage(self.model, cfg.train.ema_decay)
-        self._augment = make_augment(cfg.augment)
-        self._probe = None if cfg.probe is None else FeatureProbe(cfg.probe)
-        self.state = RunState(self.data.task.meter(self.device))
-        self._snapshot = Snapshot(self.model, self.optimizer, self._average, self.state, identity)
+        self.parts = make_parts(cfg, model, self.device, identity)
+        self.state = self.parts.state
         if saved is not None:
-            self._snapshot.restore(saved)
+            self.parts.snapshot.restore(saved)
         board = self.folder.tensorboard if cfg.train.tensorboard else None
         self._log.open(saved["metrics_bytes"] if saved else 0, board, self.state.step)
-        self.model.train()
+        model.train()
         self.state.start_clock()
 
     def _run_epoch(self) -> None:
         """Train what is left of the epoch, evaluate where due, save."""
         state, every = self.state, self.cfg.train.checkpoint_every_steps
-        num_batches = self.data.train.num_batches
+        num_batches = self.parts.data.train.num_batches
         if state.batch < num_batches:
-            for batch in self.data.train.batches(state.epoch, start=state.batch):
+            for batch in self.parts.data.train.batches(state.epoch, start=state.batch):
                 self._log.emit(self._step(batch))
                 if self._stop.requested:
                     self._interrupt()
@@ -145,29 +146,29 @@ class Trainer:
 
     def _step(self, batch: Batch) -> dict[str, Any]:
         """Do one optimiser step and describe it."""
-        cfg, state, task = self.cfg, self.state, self.data.task
-        self._snapshot.begin_step()
+        cfg, state, task = self.cfg, self.state, self.parts.data.task
+        self.parts.snapshot.begin_step()
         batch = self._training_points(batch)
-        lr = rate_at(state.epoch, state.batch, self.data.train.num_batches, cfg.optim)
-        for group in self.optimizer.param_groups:
+        lr = rate_at(state.epoch, state.batch, self.parts.data.train.num_batches, cfg.optim)
+        for group in self.parts.optimizer.param_groups:
             group["lr"] = lr
         with autocast(self.device, cfg.train.amp):
-            logits = task.run(self.model, batch)
-        terms = task.loss(logits, batch, self.model.extra_losses(), cfg.optim.label_smoothing)
+            logits = task.run(self.parts.model, batch)
+        terms = task.loss(logits, batch, self.parts.model.extra_losses(), cfg.optim.label_smoothing)
         numbers = terms.log()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.parts.optimizer.zero_grad(set_to_none=True)
         norm = math.nan
         if math.isfinite(numbers["loss"]):
             terms.total.backward()  # type: ignore[no-untyped-call]
             if cfg.optim.double_step and self._gradient_is_finite():
-                self.optimizer.step()
+                self.parts.optimizer.step()
             norm = float(
-                nn.utils.clip_grad_norm_(self._trained, cfg.optim.clip_norm or math.inf, foreach=True)
+                nn.utils.clip_grad_norm_(self.parts.trained, cfg.optim.clip_norm or math.inf, foreach=True)
             )
         if not math.isfinite(norm):
-            self._snapshot.refuse_step(self.folder.nonfinite(state.step + 1), batch, numbers)
-        self.optimizer.step()
-        self._average.update()
+            self.parts.snapshot.refuse_step(self.folder.nonfinite(state.step + 1), batch, numbers)
+        self.parts.optimizer.step()
+        self.parts.average.update()
         with torch.no_grad():
             task.count(state.meter, logits, batch)
         state.loss_sum += numbers["loss"]
@@ -176,7 +177,7 @@ class Trainer:
         return {**place, **numbers, "grad_norm": norm, "lr": lr}
 
     def _gradient_is_finite(self) -> bool:
-        gradients = [parameter.grad for parameter in self._trained if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in self.parts.trained if parameter.grad is not None]
         return math.isfinite(float(nn.utils.get_total_norm(gradients)))
 
     def _training_points(self, batch: Batch) -> Batch:
@@ -187,24 +188,26 @@ class Trainer:
         generator = make_generator(self.cfg.seed, "augment", self.state.epoch, self.state.batch)
         views, num_points = [], self.cfg.data.num_points
         pool = keep_pool(batch.to(self.device), num_points)
-        for _ in range(self.data.task.views):
+        for _ in range(self.parts.data.task.views):
             view = draw_points(pool, num_points, generator)
-            views.append(replace(view, points=self._augment(view.points, generator)))
+            views.append(replace(view, points=self.parts.augment(view.points, generator)))
         return views[0] if len(views) == 1 else Batch.join(views)
 
     def _epoch_event(self) -> dict[str, Any]:
-        state, num_batches = self.state, self.data.train.num_batches
+        state, num_batches = self.state, self.parts.data.train.num_batches
         with torch.no_grad():
-            values = {f"value_{name}": float(value) for name, value in self.model.extra_loss_values().items()}
+            values = {
+                f"value_{name}": float(value) for name, value in self.parts.model.extra_loss_values().items()
+            }
         return {
             "kind": "epoch",
             "split": "train",
             "step": state.step,
             "epoch": state.epoch,
             "loss": state.loss_sum / num_batches,
-            self.data.task.key: state.meter.metrics().score,
+            self.parts.data.task.key: state.meter.metrics().score,
             **values,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.parts.optimizer.param_groups[0]["lr"],
             "seconds": round(state.epoch_seconds, 3),
             "clouds_per_second": round(
                 num_batches * self.cfg.optim.batch_size / max(state.epoch_seconds, 1e-9), 1
@@ -217,35 +220,40 @@ class Trainer:
         is_last = state.epoch + 1 == cfg.optim.epochs
         if not is_last and (state.epoch + 1) % cfg.train.eval_every_epochs:
             return
-        with self._average.applied():
+        with self.parts.average.applied():
             if chooser != "last":
                 metrics = self._evaluate(chooser, "select")
-                if state.best is None or metrics.score > state.best[self.data.task.key]:
+                if state.best is None or metrics.score > state.best[self.parts.data.task.key]:
                     state.best = {"epoch": state.epoch, "selected_on": chooser, **metrics.summary()}
                     self._save_best({"best": state.best})
             if cfg.train.test_curve and chooser != "test":
                 self._evaluate("test", "curve")
 
     def _look(self) -> None:
-        """Probe the features of pre-training and draw reconstructions, where due."""
-        cfg, state, probe = self.cfg, self.state, self._probe
-        if probe is None or not probe.due(state.epoch, cfg.optim.epochs):
-            return
-        place = {"step": state.step, "epoch": state.epoch, "split": "probe"}
-        with self._average.applied(), evaluation_mode(self.model):
-            self._log.emit({"kind": "probe", **place, **probe.run(self.model.base)})
-            if self._log.takes_pictures:
-                points = first_clouds(self.data.test, cfg.data.num_points).to(self.device)
-                pixels = draw_reconstructions(self.model, points, cfg.seed)
-                self._log.picture("whole, visible, rebuilt", pixels, state.step)
+        """Let the task measure what it looks at besides its evaluations."""
+        state, parts = self.state, self.parts
+        with parts.average.applied():
+            found = parts.data.task.after_epoch(parts.model, parts.probe, state.epoch, self.cfg.optim.epochs)
+            if found is not None:
+                place = {"step": state.step, "epoch": state.epoch, "split": "probe"}
+                self._log.emit({"kind": "probe", **place, **found})
+                self._picture("test", "probe")
+
+    def _picture(self, split: str, label: str) -> None:
+        """Draw clouds of a split, if anybody would see them."""
+        if self._log.takes_pictures:
+            model, data, cfg = self.parts.model, self.parts.data, self.cfg
+            drawn = data.task.pictures(model, data.split(split), cfg.data.num_points, cfg.seed)
+            if drawn is not None:
+                self._log.picture(f"{label}: {drawn[0]}", drawn[1], self.state.step)
 
     def _evaluate(self, split: str, purpose: str) -> Metrics:
         """Evaluate the weights as they are now, and tell."""
         cfg = self.cfg
         metrics: Metrics = evaluate(
-            self.model,
-            self.data.split(split),
-            task=self.data.task,
+            self.parts.model,
+            self.parts.data.split(split),
+            task=self.parts.data.task,
             num_points=cfg.data.num_points,
             votes=cfg.protocol.votes,
             vote_augment=cfg.protocol.vote_augment,
@@ -256,41 +264,37 @@ class Trainer:
         epoch = min(self.state.epoch, cfg.optim.epochs - 1)
         place = {"step": self.state.step, "epoch": epoch, "split": split, "purpose": purpose}
         self._log.emit({"kind": "eval", **place, **metrics.summary()})
-        if self._log.takes_pictures:
-            loader, points = self.data.split(split), cfg.data.num_points
-            pixels = draw_segmentations(self.model, loader, self.data.task, points, self.device)
-            if pixels is not None:
-                self._log.picture(f"{split}: truth, prediction, errors", pixels, self.state.step)
+        self._picture(split, split)
         return metrics
 
     def _finish(self) -> RunResult:
         """Evaluate the epoch that counts on test, once, and write the adapter file and the result."""
         if self.state.best is not None:
-            self.model.load_adapter_state(load_file(self.folder.best))
+            self.parts.model.load_adapter_state(load_file(self.folder.chosen))
         else:
-            self._average.put()
+            self.parts.average.put()
         start = time.monotonic()
         metrics = self._evaluate("test", "result")
         seconds = time.monotonic() - start
-        parts = (self.cfg, self.data, self.model, metrics, self.state, self._env)
+        parts = (self.cfg, self.parts.data, self.parts.model, metrics, self.state, self._env)
         result = describe_result(*parts, test_seconds=seconds)
         told = ("config_hash", "protocol", "seed", "augment", "git", "metrics", "best")
         header = {key: result[key] for key in told}
         header["metrics"] = {key: value for key, value in result["metrics"].items() if key not in ONLY_RESULT}
         self._save_best(header)
-        result["adapter_bytes"] = self.folder.best.stat().st_size
+        result["adapter_bytes"] = self.folder.chosen.stat().st_size
         write_json(self.folder.result, result)
         self._log.tell({"kind": "result", "step": self.state.step, "epoch": self.state.epoch, **result})
-        self.model.eval()
-        return RunResult(self.folder.path, metrics, result, self.model)
+        self.parts.model.eval()
+        return RunResult(self.folder.path, metrics, result, self.parts.model)
 
     def _save_best(self, metadata: Mapping[str, Any]) -> None:
-        content = finite({"classes": list(self.data.task.logit_names), **metadata})
-        self.model.save_adapter(self.folder.best, metadata=content)
+        content = finite({"classes": list(self.parts.data.task.logit_names), **metadata})
+        self.parts.model.save_adapter(self.folder.chosen, metadata=content)
 
     def _save(self) -> None:
         self.state.take_time(training=self.state.batch > 0)
-        self._snapshot.save(self.folder.checkpoint, self._log.size())
+        self.parts.snapshot.save(self.folder.checkpoint, self._log.size())
 
     def _interrupt(self) -> NoReturn:
         self._save()

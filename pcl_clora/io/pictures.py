@@ -79,6 +79,7 @@ def draw_cloud(
     radius: float | None = None,
     background: Sequence[int] = (255, 255, 255),
     up: str = "y",
+    frame: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw points as small shaded balls, seen from the front, the right and above; near ones hide far ones.
 
@@ -89,14 +90,17 @@ def draw_cloud(
         radius: of a ball, in pixels; None for one that lets 2,048 points look like a surface.
         background: colour behind the points.
         up: which axis points up, "y" or "z".
+        frame: (M, 3), the points that fill the picture, where several pictures are to show one place and
+            scale; None for `points`.
 
     Returns:
         (size, size, 3), uint8.
     """
     xyz = up_is_y(np.asarray(points, dtype=np.float64), up)
-    low, high = xyz.min(axis=0), xyz.max(axis=0)
-    xyz = xyz - (low + high) / 2
-    reach = np.sqrt((xyz**2).sum(axis=1).max()) or 1.0
+    around = xyz if frame is None else up_is_y(np.asarray(frame, dtype=np.float64), up)
+    middle = (around.min(axis=0) + around.max(axis=0)) / 2
+    reach = np.sqrt(((around - middle) ** 2).sum(axis=1).max()) or 1.0
+    xyz = xyz - middle
     ball = float(np.clip(0.75 * size / np.sqrt(len(xyz)), 0.8, 0.04 * size)) if radius is None else radius
     across = np.array([np.cos(_TURN), 0.0, -np.sin(_TURN)])
     towards = np.array([np.sin(_TURN) * np.cos(_TILT), np.sin(_TILT), np.cos(_TURN) * np.cos(_TILT)])

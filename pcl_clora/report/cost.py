@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from pcl_clora.adapters import AdaptedModel
 from pcl_clora.engine import OptimConfig, build_optimizer
+from pcl_clora.engine.modes import evaluation_mode
 from pcl_clora.errors import UserValueError
 from pcl_clora.models import get_interface, published_form
 from pcl_clora.report.latency import grouping_latency_ms, model_latency_ms
-from pcl_clora.report.macs import ExecutedCount, count_executed, count_layers, evaluation
+from pcl_clora.report.macs import ExecutedCount, count_executed, count_layers
 from pcl_clora.report.memory import METHOD as MEMORY_METHOD
 from pcl_clora.report.memory import mib, peak_bytes, storage_bytes
 
@@ -193,7 +194,7 @@ def _executed_in(name: str, modules: Mapping[str, int]) -> int:
 
 def _memory(model: nn.Module, merged: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Any]:
     tensors = [*model.parameters(), *model.buffers()]
-    with evaluation(model), torch.no_grad():
+    with evaluation_mode(model), torch.no_grad():
         inference = peak_bytes(lambda: model(*inputs), [*tensors, *inputs])
     step = _training_peak(model, inputs)
     return {

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pcl_clora.report.macs import OWN_OPS, evaluation
+from pcl_clora.engine.modes import evaluation_mode
+from pcl_clora.report.macs import OWN_OPS
 
 
 class _OwnOpsClock(TorchDispatchMode):
@@ -90,7 +91,7 @@ def model_latency_ms(
     """
 
     def forward(model: nn.Module) -> float:
-        with evaluation(model), torch.inference_mode():
+        with evaluation_mode(model), torch.inference_mode():
             return float(model(points, *more).sum())  # reading the value waits for the device
 
     runs = {name: (lambda model=model: forward(model)) for name, model in models.items()}
@@ -108,7 +109,7 @@ def grouping_latency_ms(model: nn.Module, points: Tensor, *more: Tensor, repeats
         return None
     times = []
     for _ in range(repeats):
-        with _OwnOpsClock() as clock, evaluation(model), torch.no_grad():
+        with _OwnOpsClock() as clock, evaluation_mode(model), torch.no_grad():
             model(points, *more)
         times.append(clock.seconds)
     return 1000 * statistics.median(times) / points.shape[0]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
+
+from pcl_clora.engine.modes import evaluation_mode
 
 OWN_OPS = "pcl_clora"  # namespace of our operators; FPS, kNN and grouping are counted apart
 
@@ -40,18 +41,6 @@ class ExecutedCount:
         return self.macs - self.attention_macs
 
 
-@contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and give every module its own mode back afterwards."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in before:
-            module.training = mode
-
-
 def count_layers(model: nn.Module, points: Tensor, *more: Tensor) -> dict[str, int]:
     """Count multiply-adds of the linear and convolution layers that are called, as the papers' counters do.
 
@@ -75,7 +64,7 @@ def count_layers(model: nn.Module, points: Tensor, *more: Tensor) -> dict[str, i
     layers = [module for module in names if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)]
     handles = [module.register_forward_hook(hook) for module in layers]
     try:
-        with evaluation(model), torch.no_grad():
+        with evaluation_mode(model), torch.no_grad():
             model(points, *more)
     finally:
         for handle in handles:
@@ -128,7 +117,7 @@ def count_executed(model: nn.Module, points: Tensor, *more: Tensor) -> ExecutedC
     """
     counter = FlopCounterMode(display=False)
     attention = _AttentionCounter(counter)
-    with evaluation(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter, attention:
+    with evaluation_mode(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter, attention:
         model(points, *more)
     root = type(model).__name__
     modules: dict[str, int] = {}

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from pcl_clora.cli import app
 from pcl_clora.config import ConfigError
 from pcl_clora.data import PointLoader, build_dataset
-from pcl_clora.engine import load_run_config, probes
-from pcl_clora.engine.probes import extract_features, knn_accuracy
+from pcl_clora.engine import load_run_config
+from pcl_clora.engine.probes import extract_features, knn_accuracy, svm
 from pcl_clora.models import create_model
 from pcl_clora.models.builtin import builtin_card
 from pcl_clora.report import ReportError, read_run
@@ -143,7 +143,7 @@ def test_probe_says_which_weights_of_the_package_it_looked_at(tmp_path):
 
 
 def test_probe_without_scikit_learn_says_so_before_it_starts(config, monkeypatch):
-    monkeypatch.setattr(probes, "find_spec", lambda name: None)
+    monkeypatch.setattr(svm, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="--no-svm"):
         run("probe", "--config", config)
 

@@ -12,16 +12,14 @@ from typing import Any
 import pytest
 
 from pcl_clora.engine import read_metrics
-from pcl_clora.engine.events import (
+from pcl_clora.engine.events import MetricsLog, RunLog, open_tensorboard
+from pcl_clora.engine.progress import (
     Clock,
-    MetricsLog,
     PlainProgress,
     RichProgress,
-    RunLog,
     SilentProgress,
     format_seconds,
     make_progress,
-    open_tensorboard,
 )
 
 TRAIN = {"kind": "train", "step": 3, "epoch": 0, "loss": 1.25, "lr": 1e-3}
@@ -113,7 +111,7 @@ def test_plain_progress_says_a_line_an_epoch_and_evaluation(monkeypatch: pytest.
 def test_plain_progress_speaks_inside_a_long_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     now = [0.0]
-    monkeypatch.setattr("pcl_clora.engine.events.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pcl_clora.engine.progress.time.monotonic", lambda: now[0])
     progress = PlainProgress(stream)
     progress.start(epochs=2, steps_per_epoch=4, step=2)
     now[0] = 60.0
@@ -145,7 +143,7 @@ def test_a_progress_that_never_started_can_be_stopped() -> None:
 
 def test_time_left_counts_the_steps_of_this_process_only(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("pcl_clora.engine.events.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pcl_clora.engine.progress.time.monotonic", lambda: now[0])
     clock = Clock(total=1000, step=900)
     assert clock.left(900) == "?"
     now[0] = 110.0

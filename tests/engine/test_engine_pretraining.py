@@ -33,11 +33,11 @@ from pcl_clora.engine import (
 from pcl_clora.engine.config import ProbeConfig
 from pcl_clora.engine.evaluate import evaluate
 from pcl_clora.engine.metrics.reconstruction import ReconstructionMeter
-from pcl_clora.engine.pretraining import FeatureProbe, draw_page, draw_points, draw_reconstructions
+from pcl_clora.engine.probes import FeatureProbe
 from pcl_clora.engine.run import checkpoint
+from pcl_clora.engine.run_pictures import CELL, draw_page, draw_reconstructions
 from pcl_clora.engine.setup import make_backbone, make_data
-from pcl_clora.engine.tasks import draw_points as draw_batch
-from pcl_clora.engine.tasks import keep_pool
+from pcl_clora.engine.tasks import draw_points, keep_pool
 from pcl_clora.models import build_model, create_model, load_weights
 from pcl_clora.models.weights.convert import convert_weights
 from tests.support.engine_cases import final_weights, lines_without_times
@@ -240,21 +240,14 @@ def test_pictures_show_whole_visible_and_rebuilt_clouds() -> None:
     assert model.training
     assert torch.equal(torch.get_rng_state(), before)
     assert pixels.dtype == np.uint8
-    assert pixels.shape == (2 * 160, 3 * 160, 3)
-    orange = (pixels[..., 0].astype(int) - pixels[..., 2] > 40).any(axis=0).reshape(3, 160).any(axis=1)
+    assert pixels.shape == (2 * CELL, 3 * CELL, 3)
+    orange = (pixels[..., 0].astype(int) - pixels[..., 2] > 40).any(axis=0).reshape(3, CELL).any(axis=1)
     assert orange.tolist() == [False, False, True]
-
-
-def test_a_point_is_drawn_where_it_is() -> None:
-    pixels = draw_points([torch.tensor([[0.0, 0.9, 0.0]])], size=100)
-    rows, columns = np.nonzero((pixels != 255).any(axis=2))
-    assert (rows < 20).all()
-    assert set(columns) == {50, 51}
 
 
 def test_a_page_has_its_clouds_in_rows() -> None:
     clouds = torch.zeros(4, 5, 3)
-    clouds[2] += 0.8
+    clouds[2, 0] += 0.8
     pixels = draw_page(clouds, columns=2, size=20)
     assert pixels.shape == (40, 40, 3)
     assert (pixels[:20, :20] == pixels[:20, 20:]).all()
@@ -304,7 +297,7 @@ def test_tensorboard_gets_reconstructions(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     Trainer(pretraining_config({"train": {"tensorboard": True}}), run_dir=tmp_path).fit()
     events = accumulator.EventAccumulator(str(RunFolder(tmp_path).tensorboard)).Reload()
-    assert [event.step for event in events.Images("whole, visible, rebuilt")] == [5, 10]
+    assert [event.step for event in events.Images("probe: whole, visible, rebuilt")] == [5, 10]
     assert [event.step for event in events.Scalars("probe/probe/knn_acc")] == [5, 10]
 
 
@@ -383,8 +376,8 @@ def test_keeping_the_pool_first_draws_the_same_points() -> None:
     generators = [torch.Generator().manual_seed(1) for _ in range(2)]
     kept = keep_pool(batch, 64)
     assert kept.points.shape == (3, 75, 3)
-    expected = draw_batch(batch, 64, generators[0]).points
-    assert torch.equal(draw_batch(kept, 64, generators[1]).points, expected)
+    expected = draw_points(batch, 64, generators[0]).points
+    assert torch.equal(draw_points(kept, 64, generators[1]).points, expected)
 
 
 def test_batches_are_joined_one_behind_another() -> None:

@@ -84,8 +84,10 @@ def test_training_changes_what_the_plan_names_and_nothing_else(tmp_path: Path, m
     def watch(event: Any) -> None:
         if event["kind"] == "train":
             if not start:
-                start.update({name: value.clone() for name, value in trainer.model.state_dict().items()})
-            grads.update(name for name, p in trainer.model.named_parameters() if p.grad is not None)
+                start.update(
+                    {name: value.clone() for name, value in trainer.parts.model.state_dict().items()}
+                )
+            grads.update(name for name, p in trainer.parts.model.named_parameters() if p.grad is not None)
 
     trainer._on_event = watch
     model = trainer.fit().model
@@ -287,9 +289,9 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched(
     trainer = Trainer(tiny_config(), run_dir=tmp_path)
     with pytest.raises(NonFiniteLossError, match="The gradient is not finite in step 3 "):
         trainer.fit()
-    assert all(value.isfinite().all() for value in trainer.model.adapter_state().values())
+    assert all(value.isfinite().all() for value in trainer.parts.model.adapter_state().values())
     saved = load_checkpoint(tmp_path / "nonfinite-step-3.safetensors")["model"]
-    assert all(torch.equal(saved[key], value) for key, value in trainer.model.adapter_state().items())
+    assert all(torch.equal(saved[key], value) for key, value in trainer.parts.model.adapter_state().items())
 
 
 def test_what_a_refused_step_leaves_is_from_before_its_forward_pass(tmp_path: Path) -> None:
@@ -344,8 +346,8 @@ def test_frozen_parts_need_no_gradient_memory(tmp_path: Path) -> None:
 
     def watch(event: Any) -> None:
         if event["kind"] == "epoch":
-            trainer.model.train()
-            features = trainer.model.base.forward_features(torch.randn(2, 64, 3))
+            trainer.parts.model.train()
+            features = trainer.parts.model.base.forward_features(torch.randn(2, 64, 3))
             seen.append(features.requires_grad)
 
     trainer._on_event = watch

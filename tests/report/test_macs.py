@@ -3,9 +3,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pcl_clora.engine.modes import evaluation_mode
 from pcl_clora.models import create_model, published_form
 from pcl_clora.models.layers.transformer import Attention
-from pcl_clora.report.macs import count_executed, count_layers, evaluation
+from pcl_clora.report.macs import count_executed, count_layers
 from tests.support.report_cases import make_tiny
 
 
@@ -85,6 +86,6 @@ def test_executed_count_does_not_depend_on_the_cloud():
 def test_evaluation_gives_every_module_its_own_mode_back():
     model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2)).train()
     model[1].eval()
-    with evaluation(model):
+    with evaluation_mode(model):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model.modules()] == [True, True, False]

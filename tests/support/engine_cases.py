@@ -64,4 +64,4 @@ def lines_without_times(folder: Path) -> list[dict[str, Any]]:
 
 def final_weights(folder: Path) -> dict[str, Tensor]:
     """Tensors of the adapter file of a finished run."""
-    return load_file(RunFolder(folder).best)
+    return load_file(RunFolder(folder).chosen)

@@ -141,4 +141,4 @@ def test_the_result_says_how_true_confidences_are_and_the_adapter_file_stays_sma
     assert sum(each["count"] for each in reliability["bins"]) == expected
     assert len(reliability["bins"]) == 15
     assert sum(map(sum, result["metrics"]["confusion"])) == expected
-    assert not load_tensors(RunFolder(folder).best)[1]["metrics"].keys() & {"confusion", "reliability"}
+    assert not load_tensors(RunFolder(folder).chosen)[1]["metrics"].keys() & {"confusion", "reliability"}

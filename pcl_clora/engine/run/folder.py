@@ -61,7 +61,7 @@ class RunFolder:
         return self.path / "last" / "checkpoint.safetensors"
 
     @property
-    def best(self) -> Path:
+    def chosen(self) -> Path:
         """Adapter file of the epoch that counts."""
         return self.path / "best" / "adapter.safetensors"
 
@@ -85,7 +85,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what an earlier run in this folder would leave standing beside a new one."""
-        for path in (self.checkpoint, self.best, self.result, self.metrics):
+        for path in (self.checkpoint, self.chosen, self.result, self.metrics):
             path.unlink(missing_ok=True)
         for path in self.tensorboard.glob("events.out.tfevents.*"):
             path.unlink()

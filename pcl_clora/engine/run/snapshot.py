@@ -17,7 +17,7 @@ from pcl_clora.engine.events import logger
 from pcl_clora.engine.optim import trained_parameters
 from pcl_clora.engine.randomness import capture_rng_state, restore_rng_state
 from pcl_clora.engine.run.checkpoint import CheckpointError, fingerprint, save_checkpoint
-from pcl_clora.engine.run.result import RunState
+from pcl_clora.engine.run.state import RunState
 from pcl_clora.errors import PclCloraError
 
 

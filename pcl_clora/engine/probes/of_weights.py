@@ -10,8 +10,9 @@ import torch
 
 from pcl_clora.config import ConfigError, config_hash
 from pcl_clora.engine.config import ProbeConfig, RunConfig
-from pcl_clora.engine.pretraining import FeatureProbe
-from pcl_clora.engine.probes import NEIGHBORS, SVM_COST, TEMPERATURE, require_svm
+from pcl_clora.engine.probes.features import FeatureProbe
+from pcl_clora.engine.probes.knn import NEIGHBORS, TEMPERATURE
+from pcl_clora.engine.probes.svm import SVM_COST, require_svm
 from pcl_clora.engine.run.folder import environment
 from pcl_clora.engine.run.result import describe_data
 from pcl_clora.engine.setup import choose_device, make_backbone
