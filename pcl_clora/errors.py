@@ -1,10 +1,13 @@
-"""What a user can get wrong: one base for all errors of the package.
+"""What a user can get wrong: one base for all errors of the package, and one way to warn.
 
 Each also is the built-in error that fits, so that `except ValueError` catches what it says. The command line
 shows errors of this base as one message; any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
+
+import logging
+from functools import cache
 
 
 class PclCloraError(Exception):
@@ -25,3 +28,9 @@ class UserIndexError(PclCloraError, IndexError):
 
 class MissingPackageError(PclCloraError, ImportError):
     """A package is not installed that only some functions need; the message has the command."""
+
+
+@cache
+def warn_once(text: str) -> None:
+    """Log a text at WARNING on the logger `pcl_clora`, the first time that it is said in this process."""
+    logging.getLogger("pcl_clora").warning(text)

@@ -41,7 +41,7 @@ def check(
     from pcl_clora.data import check_data, check_manifest, check_root
 
     with_settings = _is_yaml(source) or bool(overrides)
-    config = _source_config(source, overrides or []) if with_settings else None
+    config = _source_config(source, overrides or [], any_size=True) if with_settings else None
     root = Path(config.root) if config is not None and config.root else source
     findings = check_root(root) if config is None else check_data(config)
     if manifest:
@@ -96,7 +96,7 @@ def pack(
     """
     from pcl_clora.data.packed.write import pack_dataset
 
-    config = _source_config(source, overrides or [])
+    config = _source_config(source, overrides or [], any_size=False)
     with interruptible("Stopped; the same command goes on."):
         index = pack_dataset(config, out, clouds_per_shard=shard_clouds, on_shard=None if as_json else _tell)
     if as_json:
@@ -116,8 +116,14 @@ def _is_yaml(source: Path) -> bool:
     return source.suffix in (".yaml", ".yml")
 
 
-def _source_config(source: Path, overrides: list[str]) -> DataConfig:
-    """Read the data section of a yaml file, or find out how a folder is read."""
+def _source_config(source: Path, overrides: list[str], *, any_size: bool) -> DataConfig:
+    """Read the data section of a yaml file, or find out how a folder is read.
+
+    Args:
+        source: the file or folder.
+        overrides: changes as data.setting=value.
+        any_size: whether it does not matter how many points are read of a cloud.
+    """
     from pcl_clora.config import ConfigError, merge, parse_overrides, read_yaml
     from pcl_clora.data import describe_root, parse_data_config
 
@@ -129,7 +135,7 @@ def _source_config(source: Path, overrides: list[str]) -> DataConfig:
     else:
         found = describe_root(source)
         below = {"data": {"name": found.layout, "root": str(source), **found.settings}}
-        size = changes.get("data", {}).get("num_points") or found.num_points
+        size = changes.get("data", {}).get("num_points") or found.num_points or int(any_size)
         if not size:
             raise ConfigError(
                 f"{source}: how many points its clouds have is not known without reading them; set "

@@ -46,7 +46,12 @@ class PartTaxonomy:
         empty = [name for name, ids in zip(self.categories, self.ids, strict=False) if not ids]
         problems += [f"category {name!r} has no parts" for name in empty]
         used = sorted(label for ids in self.ids for label in ids)
-        if used != list(range(len(used))):
+        if used == list(range(1, len(used) + 1)):
+            problems.append(
+                f"the part labels are {_runs(used)}: they start at 1, expected 0..{len(used) - 1}; subtract "
+                "1 here and from the labels of every file"
+            )
+        elif used != list(range(len(used))):
             problems.append(
                 f"the part labels are {_runs(used)}, expected 0..{len(used) - 1}, each in one category"
             )

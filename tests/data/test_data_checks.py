@@ -417,3 +417,25 @@ def test_all_of_real_modelnet40_is_sound(shared):
     findings = check_root(shared / "data" / "modelnet40_ply_hdf5_1024")
     assert [finding.level for finding in findings] == ["info"]
     assert "holds 9843 train, 1234 test, the official release 9840 train, 2468 test" in findings[0].message
+
+
+def test_clouds_that_are_too_small_for_the_settings_are_errors_of_the_check_too(tmp_path):
+    root = make_folder(tmp_path, "split/class")
+    config = {"name": "folder", "root": str(root), "num_points": 64}
+    assert "the smallest cloud has 40 points" in next(
+        finding.message for finding in check_data(config) if finding.level == "error"
+    )
+    assert not [finding for finding in check_data({**config, "repeat": True}) if finding.level == "error"]
+
+
+@pytest.mark.parametrize("name", ["same.npy", "line.off"])
+def test_clouds_without_extent_are_errors_of_the_check(tmp_path, name):
+    root = make_folder(tmp_path, "split/class")
+    file = root / "train" / "ant" / name
+    if name.endswith("npy"):
+        np.save(file, np.ones((64, 3), np.float32))
+    else:
+        file.write_text("OFF\n3 1 0\n0 0 0\n1 0 0\n2 0 0\n3 0 1 2\n")
+    errors = [finding for finding in check_root(root) if finding.level == "error"]
+    assert [error.file for error in errors] == [str(file)]
+    assert "coincide" in errors[0].message or "no area" in errors[0].message

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from pcl_clora.data import PointDataset, build_dataset
+from pcl_clora.data import (
+    PointDataset,
+    build_dataset,
+    build_validation,
+    check_root,
+    describe_root,
+    parse_data_config,
+)
 from pcl_clora.io import DataError, write_points
 from tests.support.data_layouts import clouds, make_folder
 
@@ -133,3 +140,91 @@ def test_complete_official_text_files_are_read(shared):
     dataset = build(shared / "data" / "modelnet40_normal_resampled_full10k", num_points=1024)
     assert dataset.class_names == ("airplane", "chair", "guitar", "lamp", "person")
     assert dataset.read_batch(range(len(dataset))).points.shape[1:] == (1024, 3)
+
+
+def put(root, *names, points=48):
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix in (".npy", ".xyz"):
+            write_points(path, clouds(number, points, 3))
+        else:
+            path.write_bytes(b"# .PCD v0.7")
+    return root
+
+
+def test_a_class_may_be_called_like_a_split(tmp_path):
+    root = put(tmp_path, *(f"{name}/{k}.npy" for name in ("box", "pole", "train") for k in range(3)))
+    assert build(root).class_names == ("box", "pole", "train")
+
+
+@pytest.mark.parametrize("name", ["val", "Valid", "validation"])
+def test_a_folder_for_validation_is_a_split_of_its_own(tmp_path, name):
+    root = put(
+        tmp_path, *(f"{split}/{kind}/{split}.npy" for split in ("train", "test", name) for kind in "ab")
+    )
+    config = parse_data_config({"name": "folder", "root": str(root), "num_points": 40})
+    validation = build_validation(config)
+    assert config.has_validation
+    assert sorted(sample.path for sample in validation) == [
+        f"{root}/{name}/{kind}/{name}.npy" for kind in "ab"
+    ]
+    assert describe_root(root).num_samples == {"train": 2, "test": 2, "val": 2}
+
+
+def test_without_such_a_folder_there_is_no_validation_split(tmp_path):
+    config = parse_data_config({"name": "folder", "root": str(make_folder(tmp_path, "split/class"))})
+    assert not config.has_validation
+
+
+@pytest.mark.parametrize("layout", ["{kind}", "train/{kind}", "{kind}/train"])
+def test_a_class_of_files_that_are_not_read_is_no_class_left_out(tmp_path, layout):
+    good = layout.format(kind="ball")
+    bad = layout.format(kind="pole")
+    root = put(tmp_path, *(f"{good}/{k}.npy" for k in range(3)), *(f"{bad}/{k}.e57" for k in range(5)))
+    put(tmp_path, *(f"{layout.format(kind='box')}/{k}.npy" for k in range(3)))
+    if layout == "{kind}/train":  # the split folder has no cloud, so only its class is named
+        bad = "pole"
+    with pytest.raises(DataError, match=rf"{bad}: holds .*5 .*\.e57"):
+        build(root)
+    errors = [finding for finding in check_root(root) if finding.level == "error"]
+    assert any("5" in finding.message and ".e57" in finding.message for finding in errors)
+
+
+def test_files_one_folder_too_deep_are_named_by_training_and_by_the_check(tmp_path):
+    root = put(tmp_path, "ball/0.npy", "ball/1.npy", "box/0.npy", "box/1.npy", "pole/scan1/0.npy")
+    with pytest.raises(DataError, match=r"pole: holds no point files itself, but 1 in folders below it"):
+        build(root)
+    assert [finding.file for finding in check_root(root) if finding.level == "error"] == [str(root / "pole")]
+
+
+def test_a_folder_of_pictures_is_left_out_and_named_once(tmp_path, caplog):
+    root = put(tmp_path, "ball/0.npy", "ball/1.npy", "pictures/a.png", "ball/b.e57", "ball/deep/c.npy")
+    assert build(root).class_names == ("ball",)
+    build(root, "test")
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 3
+    assert any("pictures: holds no point files (1 .png)" in text for text in told)
+    assert any("ball: 1 files are not read (1 .e57); convert them" in text for text in told)
+    assert any("ball: 1 point files lie one folder deeper; move them up" in text for text in told)
+    assert len([finding for finding in check_root(root) if finding.level == "warning"]) == 3
+
+
+def test_splits_without_folders_of_classes_are_not_taken_for_classes(tmp_path):
+    root = put(tmp_path, "train/0.npy", "test/1.npy")
+    with pytest.raises(DataError, match="test and train hold files but no folders of classes"):
+        build(root)
+
+
+def test_clouds_beside_the_splits_are_an_error(tmp_path):
+    root = put(tmp_path, "train/a/0.npy", "test/a/1.npy", "extra/2.npy")
+    with pytest.raises(DataError, match=r"extra: holds 1 files of clouds \(\.npy\) that belong to no split"):
+        build(root)
+
+
+def test_a_class_called_train_among_classes_with_splits(tmp_path):
+    root = put(
+        tmp_path, *(f"{kind}/{split}/0.npy" for kind in ("box", "train") for split in ("train", "test"))
+    )
+    assert build(root).class_names == ("box", "train")
+    assert len(build(root, "test")) == 2

@@ -58,7 +58,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout("scanobjectnn", is_scan, describe_scan, check_scan),
     Layout("scanobjectnn_raw", is_raw, describe_raw, check_raw),
     Layout("modelnet_fewshot", is_fewshot, describe_fewshot, check_fewshot),
-    Layout("folder", lambda _: True, describe_folder, lambda root, _: check_folder(root)),
+    Layout("folder", lambda _: True, describe_folder, check_folder),
 )
 
 

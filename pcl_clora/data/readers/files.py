@@ -11,6 +11,9 @@ from torch import Tensor
 
 from pcl_clora.data.dataset import Batch, Sample, stack_samples
 from pcl_clora.errors import UserIndexError, UserTypeError
+from pcl_clora.io import DataError
+
+MAX_PROBLEMS = 20  # problems that one message lists
 
 
 class FileDataset:
@@ -60,3 +63,18 @@ class FileDataset:
             if self._keep:
                 self._kept[index] = sample
         return sample
+
+
+def raise_all(root: str, problems: Sequence[DataError]) -> None:
+    """Raise one error for all problems that were found; nothing if there are none."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        lines = [f"\n  {one.file}: {one.problem}; {one.remedy}." for one in problems[:MAX_PROBLEMS]]
+        left = len(problems) - MAX_PROBLEMS
+        more = f"\n  and {left} more" if left > 0 else ""
+        raise DataError(
+            root,
+            f"{len(problems)} problems:" + "".join(lines) + more,
+            "\nmend them; `pcl-clora data check` lists all",
+        )

@@ -1,12 +1,12 @@
 """A folder of point files as a data set: the names of folders are the classes.
 
 Three arrangements are known: ROOT/<split>/<class>/<file>, ROOT/<class>/<split>/<file> (as the meshes of
-ModelNet40 come) and ROOT/<class>/<file>, which is split by a seed. Classes are in alphabetical order.
+ModelNet40 come) and ROOT/<class>/<file>, which is split by a seed. Splits are train, test and, if it is
+there, val, which protocol.select=validation uses. Classes are in alphabetical order.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,10 +16,12 @@ from pydantic import Field, NonNegativeInt
 
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import SPLITS, Sample, check_split, split_validation
-from pcl_clora.data.readers.files import FileDataset
+from pcl_clora.data.readers.files import FileDataset, raise_all
+from pcl_clora.data.readers.folder_index import index_folder
 from pcl_clora.data.shapes import Draw, Mesh
 from pcl_clora.data.transforms import normalize_unit_sphere
-from pcl_clora.io import POINT_SUFFIXES, DataError, read_points
+from pcl_clora.errors import warn_once
+from pcl_clora.io import DataError, read_points
 
 
 class FolderConfig(DataConfig):
@@ -38,84 +40,31 @@ class FolderConfig(DataConfig):
     )
     keep: bool = True  # keep clouds in memory once they are read
 
+    @property
+    def has_validation(self) -> bool:
+        """Whether the folder has a split of its own for validation."""
+        return Path(self.root).is_dir() and "val" in index_folder(self.root).files
+
     def for_one_pass(self) -> DataConfig:
         """Return these settings without keeping clouds in memory."""
         return self.model_copy(update={"keep": False})
-
-
-@dataclass(frozen=True)
-class FolderIndex:
-    """What a folder holds, by names only.
-
-    Attributes:
-        layout: "split/class", "class/split" or "class".
-        class_names: in alphabetical order.
-        files: split -> (file, label) in alphabetical order; only the key "all" for the layout "class".
-    """
-
-    layout: Literal["split/class", "class/split", "class"]
-    class_names: tuple[str, ...]
-    files: dict[str, list[tuple[Path, int]]]
-
-
-def index_folder(root: str | Path) -> FolderIndex:
-    """Find classes and files.
-
-    Raises:
-        DataError: if the folder is missing or holds no point files in one of the known arrangements.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise DataError(root, "there is no such folder, expected one folder a class", "set data.root to it")
-    folders = _folders(root)
-    layout: Literal["split/class", "class/split", "class"]
-    if any(folder.name in SPLITS for folder in folders):
-        layout = "split/class"
-        pairs = [(s, c.name, c) for s in SPLITS if (root / s).is_dir() for c in _folders(root / s)]
-    elif any((folder / split).is_dir() for folder in folders for split in SPLITS):
-        layout = "class/split"
-        pairs = [(s, c.name, c / s) for s in SPLITS for c in folders if (c / s).is_dir()]
-    else:
-        layout = "class"
-        pairs = [("all", folder.name, folder) for folder in folders]
-    pairs = [(split, name, folder) for split, name, folder in pairs if any(_files(folder))]
-    names = tuple(sorted({name for _, name, _ in pairs}))
-    if not names:
-        raise DataError(
-            root,
-            f"no folders with point files ({' '.join(POINT_SUFFIXES)}) here, expected ROOT/<class>/<file>, "
-            "ROOT/<split>/<class>/<file> or ROOT/<class>/<split>/<file>",
-            "set data.root to the folder above the classes",
-        )
-    files: dict[str, list[tuple[Path, int]]] = {}
-    for split, name, folder in pairs:
-        files.setdefault(split, []).extend((file, names.index(name)) for file in _files(folder))
-    return FolderIndex(layout, names, {split: sorted(entries) for split, entries in files.items()})
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in POINT_SUFFIXES and file.is_file() and not file.name.startswith(".")
-    )
 
 
 class PointFolder(FileDataset):
     """One split of a folder of point files; a file is read when its sample is first asked for.
 
     Raises:
-        DataError: if there are no files, and later, where a file is torn or has too few points.
+        DataError: if there are no files, a folder looks like a class but gives no clouds, and later, where a
+            file is torn or has too few points.
     """
 
     def __init__(self, config: FolderConfig, split: str) -> None:
         self.config = config
         index = index_folder(config.root)
-        entries = index.files.get(check_split(split), [])
+        raise_all(config.root, index.faults)
+        for place, what in index.left_out:
+            warn_once(f"{place}: {what}.")
+        entries = index.files.get(split if split == "val" else check_split(split), [])
         if index.layout == "class":
             everything = index.files["all"]
             labels = torch.tensor([label for _, label in everything])

@@ -23,7 +23,6 @@ from pcl_clora.errors import UserIndexError
 from pcl_clora.io import DataError
 
 PART_SPLITS = ("train", "val", "test")
-MAX_PROBLEMS = 20  # problems that one message lists
 
 Parts = tuple[str, ...]
 
@@ -85,27 +84,19 @@ def check_labels(labels: np.ndarray, category: int, taxonomy: PartTaxonomy, plac
     """
     allowed = taxonomy.ids[category]
     bad = np.flatnonzero(~np.isin(labels, allowed))
+    if bad.size and np.isin(labels - 1, allowed).all():
+        raise DataError(
+            place,
+            f"the part labels go from {labels.min()} to {labels.max()}, so they seem to start at 1; expected "
+            f"{', '.join(map(str, allowed))}, the parts of {taxonomy.categories[category]}",
+            "subtract 1 from the labels of every file",
+        )
     if bad.size:
         raise DataError(
             place,
             f"part label {labels[bad[0]]} at point {bad[0]} ({bad.size} such points), expected one of "
             f"{', '.join(map(str, allowed))}, the parts of {taxonomy.categories[category]}",
             "name the right data.taxonomy, or get the file again",
-        )
-
-
-def raise_all(root: str, problems: Sequence[DataError]) -> None:
-    """Raise one error for all problems that were found; nothing if there are none."""
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        lines = [f"\n  {one.file}: {one.problem}; {one.remedy}." for one in problems[:MAX_PROBLEMS]]
-        left = len(problems) - MAX_PROBLEMS
-        more = f"\n  and {left} more" if left > 0 else ""
-        raise DataError(
-            root,
-            f"{len(problems)} problems:" + "".join(lines) + more,
-            "\nmend them; `pcl-clora data check` lists all",
         )
 
 

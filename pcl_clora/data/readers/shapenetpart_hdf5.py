@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 
 from pcl_clora.data.part_taxonomy import PartTaxonomy, read_json, read_taxonomy, taxonomy_from
+from pcl_clora.data.readers.files import raise_all
 from pcl_clora.data.readers.modelnet import GET_AGAIN, read_list
 from pcl_clora.data.readers.shapenetpart import (
     PartCloud,
     PartConfig,
     PartShapes,
     check_labels,
-    raise_all,
     wanted_splits,
 )
 from pcl_clora.io import DataError

@@ -1,4 +1,7 @@
-"""Read the text layout of ShapeNetPart: folders of `x y z nx ny nz label` files, and lists of the splits."""
+"""Read the text layout of ShapeNetPart: folders of text files, and lists of the splits.
+
+A line of a file is `x y z nx ny nz label`, or `x y z label`.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from pcl_clora.data.part_taxonomy import (
     read_json,
     read_taxonomy,
 )
+from pcl_clora.data.readers.files import raise_all
 from pcl_clora.data.readers.modelnet import GET_AGAIN, read_list
 from pcl_clora.data.readers.shapenetpart import (
     PART_SPLITS,
@@ -21,13 +25,12 @@ from pcl_clora.data.readers.shapenetpart import (
     PartConfig,
     PartShapes,
     check_labels,
-    raise_all,
     wanted_splits,
 )
 from pcl_clora.io import DataError, read_points
 
 CATEGORY_LIST = "synsetoffset2category.txt"
-NUM_COLUMNS = 7
+NUM_COLUMNS = (4, 7)  # of a file; the normals of the official ones are not used
 
 
 class ShapeNetPartTxtConfig(PartConfig):
@@ -135,17 +138,19 @@ def read_part_file(entry: PartEntry, taxonomy: PartTaxonomy) -> PartCloud:
     """Read one text file.
 
     Raises:
-        DataError: if it is missing or torn, has not 7 columns, or labels that are no parts of its category.
+        DataError: if it is missing or torn, has not 4 or 7 columns, or labels that are no parts of its
+            category.
     """
     if not entry.file.is_file():
         raise DataError(entry.file, f"the file is missing, a split list names {entry.name!r}", GET_AGAIN)
     content = read_points(entry.file)
     extra = content.fields.get("extra", np.empty((len(content.points), 0)))
-    if extra.shape[1] != NUM_COLUMNS - 3:
+    if 3 + extra.shape[1] not in NUM_COLUMNS:
         raise DataError(
             entry.file,
-            f"has {3 + extra.shape[1]} columns, expected {NUM_COLUMNS} (x y z, a normal, the part label)",
-            GET_AGAIN,
+            f"has {3 + extra.shape[1]} columns, expected 7 (x y z, a normal, the part label) or 4 (x y z, "
+            "the part label)",
+            "write one of the two; normals are not used",
         )
     labels = extra[:, -1]
     if (labels != np.round(labels)).any():
