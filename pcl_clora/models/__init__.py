@@ -7,12 +7,12 @@ from torch import nn
 
 from pcl_clora.models.backbones.timm_vit.network import describe_timm
 from pcl_clora.models.config import ModelConfig
+from pcl_clora.models.create import create_model
 from pcl_clora.models.errors import WeightsError
 from pcl_clora.models.interface import Backbone, ModelInterface, Role, Tokens, get_interface
 from pcl_clora.models.layers.masked_autoencoder import PretrainingOutput
 from pcl_clora.models.registry import (
     build_model,
-    create_model,
     list_models,
     parse_model_config,
     register_model,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from pcl_clora.models.backbones.point_mae.network import OFFICIAL_KEYS
+from pcl_clora.models.backbones.point_mae.keys import CLASSIFICATION_KEYS as OFFICIAL_KEYS
 from pcl_clora.models.key_map import KeyMap, Rule
 
 SHADOWED = KeyMap((Rule("a.norm.", "a.first."), Rule("a.", "a."), Rule("*.x", "y.*")))

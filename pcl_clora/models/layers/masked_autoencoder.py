@@ -13,19 +13,12 @@ from torch import Tensor, nn
 
 from pcl_clora import ops
 from pcl_clora.errors import UserValueError
-from pcl_clora.models.backbones.point_mae.network import PATCH_EMBED_RULES, TRANSFORMER_RULES
 from pcl_clora.models.config import MaskedConfig
 from pcl_clora.models.interface import Tokens
-from pcl_clora.models.key_map import KeyMap, Rule
+from pcl_clora.models.key_map import KeyMap
+from pcl_clora.models.layers.family_keys import DECODER_RULES, PATCH_EMBED_RULES, TRANSFORMER_RULES
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
 from pcl_clora.models.layers.transformer import Block, NoPrefix
-
-DECODER_RULES: tuple[Rule, ...] = (
-    Rule("mask_token", "mask_token"),
-    Rule("decoder_pos_embed.", "decoder_pos_embed."),
-    Rule("MAE_decoder.", "decoder."),
-    Rule("increase_dim.0.", "rebuild.", conv=True),
-)
 
 
 class PretrainingOutput(NamedTuple):

@@ -20,34 +20,11 @@ from pcl_clora import ops
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.config import TransformerConfig
 from pcl_clora.models.interface import ModelInterface, Tokens
-from pcl_clora.models.key_map import Rule
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
 from pcl_clora.models.layers.transformer import NoPrefix, folded_linear
 
 LABEL_SLOPE = 0.2  # of the LeakyReLU behind the embedding of a category
 DIST2_EPS = 1e-8  # added to squared distances before they are inverted
-
-
-def segmentation_rules(suffix: str = "") -> tuple[Rule, ...]:
-    """Say what the official part segmentation files call the parts of `SegmentationHead`.
-
-    Args:
-        suffix: what stands behind the first component of their names; "_cls" in the files of ACT.
-    """
-    propagation = f"propagation_0{suffix}"
-    return (
-        Rule(f"label_conv{suffix}.0.", "head.label.linear.", conv=True),
-        Rule(f"label_conv{suffix}.1.", "head.label.norm."),
-        Rule(f"{propagation}.mlp_convs.0.", "head.propagation.linear1.", conv=True),
-        Rule(f"{propagation}.mlp_convs.1.", "head.propagation.linear2.", conv=True),
-        Rule(f"{propagation}.mlp_bns.0.", "head.propagation.norm1."),
-        Rule(f"{propagation}.mlp_bns.1.", "head.propagation.norm2."),
-        Rule(f"convs1{suffix}.", "head.linear1.", conv=True),
-        Rule(f"bns1{suffix}.", "head.norm1."),
-        Rule(f"convs2{suffix}.", "head.linear2.", conv=True),
-        Rule(f"bns2{suffix}.", "head.norm2."),
-        Rule(f"convs3{suffix}.", "head.linear3.", conv=True),
-    )
 
 
 def interpolation_weights(points: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:

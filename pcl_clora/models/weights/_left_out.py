@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
+from functools import cache
 
+from pcl_clora.models.entry import BackboneEntry
 from pcl_clora.models.key_map import KeyMap, Rule
+from pcl_clora.models.registry import entries, find_entry
 
-# Prefix -> where it comes from. They are taken off one after another, in any order, at the start of a key.
+# Prefix -> where it comes from, beside those of the backbones' own files. They are taken off one after
+# another, in any order, at the start of a key.
 WRAPPERS: dict[str, str] = {
     "module.": "saved from DataParallel",
-    "MAE_encoder.": "encoder of a masked autoencoder: Point-MAE, ReCon, PCP-MAE",
-    "ACT_encoder.": "encoder of ACT",
-    "GPT_Transformer.": "extractor and generator of PointGPT",
-    "transformer_q.": "the trained network of Point-BERT, beside its momentum copy transformer_k",
     "base_model.": "a wrapper around a whole network",
-    "point_encoder.": "the point network of ACT's own teacher",
     "model.": "this project's adapter files with a whole network inside",
-}
-
-# Model -> (wrapper of its official pre-training files, keys that stand outside of it).
-_BESIDE_ENCODER = r"(mask_token|MAE_decoder|decoder_pos_embed|increase_dim|pred_pos_proj|(img|text)_proj)\b"
-PRETRAINING_WRAPPERS: dict[str, tuple[str, str]] = {
-    "point_mae": ("MAE_encoder.", _BESIDE_ENCODER),
-    "pcp_mae": ("MAE_encoder.", _BESIDE_ENCODER),
-    "recon": ("MAE_encoder.", _BESIDE_ENCODER),
-    "point_bert": ("transformer_q.", r"(transformer_k|queue|queue_ptr|dvae)\b"),
-    "pointgpt_s": ("GPT_Transformer.", r"$"),
-    "pointgpt_b": ("GPT_Transformer.", r"$"),
-    "pointgpt_l": ("GPT_Transformer.", r"$"),
 }
 
 # Published methods that add to a network or rename its tensors -> keys that only they have. Whatever else
@@ -45,24 +32,11 @@ METHODS: dict[str, str] = {
     "GAPrompt": r"^shift_net\.",
 }
 
-# Keys that a network may have no place for -> why they are left out. The first that fits decides.
+# Keys of any network that another may have no place for -> why they are left out.
 LEFT_OUT: tuple[tuple[str, str], ...] = (
-    (r"^transformer_k\.", "momentum copy of the network"),
-    (r"^queue(_ptr)?$", "queue of the contrastive loss"),
-    (r"^dvae\.", "tokenizer (dVAE) of pre-training"),
-    (r"^(img|text)_encoder\.", "frozen teacher of pre-training"),
-    (r"^(img|text)_proj(\.|$)", "projection to the teacher's features, used in pre-training only"),
+    (r"^(cls_token|cls_pos)$", "learned token, which this model does not have"),
     (
-        r"^(MAE_decoder|decoder_pos_embed|increase_dim|lm_head|cls_head|pred_pos_proj|project)\.",
-        "used in pre-training only",
-    ),
-    (r"^mask_(pos_)?token$", "used in pre-training only"),
-    (r"^generator_blocks\.", "generator, used by the generation loss only"),
-    (r"^blocks\.increase_dim\.", "not used by the published network"),
-    (r"_contrast\.|^(img|text)_(token|pos)$", "contrast branch of ReCon, which this model does not have"),
-    (r"^(cls_token|cls_pos|sos_pos|blocks\.sos)$", "learned token, which this model does not have"),
-    (
-        r"^(blocks\.)?cls_head_finetune\.|^(label_conv|propagation_\d|convs\d|bns\d)(_cls)?\."
+        r"^(blocks\.)?cls_(head_finetune|norm)\.|^(label_conv|propagation_\d|convs\d|bns\d)(_cls)?\."
         r"|^dgcnn_pro_\d\.|^(conv|bn)[12]\.",
         "head of another task",
     ),
@@ -85,7 +59,24 @@ ALIASES = KeyMap(
 )
 
 _METHODS = {name: re.compile(marks) for name, marks in METHODS.items()}
-_LEFT_OUT = tuple((re.compile(marks), reason) for marks, reason in LEFT_OUT)
+
+
+@cache
+def _wrappers(known: tuple[BackboneEntry, ...]) -> dict[str, str]:
+    return WRAPPERS | {
+        wrapper: origin for entry in known if entry.files for wrapper, origin in entry.files.wrappers.items()
+    }
+
+
+@cache
+def _reasons(known: tuple[BackboneEntry, ...]) -> tuple[tuple[re.Pattern[str], str], ...]:
+    of_entries = (reason for entry in known if entry.files for reason in entry.files.left_out)
+    return tuple((re.compile(marks), reason) for marks, reason in dict.fromkeys((*of_entries, *LEFT_OUT)))
+
+
+def all_wrappers() -> dict[str, str]:
+    """List what may stand before keys: prefix -> where it comes from."""
+    return _wrappers(entries())
 
 
 def unwrap(key: str) -> str:
@@ -93,15 +84,17 @@ def unwrap(key: str) -> str:
     before = ""
     while key != before:
         before = key
-        for wrapper in WRAPPERS:
+        for wrapper in all_wrappers():
             key = key.removeprefix(wrapper)
     return key
 
 
 def wrap(key: str, model: str) -> str:
     """Put the wrapper of a model's official pre-training files before a key, where they have it."""
-    wrapper, outside = PRETRAINING_WRAPPERS.get(model, ("", ""))
-    return key if not wrapper or re.match(outside, key) else wrapper + key
+    entry = find_entry(model)
+    if entry is None or entry.files is None or re.match(entry.files.beside, key):
+        return key
+    return next(iter(entry.files.wrappers), "") + key
 
 
 def wrappers_of(keys: Iterable[str]) -> list[str]:
@@ -110,8 +103,8 @@ def wrappers_of(keys: Iterable[str]) -> list[str]:
     for key in keys:
         rest = unwrap(key)
         start = key.removesuffix(rest)
-        seen.update(wrapper for wrapper in WRAPPERS if wrapper in start)
-    return [wrapper for wrapper in WRAPPERS if wrapper in seen]
+        seen.update(wrapper for wrapper in all_wrappers() if wrapper in start)
+    return [wrapper for wrapper in all_wrappers() if wrapper in seen]
 
 
 def method_of(keys: Iterable[str]) -> str:
@@ -134,7 +127,7 @@ def reason_left_out(key: str, keys: Collection[str], method: str = "") -> str:
     owner, _, leaf = key.rpartition(".")
     if leaf == "weight" and f"{owner}.linear.weight" in keys:
         return "scalar of PointLoRA where the layer's weight used to be, which is under `linear`"
-    for marks, reason in _LEFT_OUT:
+    for marks, reason in _reasons(entries()):
         if marks.search(key):
             return reason
     return f"part of {method}, which this model does not have" if method else "not part of this model"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pcl_clora.models.interface import get_interface
 from pcl_clora.models.weights._containers import Checkpoint
-from pcl_clora.models.weights._identify import Identity, differences, identify
+from pcl_clora.models.weights._identify import Identity, differences, identify, same_network
 from pcl_clora.models.weights._left_out import reason_left_out, unwrap, wrappers_of
 from pcl_clora.models.weights._naming import key_map_of, names_of_key, read_naming
 
@@ -171,17 +171,13 @@ def advice(model: nn.Module, matched: Match) -> str:
     # Pre-training needs its own file; any other network starts from every file of its backbone.
     fitting = identity.task if task == "pretraining" and identity.task else task
     different = differences(identity, config, task)
-    same = here == identity.model or {here, identity.model} <= SAME_NETWORK
+    same = same_network(here, identity.model)
     if same:
         said += f" ({'; '.join(different)})" if different else ""
     elif here:
         said += f", the model is {here}"
     helps = not same or bool(different) or fitting != task
     return f"{said}; {identity.as_call(fitting)} takes it." if helps else f"{said}."
-
-
-SAME_NETWORK = {"point_mae", "point_mae_tiny", "act", "recon_plain"}
-"""Ids of one architecture, which take each other's files."""
 
 
 def count_not_finite(tensor: Tensor) -> int:

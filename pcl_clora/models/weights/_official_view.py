@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pcl_clora.models.key_map import KeyMap
-from pcl_clora.models.registry import create_model, model_classes
+from pcl_clora.models.registry import build_model, model_classes, parse_model_config
 from pcl_clora.models.weights._containers import Checkpoint
 from pcl_clora.models.weights._hub_names import hub_table_of
 from pcl_clora.models.weights._identify import Identity, identify
@@ -101,7 +101,7 @@ def _view_of_native(checkpoint: Checkpoint) -> OfficialView | None:
 def vocabulary(model: str, task: str) -> frozenset[str]:
     """List the names of a network, whatever its depth; see `name_pattern`."""
     with torch.device("meta"):
-        network = create_model(model, task=task)
+        network = build_model(parse_model_config({"name": model, "task": task}))
     return frozenset(name_pattern(name) for name in network.state_dict())
 
 

@@ -14,11 +14,11 @@ from torch import nn
 
 from pcl_clora.models.builtin import BUILTIN
 from pcl_clora.models.errors import WeightsError
-from pcl_clora.models.registry import create_model, model_classes
+from pcl_clora.models.registry import build_model, entries, find_entry, parse_model_config
 from pcl_clora.models.weights._containers import Checkpoint, SafetensorsFile
 from pcl_clora.models.weights._identify import Identity
-from pcl_clora.models.weights._left_out import WRAPPERS, wrappers_of
-from pcl_clora.models.weights._match import SAME_NETWORK, count_not_finite
+from pcl_clora.models.weights._left_out import all_wrappers, wrappers_of
+from pcl_clora.models.weights._match import count_not_finite
 from pcl_clora.models.weights._official_view import view_officially
 from pcl_clora.models.weights._sources import open_source
 from pcl_clora.models.weights.load import preview
@@ -106,7 +106,7 @@ def inspect_weights(source: str | Path) -> FileInfo:
         container=checkpoint.container,
         holds=_adapter_title(checkpoint) or str(view.identity),
         naming=view.naming,
-        wrappers={wrapper: WRAPPERS[wrapper] for wrapper in wrappers_of(likes)},
+        wrappers={wrapper: all_wrappers()[wrapper] for wrapper in wrappers_of(likes)},
         num_tensors=len(likes),
         num_values=sum(tensor.numel() for tensor in likes.values()),
         dtypes=dict(Counter(str(tensor.dtype).removeprefix("torch.") for tensor in likes.values())),
@@ -137,11 +137,15 @@ def _adapter_title(checkpoint: Checkpoint) -> str:
 
 def would_load(checkpoint: Checkpoint, identity: Identity) -> list[WouldLoad]:
     """Try every model of the file's architecture, and every task, on shapes alone."""
-    names = SAME_NETWORK if identity.model in SAME_NETWORK else {identity.model}
-    names = names - {"point_mae_tiny"}  # made in the file's sizes, it would be point_mae again
-    if identity.model == "recon":
-        names = {"recon", "recon_plain"}
-    return [_try(checkpoint, identity, model, task) for model, task in model_classes() if model in names]
+    found = find_entry(identity.model)
+    if found is None:
+        return []
+    return [
+        _try(checkpoint, identity, entry.name, task)
+        for entry in entries()
+        if (entry.network == found.network or found.name in entry.also_takes) and not entry.is_size
+        for task in entry.tasks
+    ]
 
 
 def _try(checkpoint: Checkpoint, identity: Identity, model: str, task: str) -> WouldLoad:
@@ -168,7 +172,9 @@ def make_empty(identity: Identity, model: str, task: str) -> nn.Module:
     The number of heads leaves no trace in a file; heads of width 64, as published, are assumed where they
     fit, which changes no shape.
     """
-    sizes = identity.sizes_for(task)
-    width = sizes.get("embed_dim", 384)
+    settings = {"name": model, "task": task, **identity.sizes_for(task)}
+    entry, width = find_entry(model), settings.get("embed_dim", 384)
+    if entry is not None and "num_heads" in entry.config.model_fields:
+        settings["num_heads"] = width // 64 if width % 64 == 0 else 1
     with torch.device("meta"):
-        return create_model(model, task=task, num_heads=width // 64 if width % 64 == 0 else 1, **sizes)
+        return build_model(parse_model_config(settings))

@@ -9,7 +9,7 @@ from pydantic import NonNegativeFloat, model_validator
 from torch import Tensor, nn
 
 from pcl_clora.errors import UserValueError
-from pcl_clora.models.backbones.point_mae.network import OFFICIAL_KEYS
+from pcl_clora.models.backbones.pcp_mae.keys import CLASSIFICATION_KEYS
 from pcl_clora.models.config import MaskedConfig, PretrainingConfig
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
 
@@ -79,7 +79,7 @@ class PCPMAE(PatchTransformer):
     Source: Zhang et al., PCP-MAE: Learning to Predict Centers for Point Masked Autoencoders, NeurIPS 2024.
     """
 
-    official_keys = OFFICIAL_KEYS
+    official_keys = CLASSIFICATION_KEYS
 
     def make_pos_embed(self) -> nn.Module:
         """Build what turns centres (B, G, 3) into positions (B, G, D)."""

@@ -6,12 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pcl_clora.models.backbones.pcp_mae.keys import PRETRAINING_KEYS
 from pcl_clora.models.backbones.pcp_mae.network import PCPMAE, PCPMAEConfig, SinCosPosEmbed, sin_cos_features
-from pcl_clora.models.backbones.point_mae.network import PATCH_EMBED_RULES, TRANSFORMER_RULES
 from pcl_clora.models.interface import Tokens
-from pcl_clora.models.key_map import KeyMap, Rule
 from pcl_clora.models.layers.masked_autoencoder import (
-    DECODER_RULES,
     MaskedAutoencoder,
     MaskedPatches,
     PretrainingOutput,
@@ -38,15 +36,7 @@ class PCPMAEPretraining(MaskedAutoencoder, PCPMAE):
         the default setting of the released code (no extra layers for the prediction, gradient cut).
     """
 
-    official_keys = KeyMap(
-        (
-            *PATCH_EMBED_RULES,
-            *TRANSFORMER_RULES,
-            *DECODER_RULES,
-            Rule("mask_pos_token", "mask_pos_token"),
-            Rule("pred_pos_proj.", "predict_pos."),
-        )
-    )
+    official_keys = PRETRAINING_KEYS
     config: PCPMAEConfig
     pos_embed: SinCosPosEmbed
 

@@ -9,21 +9,11 @@ from torch import nn
 
 from pcl_clora.config import Config
 from pcl_clora.errors import UserValueError
-from pcl_clora.models.backbones.point_mae.network import (
-    CLASSIFIER_RULES,
-    PATCH_EMBED_RULES,
-    TRANSFORMER_RULES,
-)
+from pcl_clora.models.backbones.point_bert.keys import CLASSIFICATION_KEYS
 from pcl_clora.models.config import TransformerConfig
-from pcl_clora.models.key_map import KeyMap, Rule
+from pcl_clora.models.key_map import KeyMap
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
 from pcl_clora.models.layers.transformer import PrefixTokens
-
-BODY_RULES: tuple[Rule, ...] = (
-    *PATCH_EMBED_RULES,
-    Rule("reduce_dim.", "reduce_dim."),
-    *TRANSFORMER_RULES,
-)
 
 
 class MaskedTokensConfig(Config):
@@ -114,7 +104,7 @@ class PointBERT(PatchTransformer):
     2022, as released.
     """
 
-    official_keys: ClassVar[KeyMap] = KeyMap(BODY_RULES + CLASSIFIER_RULES)
+    official_keys: ClassVar[KeyMap] = CLASSIFICATION_KEYS
 
     def make_reduce_dim(self) -> nn.Module:
         """Build what brings a patch to the width of a token; it is there for equal widths too."""

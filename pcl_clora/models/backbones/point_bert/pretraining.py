@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcl_clora import ops
-from pcl_clora.models.backbones.point_bert.network import BODY_RULES, PointBERT, PointBERTConfig
-from pcl_clora.models.backbones.point_mae.network import PATCH_EMBED_RULES
+from pcl_clora.models.backbones.point_bert.keys import PRETRAINING_KEYS
+from pcl_clora.models.backbones.point_bert.network import PointBERT, PointBERTConfig
 from pcl_clora.models.interface import ModelInterface, Tokens
-from pcl_clora.models.key_map import KeyMap, Rule
+from pcl_clora.models.key_map import KeyMap
 from pcl_clora.models.layers.edge_conv import EdgeConv
 from pcl_clora.models.layers.masked_autoencoder import (
     PretrainingOutput,
@@ -26,21 +26,6 @@ from pcl_clora.models.layers.masked_autoencoder import (
 from pcl_clora.models.layers.transformer import PatchEncoder, PrefixTokens
 
 _NUM_NEIGHBORS = 4  # of a patch in the tokenizer's graph, itself included; published
-
-TOKENIZER_RULES: tuple[Rule, ...] = (
-    *(Rule(f"dvae.{rule.first}", f"tokenizer.{rule.second}", conv=rule.conv) for rule in PATCH_EMBED_RULES),
-    Rule("dvae.dgcnn_1.input_trans.", "tokenizer.reduce.", conv=1),
-    *(
-        rule
-        for layer in (1, 2, 3, 4)
-        for rule in (
-            Rule(f"dvae.dgcnn_1.layer{layer}.0.", f"tokenizer.edges.{layer - 1}.linear.", conv=2),
-            Rule(f"dvae.dgcnn_1.layer{layer}.1.", f"tokenizer.edges.{layer - 1}.norm."),
-        )
-    ),
-    Rule("dvae.dgcnn_1.layer5.0.", "tokenizer.vocabulary.", conv=1),
-    Rule("dvae.dgcnn_1.layer5.1.", "tokenizer.norm."),
-)
 
 
 class PatchTokenizer(nn.Module):
@@ -111,17 +96,7 @@ class PointBERTPretraining(WithoutClassifier, PointBERT):
     2022, section 3.2, as released.
     """
 
-    official_keys: ClassVar[KeyMap] = KeyMap(
-        (
-            *BODY_RULES,
-            Rule("cls_token", "prefix.token"),
-            Rule("cls_pos", "prefix.pos"),
-            Rule("mask_token", "mask_token"),
-            Rule("lm_head.", "token_head."),
-            Rule("cls_head.", "contrast_head."),
-            *TOKENIZER_RULES,
-        )
-    )
+    official_keys: ClassVar[KeyMap] = PRETRAINING_KEYS
     may_miss: ClassVar[tuple[str, ...]] = ("tokenizer.",)  # files of the trained network alone lack it
     config: PointBERTConfig
 

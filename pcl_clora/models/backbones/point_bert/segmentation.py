@@ -9,41 +9,13 @@ from torch import Tensor, nn
 
 from pcl_clora import ops
 from pcl_clora.errors import UserValueError
-from pcl_clora.models.backbones.point_bert.network import BODY_RULES, PointBERT
-from pcl_clora.models.key_map import KeyMap, Rule
+from pcl_clora.models.backbones.point_bert.keys import SEGMENTATION_KEYS
+from pcl_clora.models.backbones.point_bert.network import PointBERT
 from pcl_clora.models.layers.edge_conv import EdgeConv
 from pcl_clora.models.layers.part_segmentation import FeaturePropagation, PartSegmenter, PointwiseLayer
 from pcl_clora.models.layers.transformer import PrefixTokens
 
 NUM_NEIGHBORS = 4  # of every point in the graphs
-
-
-def _propagation_rules(number: int) -> tuple[Rule, ...]:
-    theirs, ours = f"propagation_{number}", f"head.propagation{number}"
-    return (
-        Rule(f"{theirs}.mlp_convs.0.", f"{ours}.linear1.", conv=True),
-        Rule(f"{theirs}.mlp_convs.1.", f"{ours}.linear2.", conv=True),
-        Rule(f"{theirs}.mlp_bns.0.", f"{ours}.norm1."),
-        Rule(f"{theirs}.mlp_bns.1.", f"{ours}.norm2."),
-    )
-
-
-def _graph_rules(number: int) -> tuple[Rule, ...]:
-    theirs, ours = f"dgcnn_pro_{number}", f"head.graph{number}"
-    return tuple(
-        Rule(f"{theirs}.layer{layer}.{index}.", f"{ours}.layer{layer}.{part}.", conv=2 * (index == 0))
-        for layer in (1, 2)
-        for index, part in enumerate(("linear", "norm"))
-    )
-
-
-HEAD_RULES: tuple[Rule, ...] = (
-    *(rule for number in (2, 1, 0) for rule in _propagation_rules(number)),
-    *(rule for number in (1, 2) for rule in _graph_rules(number)),
-    Rule("conv1.", "head.linear1.", conv=True),
-    Rule("bn1.", "head.norm1."),
-    Rule("conv2.", "head.linear2.", conv=True),
-)
 
 
 class GraphPropagation(nn.Module):
@@ -154,9 +126,7 @@ class PointBERTSegmenter(PartSegmenter, PointBERT):
     Source: Yu et al., Point-BERT, CVPR 2022, released part segmentation model.
     """
 
-    official_keys = KeyMap(
-        (*BODY_RULES, Rule("cls_token", "prefix.token"), Rule("cls_pos", "prefix.pos"), *HEAD_RULES)
-    )
+    official_keys = SEGMENTATION_KEYS
 
     def make_prefix(self) -> PrefixTokens:
         """Build the class token."""

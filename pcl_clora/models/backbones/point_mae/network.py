@@ -4,30 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pcl_clora.models.config import MaskedConfig, ViewsPretrainingConfig
-from pcl_clora.models.key_map import KeyMap, Rule
-from pcl_clora.models.layers.patch_transformer import PatchTransformer
+from pydantic import Field, PositiveInt
 
-# What the official files of the family call the parts that all of them have; see key_map.py.
-PATCH_EMBED_RULES: tuple[Rule, ...] = (
-    Rule("encoder.first_conv.0.", "patch_embed.linear1.", conv=True),
-    Rule("encoder.first_conv.1.", "patch_embed.norm1."),
-    Rule("encoder.first_conv.3.", "patch_embed.linear2.", conv=True),
-    Rule("encoder.second_conv.0.", "patch_embed.linear3.", conv=True),
-    Rule("encoder.second_conv.1.", "patch_embed.norm2."),
-    Rule("encoder.second_conv.3.", "patch_embed.linear4.", conv=True),
-)
-TRANSFORMER_RULES: tuple[Rule, ...] = (
-    Rule("pos_embed.", "pos_embed."),
-    Rule("blocks.blocks.*.", "blocks.*."),
-    Rule("norm.", "norm."),
-)
-CLASSIFIER_RULES: tuple[Rule, ...] = (
-    Rule("cls_token", "prefix.token"),
-    Rule("cls_pos", "prefix.pos"),
-    Rule("cls_head_finetune.", "head."),
-)
-OFFICIAL_KEYS = KeyMap(PATCH_EMBED_RULES + TRANSFORMER_RULES + CLASSIFIER_RULES)
+from pcl_clora.models.backbones.point_mae.keys import CLASSIFICATION_KEYS
+from pcl_clora.models.config import MaskedConfig, ViewsPretrainingConfig
+from pcl_clora.models.layers.patch_transformer import PatchTransformer
 
 
 class PointMAEConfig(MaskedConfig):
@@ -35,6 +16,26 @@ class PointMAEConfig(MaskedConfig):
 
     name: Literal["point_mae"] = "point_mae"
     pretraining: ViewsPretrainingConfig = ViewsPretrainingConfig()  # read with task="pretraining" only
+
+
+class TinyPretrainingConfig(ViewsPretrainingConfig):
+    """Settings of the pre-training form; its decoder is half as deep as published."""
+
+    decoder_depth: PositiveInt = 2  # blocks of the decoder
+
+
+class PointMAETinyConfig(MaskedConfig):
+    """Settings of the size that this package has weights for: 2.8 M parameters. Our choice."""
+
+    name: Literal["point_mae_tiny"] = "point_mae_tiny"
+    embed_dim: PositiveInt = 192  # D, width of a token
+    depth: PositiveInt = 6  # number of blocks
+    num_heads: PositiveInt = 6  # attention heads, must divide embed_dim
+    num_groups: PositiveInt = 32  # G, patches a cloud
+    group_size: PositiveInt = 32  # K, points a patch
+    encoder_widths: tuple[PositiveInt, PositiveInt, PositiveInt] = (64, 128, 256)  # of the patch encoder
+    drop_path: float = Field(default=0.05, ge=0.0, lt=1.0)  # of the last block; grows linearly from 0
+    pretraining: TinyPretrainingConfig = TinyPretrainingConfig()  # read with task="pretraining" only
 
 
 class PointMAE(PatchTransformer):
@@ -48,4 +49,4 @@ class PointMAE(PatchTransformer):
     models.
     """
 
-    official_keys = OFFICIAL_KEYS
+    official_keys = CLASSIFICATION_KEYS

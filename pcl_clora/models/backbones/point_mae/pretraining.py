@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcl_clora.errors import UserValueError
-from pcl_clora.models.backbones.point_mae.network import PointMAEConfig
-from pcl_clora.models.backbones.point_mae.tiny import PointMAETinyConfig
+from pcl_clora.models.backbones.point_mae.network import PointMAEConfig, PointMAETinyConfig
 from pcl_clora.models.layers.masked_autoencoder import MaskedAutoencoder, PretrainingOutput, add_terms
 from pcl_clora.models.layers.transformer import pool_max_mean
 

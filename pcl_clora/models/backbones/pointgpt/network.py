@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pcl_clora import ops
 from pcl_clora.config import Config
-from pcl_clora.models.backbones.point_mae.network import PATCH_EMBED_RULES
+from pcl_clora.models.backbones.pointgpt.keys import CLASSIFICATION_KEYS, LARGE_CLASSIFICATION_KEYS
 from pcl_clora.models.backbones.pointgpt.layers import (
     CausalBlock,
     Generator,
@@ -25,52 +25,8 @@ from pcl_clora.models.backbones.pointgpt.layers import (
 )
 from pcl_clora.models.config import TransformerConfig
 from pcl_clora.models.interface import ModelInterface, Tokens
-from pcl_clora.models.key_map import KeyMap, Rule
+from pcl_clora.models.key_map import KeyMap
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
-
-LARGE_PATCH_EMBED_RULES: tuple[Rule, ...] = (
-    Rule("encoder.first_conv.0.", "patch_embed.linear0.", conv=True),
-    Rule("encoder.first_conv.1.", "patch_embed.norm0."),
-    Rule("encoder.first_conv.3.", "patch_embed.linear1.", conv=True),
-    Rule("encoder.first_conv.4.", "patch_embed.norm1."),
-    Rule("encoder.first_conv.6.", "patch_embed.linear2.", conv=True),
-    Rule("encoder.second_conv.0.", "patch_embed.linear3.", conv=True),
-    Rule("encoder.second_conv.1.", "patch_embed.norm2."),
-    Rule("encoder.second_conv.3.", "patch_embed.linear4.", conv=True),
-)
-
-
-def _block_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
-    """Rules for a stack of blocks: multi-head attention of torch there, separate linear layers here."""
-    return (
-        Rule(f"{theirs}.*.ln_1.", f"{ours}.*.norm1."),
-        Rule(f"{theirs}.*.attn.in_proj_weight", f"{ours}.*.attn.qkv.weight"),
-        Rule(f"{theirs}.*.attn.in_proj_bias", f"{ours}.*.attn.qkv.bias"),
-        Rule(f"{theirs}.*.attn.out_proj.", f"{ours}.*.attn.proj."),
-        Rule(f"{theirs}.*.ln_2.", f"{ours}.*.norm2."),
-        Rule(f"{theirs}.*.mlp.0.", f"{ours}.*.mlp.fc1."),
-        Rule(f"{theirs}.*.mlp.2.", f"{ours}.*.mlp.fc2."),
-    )
-
-
-BODY_RULES: tuple[Rule, ...] = (
-    Rule("sos_pos", "prefix.start_pos"),
-    Rule("blocks.sos", "prefix.start"),
-    *_block_rules("blocks.layers", "blocks"),
-    Rule("blocks.ln_f.", "norm."),
-    Rule("blocks.increase_dim.0.", "increase_dim.", conv=True),
-    Rule("generator_blocks.sos", "generator.start"),
-    *_block_rules("generator_blocks.layers", "generator.blocks"),
-    Rule("generator_blocks.ln_f.", "generator.norm."),
-    Rule("generator_blocks.increase_dim.0.", "generator.increase_dim.", conv=True),
-    Rule("norm.", "feature_norm."),
-)
-CLASSIFIER_RULES: tuple[Rule, ...] = (
-    Rule("cls_token", "prefix.token"),
-    Rule("cls_pos", "prefix.pos"),
-    Rule("blocks.cls_norm.", "head_norm."),
-    Rule("blocks.cls_head_finetune.", "head."),
-)
 
 
 class GenerativeConfig(Config):
@@ -153,7 +109,7 @@ class PointGPT(PatchTransformer):
     order, positions, residuals and head follow the released models.
     """
 
-    official_keys: ClassVar[KeyMap] = KeyMap(PATCH_EMBED_RULES + BODY_RULES + CLASSIFIER_RULES)
+    official_keys: ClassVar[KeyMap] = CLASSIFICATION_KEYS
     may_miss: ClassVar[tuple[str, ...]] = ("increase_dim.",)  # no output uses it, and the hub drops it
     config: PointGPTConfig
 
@@ -303,7 +259,7 @@ class PointGPTLarge(PointGPT):
     Source: as `PointGPT`.
     """
 
-    official_keys: ClassVar[KeyMap] = KeyMap(LARGE_PATCH_EMBED_RULES + BODY_RULES + CLASSIFIER_RULES)
+    official_keys: ClassVar[KeyMap] = LARGE_CLASSIFICATION_KEYS
     config: PointGPTLargeConfig
 
     def make_patch_embed(self) -> nn.Module:

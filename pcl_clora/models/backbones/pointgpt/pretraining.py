@@ -7,15 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from pcl_clora.models.backbones.point_mae.network import PATCH_EMBED_RULES
+from pcl_clora.models.backbones.pointgpt.keys import LARGE_PRETRAINING_KEYS, PRETRAINING_KEYS
 from pcl_clora.models.backbones.pointgpt.layers import CausalAttention, StartTokens, generation_loss
-from pcl_clora.models.backbones.pointgpt.network import (
-    BODY_RULES,
-    LARGE_PATCH_EMBED_RULES,
-    PointGPT,
-    PointGPTConfig,
-    PointGPTLarge,
-)
+from pcl_clora.models.backbones.pointgpt.network import PointGPT, PointGPTConfig, PointGPTLarge
 from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.key_map import KeyMap
 from pcl_clora.models.layers.masked_autoencoder import PretrainingOutput, WithoutClassifier, init_transformer
@@ -34,7 +28,7 @@ class PointGPTPretraining(WithoutClassifier, PointGPT):
     Source: Chen et al., PointGPT, NeurIPS 2023, section 3; mask, initial values and loss as released.
     """
 
-    official_keys: ClassVar[KeyMap] = KeyMap(PATCH_EMBED_RULES + BODY_RULES)
+    official_keys: ClassVar[KeyMap] = PRETRAINING_KEYS
 
     def __init__(self, config: PointGPTConfig) -> None:
         super().__init__(config)
@@ -134,4 +128,4 @@ class PointGPTLargePretraining(PointGPTPretraining, PointGPTLarge):
     Source: as `PointGPTPretraining`.
     """
 
-    official_keys: ClassVar[KeyMap] = KeyMap(LARGE_PATCH_EMBED_RULES + BODY_RULES)
+    official_keys: ClassVar[KeyMap] = LARGE_PRETRAINING_KEYS

@@ -8,23 +8,10 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from pcl_clora.models.backbones.point_mae.network import PATCH_EMBED_RULES
-from pcl_clora.models.backbones.pointgpt.network import (
-    BODY_RULES,
-    LARGE_PATCH_EMBED_RULES,
-    PointGPT,
-    PointGPTLarge,
-)
+from pcl_clora.models.backbones.pointgpt.keys import LARGE_SEGMENTATION_KEYS, SEGMENTATION_KEYS
+from pcl_clora.models.backbones.pointgpt.network import PointGPT, PointGPTLarge
 from pcl_clora.models.interface import ModelInterface, Tokens
-from pcl_clora.models.key_map import KeyMap, Rule
-from pcl_clora.models.layers.part_segmentation import Fetched, PartSegmenter, segmentation_rules
-
-_HEAD_RULES = (
-    *BODY_RULES,
-    Rule("cls_token", "prefix.token"),
-    Rule("cls_pos", "prefix.pos"),
-    *segmentation_rules(),
-)
+from pcl_clora.models.layers.part_segmentation import Fetched, PartSegmenter
 
 
 class PointGPTSegmenter(PartSegmenter, PointGPT):
@@ -37,7 +24,7 @@ class PointGPTSegmenter(PartSegmenter, PointGPT):
     Source: Chen et al., PointGPT, NeurIPS 2023, released part segmentation model.
     """
 
-    official_keys = KeyMap(PATCH_EMBED_RULES + _HEAD_RULES)
+    official_keys = SEGMENTATION_KEYS
 
     def make_prefix(self) -> nn.Module:
         """Build the start token and the class token."""
@@ -74,4 +61,4 @@ class PointGPTLargeSegmenter(PointGPTSegmenter, PointGPTLarge):
     Source: as `PointGPTSegmenter`.
     """
 
-    official_keys = KeyMap(LARGE_PATCH_EMBED_RULES + _HEAD_RULES)
+    official_keys = LARGE_SEGMENTATION_KEYS

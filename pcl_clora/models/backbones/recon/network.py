@@ -14,24 +14,13 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from pcl_clora.models.backbones.point_mae.network import (
-    CLASSIFIER_RULES,
-    PATCH_EMBED_RULES,
-    TRANSFORMER_RULES,
-    PointMAE,
-)
+from pcl_clora.models.backbones.point_mae.network import PointMAE
+from pcl_clora.models.backbones.recon.keys import CLASSIFICATION_KEYS, TOKEN_NAMES
 from pcl_clora.models.config import MaskedConfig, PretrainingConfig, TransformerConfig
 from pcl_clora.models.interface import ModelInterface, Tokens
-from pcl_clora.models.key_map import KeyMap, Rule
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
 from pcl_clora.models.layers.transformer import Attention as SelfAttention
 from pcl_clora.models.layers.transformer import CrossAttention, DropPath, Mlp, PrefixTokens
-
-TOKEN_NAMES = ("cls", "img", "text")
-TOKEN_RULES: tuple[Rule, ...] = tuple(
-    Rule(f"{name}_{kind}", f"prefix.{name}.{kind}") for name in TOKEN_NAMES for kind in ("token", "pos")
-)
-HEAD_RULES = tuple(rule for rule in CLASSIFIER_RULES if rule.second.startswith("head"))
 
 
 class ReConPretrainingConfig(PretrainingConfig):
@@ -121,7 +110,7 @@ class ReCon(PatchTransformer):
         Pretraining, ICML 2023; residuals on normalised values and token order as released.
     """
 
-    official_keys = KeyMap(PATCH_EMBED_RULES + TRANSFORMER_RULES + TOKEN_RULES + HEAD_RULES)
+    official_keys = CLASSIFICATION_KEYS
     num_pooled = 4
 
     def make_prefix(self) -> nn.Module:

@@ -7,21 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcl_clora.errors import UserValueError
-from pcl_clora.models.backbones.point_mae.network import PATCH_EMBED_RULES, TRANSFORMER_RULES
-from pcl_clora.models.backbones.recon.network import (
-    TOKEN_NAMES,
-    TOKEN_RULES,
-    ContrastBlock,
-    ReCon,
-    ReConConfig,
-)
-from pcl_clora.models.key_map import KeyMap, Rule
-from pcl_clora.models.layers.masked_autoencoder import (
-    DECODER_RULES,
-    MaskedAutoencoder,
-    PretrainingOutput,
-    add_terms,
-)
+from pcl_clora.models.backbones.recon.keys import PRETRAINING_KEYS, TOKEN_NAMES
+from pcl_clora.models.backbones.recon.network import ContrastBlock, ReCon, ReConConfig
+from pcl_clora.models.layers.masked_autoencoder import MaskedAutoencoder, PretrainingOutput, add_terms
 
 
 class ReConPretraining(MaskedAutoencoder, ReCon):
@@ -39,16 +27,7 @@ class ReConPretraining(MaskedAutoencoder, ReCon):
         one another is off in the published recipes and not offered.
     """
 
-    official_keys = KeyMap(
-        (
-            *PATCH_EMBED_RULES,
-            *TRANSFORMER_RULES,
-            *TOKEN_RULES,
-            *DECODER_RULES,
-            Rule("img_proj.", "img_proj."),
-            Rule("text_proj.", "text_proj."),
-        )
-    )
+    official_keys = PRETRAINING_KEYS
     config: ReConConfig
 
     def __init__(self, config: ReConConfig) -> None:
