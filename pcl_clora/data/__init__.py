@@ -26,6 +26,7 @@ from pcl_clora.data.generated.procedural import (
     ProceduralConfig,
     generate_shape,
 )
+from pcl_clora.data.input_rule import InputRule
 from pcl_clora.data.loader import PointLoader
 from pcl_clora.data.part_taxonomy import SHAPENETPART, PartDataset, PartTaxonomy, read_taxonomy
 from pcl_clora.data.readers.modelnet import MODELNET40_CLASSES
@@ -63,6 +64,7 @@ __all__ = [
     "DataConfig",
     "FewshotConfig",
     "Finding",
+    "InputRule",
     "ModelNetFewshotConfig",
     "PartDataset",
     "PartTaxonomy",

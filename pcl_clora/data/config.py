@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from pcl_clora.config import Config
+from pcl_clora.data.input_rule import InputRule, Up
 from pcl_clora.errors import UserValueError
 
 
@@ -21,6 +22,8 @@ class DataConfig(Config):
     # of a training cloud's points (added by build_dataset), or something that the reader does itself.
     paper_draws: ClassVar[Literal["unknown", "order", "in_reader"]] = "unknown"
 
+    may_turn: ClassVar[bool] = True  # whether `up` means something: not where y points up already
+
     name: str  # which data set, see list_datasets()
     root: str = ""  # folder of the files; empty where nothing is read from disk
     num_points: PositiveInt = 1024  # N, points of a cloud that the model sees
@@ -32,10 +35,11 @@ class DataConfig(Config):
     )
     sampling_seed: NonNegativeInt = 0  # seed of these draws
     allow_empty_classes: bool = False  # train although classes have no training clouds
+    up: Up = "y"  # axis of the files that points up; clouds are turned so that it is y
 
     def left_out(self) -> frozenset[str]:
         """Name the settings that came later, where they have their default; see `Config.left_out`."""
-        later = ("shots", "shots_seed", "sampling", "sampling_seed", "allow_empty_classes")
+        later = ("shots", "shots_seed", "sampling", "sampling_seed", "allow_empty_classes", "up")
         return super().left_out() | self.at_default(*later)
 
     @property
@@ -48,12 +52,26 @@ class DataConfig(Config):
         """Whether the data set has a validation split of its own that is not trained on."""
         return False
 
+    def input_rule(self) -> InputRule:
+        """Return the rule by which clouds of this data set are read, and others like them."""
+        return self.make_rule()
+
+    def make_rule(self, **settings: Any) -> InputRule:
+        """Make a rule of what every data set has and of what one says of itself."""
+        sizes = {"num_points": self.num_points, "read_points": self.read_points, "up": self.up}
+        return InputRule.model_validate({**sizes, **settings})
+
     @model_validator(mode="after")
     def _check_pool(self) -> DataConfig:
         if 0 < self.pool_points < self.num_points:
             raise UserValueError(
                 f"pool_points={self.pool_points} is less than num_points={self.num_points}; raise it, or set "
                 "it to 0 to read num_points."
+            )
+        if self.up != "y" and not self.may_turn:
+            raise UserValueError(
+                f"up={self.up} turns the clouds of files, but {self.name} has y up already; leave it "
+                "out (packed data are turned when they are packed)."
             )
         if self.sampling == "paper" and self.paper_draws == "unknown":
             raise UserValueError(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import PointDataset, check_split
+from pcl_clora.data.input_rule import InputRule
 from pcl_clora.data.loader import derive_seed
 from pcl_clora.data.registry import build_dataset, parse_data_config
 from pcl_clora.data.subset import SubsetDataset
@@ -57,7 +58,7 @@ class FewshotConfig(DataConfig):
             return values
         source = values["source"]
         source = source.model_dump() if isinstance(source, DataConfig) else dict(source)
-        for key in ("num_points", "pool_points", "root"):
+        for key in ("num_points", "pool_points", "root", "up"):
             if values.get(key):
                 source[key] = values[key]
         below = {key: source[key] for key in ("num_points", "pool_points") if key in source}
@@ -78,6 +79,10 @@ class FewshotConfig(DataConfig):
     def left_out(self) -> frozenset[str]:
         """Always write the shots, which name a fold; leave out what came later."""
         return (super().left_out() - {"shots"}) | self.at_default("skip_small")
+
+    def input_rule(self) -> InputRule:
+        """Return the rule of the source."""
+        return self.source.input_rule()
 
     def for_one_pass(self) -> DataConfig:
         """Return these settings without keeping clouds of the source in memory."""

@@ -45,9 +45,18 @@ def normalize_unit_sphere(points: Tensor) -> Tensor:
     Returns:
         Same shape; a cloud whose points all coincide becomes all zeros.
     """
+    points = points * _power_of_two(points)
     centered = points - points.mean(dim=-2, keepdim=True)
     radius = centered.square().sum(dim=-1, keepdim=True).amax(dim=-2, keepdim=True).sqrt()
     return centered / torch.where(radius > 0, radius, torch.ones_like(radius))
+
+
+def _power_of_two(points: Tensor) -> Tensor:
+    """Choose the factor that keeps squares of a cloud in range: 1 for all but huge and tiny ones, exact."""
+    peak = points.abs().amax(dim=(-2, -1), keepdim=True)
+    odd = ((peak > 1e15) | (peak < 1e-15)) & (peak > 0) & peak.isfinite()
+    power = torch.exp2(-peak.log2().floor().clamp(-120, 120))
+    return torch.where(odd, power, torch.ones_like(peak))
 
 
 def apply_scale_shift(points: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

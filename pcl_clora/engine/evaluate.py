@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pcl_clora.data import Batch, PointDataset, PointLoader, Sample, make_augment, stack_samples
+from pcl_clora.data import Batch, PointLoader, make_augment
+from pcl_clora.data.input_rule import thin
 from pcl_clora.engine.metrics.calibration import ReliabilityMeter
 from pcl_clora.engine.modes import autocast, evaluation_mode
 from pcl_clora.engine.randomness import make_generator
-from pcl_clora.engine.tasks import ClassificationTask, Task, thin
+from pcl_clora.engine.tasks import ClassificationTask, Task
 from pcl_clora.errors import UserValueError
-
-POINTWISE = ("points", "part_labels", "mask")  # what a sample has one of for every point
 
 
 def evaluate(
@@ -114,42 +112,3 @@ def _vote(
         total = logits if total is None else total + logits
     assert total is not None
     return total / votes
-
-
-class ThinnedDataset:
-    """A data set thinned by farthest point sampling; every cloud once, then it is remembered.
-
-    Args:
-        dataset: clouds of at least num_points points; read as it is where they have exactly that many.
-        num_points: points to keep.
-    """
-
-    def __init__(self, dataset: PointDataset, num_points: int) -> None:
-        self._dataset, self._num_points = dataset, num_points
-        self.class_names, self.labels = dataset.class_names, dataset.labels
-        self._kept: dict[str, Tensor] = {}
-        self._known = torch.zeros(len(dataset), dtype=torch.bool)
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = self._dataset[index]
-        batch = thin(stack_samples([sample]), self._num_points)
-        first = {name: None if (v := getattr(batch, name)) is None else v[0] for name in POINTWISE}
-        return replace(sample, **first)
-
-    def read_batch(self, indices: Sequence[int] | Tensor) -> Batch:
-        """Copy clouds of num_points points into one batch."""
-        index = torch.as_tensor(indices, dtype=torch.int64)
-        if bool(self._known[index].all()):
-            return Batch(index=index, **{name: value[index] for name, value in self._kept.items()})
-        batch = thin(self._dataset.read_batch(index), self._num_points)
-        for field in fields(batch):
-            value = getattr(batch, field.name)
-            if field.name != "index" and value is not None:
-                if field.name not in self._kept:
-                    self._kept[field.name] = value.new_empty(len(self), *value.shape[1:])
-                self._kept[field.name][index] = value
-        self._known[index] = True
-        return batch

@@ -20,11 +20,11 @@ from pcl_clora.data import (
     make_augment,
     split_validation,
 )
+from pcl_clora.data.input_rule import ThinnedDataset
 from pcl_clora.data.subset import require_training_clouds
 from pcl_clora.data.transforms import Augment
 from pcl_clora.engine.config import RunConfig, differences, flatten, load_run_config
 from pcl_clora.engine.ema import WeightAverage
-from pcl_clora.engine.evaluate import ThinnedDataset
 from pcl_clora.engine.optim import build_optimizer, trained_parameters
 from pcl_clora.engine.probes.features import FeatureProbe
 from pcl_clora.engine.run.folder import RunFolder

@@ -20,10 +20,9 @@ from pcl_clora.data import (
     PartTaxonomy,
     PointDataset,
     PointLoader,
-    fps_index,
     resample_index,
 )
-from pcl_clora.data.transforms import pool_size
+from pcl_clora.data.input_rule import thin
 from pcl_clora.engine.losses import LossTerms, classification_loss, segmentation_loss
 from pcl_clora.engine.metrics.classification import ClassificationMetrics, ConfusionMatrix
 from pcl_clora.engine.metrics.reconstruction import ReconstructionMeter, ReconstructionMetrics
@@ -406,25 +405,6 @@ def _require(setting: str, model: ModelConfig, expected: int, what: str) -> None
             f"model.{setting}={given}, but the data set has {expected} {what}; set "
             f"model.{setting}={expected}."
         )
-
-
-def draw_points(batch: Batch, num_points: int, generator: torch.Generator) -> Batch:
-    """Draw the points of a training step, their labels with them; see `data.resample`. Images stay whole."""
-    if batch.holds_images:
-        return batch
-    return batch.take(resample_index(batch.points, num_points, generator))
-
-
-def keep_pool(batch: Batch, num_points: int) -> Batch:
-    """Keep the points that `draw_points` draws from, so that several draws run FPS once."""
-    return batch if batch.holds_images else thin(batch, pool_size(num_points, batch.points.shape[1]))
-
-
-def thin(batch: Batch, num_points: int) -> Batch:
-    """Take the points of a test step, their labels with them; see `data.fps_resample`. Images stay whole."""
-    if batch.holds_images or batch.points.shape[1] == num_points:
-        return batch
-    return batch.take(fps_index(batch.points, num_points))
 
 
 def _known(value: Tensor | None) -> Tensor:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pcl_clora.data import Batch
+from pcl_clora.data.input_rule import draw_points, keep_pool
 from pcl_clora.engine.config import RunConfig, run_identity
 from pcl_clora.engine.evaluate import evaluate
 from pcl_clora.engine.events import RunLog
@@ -27,7 +28,7 @@ from pcl_clora.engine.run.folder import RunFolder, environment
 from pcl_clora.engine.run.result import RunResult, describe_result
 from pcl_clora.engine.run.state import RunState
 from pcl_clora.engine.setup import RunParts, adapt, choose_device, describe_plan, make_parts
-from pcl_clora.engine.tasks import Metrics, draw_points, keep_pool
+from pcl_clora.engine.tasks import Metrics
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import finite, write_json
 

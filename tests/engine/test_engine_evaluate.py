@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,9 @@ from torch import Tensor, nn
 
 from pcl_clora.adapters import attach_adapter
 from pcl_clora.data import ArrayDataset, Batch, PointLoader, fps_resample, resample
+from pcl_clora.data.input_rule import ThinnedDataset, thin
 from pcl_clora.engine import evaluate
-from pcl_clora.engine.evaluate import ThinnedDataset
 from pcl_clora.engine.randomness import make_generator
-from pcl_clora.engine.tasks import thin
 from pcl_clora.models import build_model
 from tests.support.engine_cases import tiny_config
 
@@ -143,7 +141,7 @@ def test_thinned_clouds_are_computed_once_and_stay_the_same(
         calls.append(len(batch))
         return thin(batch, num_points)
 
-    monkeypatch.setattr(sys.modules[evaluate.__module__], "thin", spy)
+    monkeypatch.setattr("pcl_clora.data.input_rule.thin", spy)
     thinned = ThinnedDataset(clouds, 16)
     expected = fps_resample(clouds.read_batch(range(10)).points, 16)
     first = [thinned.read_batch([0, 1, 2]), thinned.read_batch([3, 4])]

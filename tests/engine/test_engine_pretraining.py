@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from pcl_clora.config import ConfigError, build, dump_yaml, merge
 from pcl_clora.data import Batch, parse_data_config
+from pcl_clora.data.input_rule import draw_points, keep_pool
 from pcl_clora.engine import (
     NonFiniteLossError,
     RunConfig,
@@ -37,7 +38,6 @@ from pcl_clora.engine.probes import FeatureProbe
 from pcl_clora.engine.run import checkpoint
 from pcl_clora.engine.run_pictures import CELL, draw_page, draw_reconstructions
 from pcl_clora.engine.setup import make_backbone, make_data
-from pcl_clora.engine.tasks import draw_points, keep_pool
 from pcl_clora.models import build_model, create_model, load_weights
 from pcl_clora.models.weights.convert import convert_weights
 from tests.support.engine_cases import final_weights, lines_without_times

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pcl_clora.config import ConfigError
 from pcl_clora.data import SHAPENETPART, Batch, PartTaxonomy, PointLoader, build_dataset
+from pcl_clora.data.input_rule import ThinnedDataset, draw_points, thin
 from pcl_clora.engine import (
     PartSegmentationTask,
     SegmentationMeter,
@@ -22,9 +23,7 @@ from pcl_clora.engine import (
     load_run,
     make_task,
 )
-from pcl_clora.engine.evaluate import ThinnedDataset
 from pcl_clora.engine.metrics.calibration import ReliabilityMeter
-from pcl_clora.engine.tasks import draw_points, thin
 from pcl_clora.report import make_table, write_report
 from tests.support.engine_cases import final_weights, lines_without_times, tiny_config
 

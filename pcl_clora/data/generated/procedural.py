@@ -19,6 +19,7 @@ from torch import Tensor
 from pcl_clora.config import unknown_name
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import Batch, Sample, check_split
+from pcl_clora.data.input_rule import InputRule
 from pcl_clora.data.part_taxonomy import PartTaxonomy
 from pcl_clora.data.shapes import CATALOG, Draw, Mesh, ShapeBuilder
 from pcl_clora.errors import UserIndexError, UserValueError
@@ -36,6 +37,7 @@ class ProceduralConfig(DataConfig):
     """Procedural shapes, made when they are first asked for."""
 
     reads_files: ClassVar[bool] = False
+    may_turn: ClassVar[bool] = False
 
     name: Literal["procedural"] = "procedural"
     classes: tuple[str, ...] = PROCEDURAL_CLASSES  # classes to use, in label order
@@ -46,6 +48,10 @@ class ProceduralConfig(DataConfig):
     deform: NonNegativeFloat = 1.0  # strength of stretching, taper, twist and bend; 0 = none
     noise: float = Field(default=0.005, ge=0.0, le=0.2)  # largest noise level of a shape; unit sphere = 1
     keep: bool = True  # keep made shapes in memory
+
+    def input_rule(self) -> InputRule:
+        """Return the rule for clouds like these: random points of the surface, moved and scaled."""
+        return self.make_rule(centre_on="cut", cut="random", draw=("procedural", self.seed))
 
     @field_validator("classes", mode="before")
     @classmethod

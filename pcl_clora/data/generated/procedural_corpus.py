@@ -23,6 +23,7 @@ from pcl_clora.data.generated.procedural import (
     generate_mesh,
     unit_sphere,
 )
+from pcl_clora.data.input_rule import InputRule
 from pcl_clora.data.shapes import Draw
 from pcl_clora.data.shapes.programs import build_program, sample_program
 from pcl_clora.errors import UserIndexError
@@ -34,6 +35,7 @@ class ProceduralCorpusConfig(DataConfig):
     """Random 3D programs and procedural objects, made on the fly."""
 
     reads_files: ClassVar[bool] = False
+    may_turn: ClassVar[bool] = False
 
     name: Literal["procedural_corpus"] = "procedural_corpus"
     train_size: PositiveInt = 40000  # shapes of the training split
@@ -43,6 +45,10 @@ class ProceduralCorpusConfig(DataConfig):
     pose: Pose = "y"  # "small" tilts by a few degrees, "y" turns about the vertical axis, "so3" anyhow
     deform: NonNegativeFloat = 1.5  # strength of stretching, taper, twist and bend of objects
     noise: float = Field(default=0.005, ge=0.0, le=0.2)  # largest noise level of a shape; unit sphere = 1
+
+    def input_rule(self) -> InputRule:
+        """Return the rule for clouds like these: random points of the surface, moved and scaled."""
+        return self.make_rule(centre_on="cut", cut="random", draw=("procedural_corpus", self.seed))
 
 
 class ProceduralCorpus:

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import Batch, Sample
+from pcl_clora.data.input_rule import InputRule
 from pcl_clora.data.packed.format import AGAIN, map_shard, read_index
+from pcl_clora.data.registry import parse_data_config
 from pcl_clora.errors import UserIndexError
 from pcl_clora.io import DataError
 
@@ -24,9 +26,23 @@ class PackedConfig(DataConfig):
     """
 
     paper_draws: ClassVar[Literal["unknown", "order", "in_reader"]] = "order"
+    may_turn: ClassVar[bool] = False
 
     name: Literal["packed"] = "packed"
     validation: bool = False  # select=validation uses the split val of the folder
+
+    def input_rule(self) -> InputRule:
+        """Return the rule of the data that were packed, and the first points of what they gave.
+
+        Raises:
+            DataError: if the folder is not there.
+            ConfigError: if the data set that was packed is not known here.
+        """
+        source = parse_data_config(read_index(Path(self.root)).source).input_rule()
+        sizes = {"num_points": self.num_points, "read_points": self.read_points}
+        return source.model_copy(
+            update={**sizes, "stored_points": source.stored_points or source.read_points}
+        )
 
     @property
     def has_validation(self) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import Batch, Sample, check_split
+from pcl_clora.data.input_rule import InputRule
 from pcl_clora.errors import UserIndexError, UserValueError
 from pcl_clora.io import DataError
 
@@ -24,6 +25,7 @@ class DigitsConfig(DataConfig):
 
     reads_files: ClassVar[bool] = False
     kind: ClassVar[Literal["points", "images"]] = "images"
+    may_turn: ClassVar[bool] = False
 
     name: Literal["digits"] = "digits"
     classes: tuple[int, ...] = tuple(range(10))  # digits to use, in label order
@@ -34,6 +36,13 @@ class DigitsConfig(DataConfig):
     def left_out(self) -> frozenset[str]:
         """Name the settings that say nothing about images; see `Config.left_out`."""
         return super().left_out() | {"num_points", "pool_points"}
+
+    def input_rule(self) -> InputRule:
+        """Return the rule: grey values in 0..1 are brought to -1..1, in every channel."""
+        half = (0.5,) * self.channels
+        return self.make_rule(
+            kind="images", frame="file", image_size=self.image_size, image_mean=half, image_std=half
+        )
 
     @model_validator(mode="before")
     @classmethod

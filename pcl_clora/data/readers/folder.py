@@ -10,16 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt
 
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import SPLITS, Sample, check_split, split_validation
+from pcl_clora.data.input_rule import InputRule
 from pcl_clora.data.readers.files import FileDataset, raise_all
 from pcl_clora.data.readers.folder_index import index_folder
-from pcl_clora.data.shapes import Draw, Mesh
-from pcl_clora.data.transforms import normalize_unit_sphere
 from pcl_clora.errors import warn_once
 from pcl_clora.io import DataError, read_points
 
@@ -45,6 +43,17 @@ class FolderConfig(DataConfig):
         """Whether the folder has a split of its own for validation."""
         return Path(self.root).is_dir() and "val" in index_folder(self.root).files
 
+    def input_rule(self) -> InputRule:
+        """Return the rule: points drawn by the name of the file below root, and then moved and scaled."""
+        return self.make_rule(
+            frame="unit_sphere" if self.normalize else "file",
+            centre_on="cut",
+            cut="random",
+            draw=("folder", self.seed),
+            naming="path",
+            repeat=self.repeat,
+        )
+
     def for_one_pass(self) -> DataConfig:
         """Return these settings without keeping clouds in memory."""
         return self.model_copy(update={"keep": False})
@@ -59,7 +68,7 @@ class PointFolder(FileDataset):
     """
 
     def __init__(self, config: FolderConfig, split: str) -> None:
-        self.config = config
+        self.config, self._rule = config, config.input_rule()
         index = index_folder(config.root)
         raise_all(config.root, index.faults)
         for place, what in index.left_out:
@@ -78,44 +87,7 @@ class PointFolder(FileDataset):
 
     def read_file(self, file: Path, label: int, index: int) -> Sample:
         """Read one cloud, or sample one mesh."""
-        return Sample(torch.from_numpy(self._read(file)), label, index, str(file))
-
-    def _read(self, file: Path) -> np.ndarray:
-        wanted = self.config.read_points
-        content = read_points(file)
-        # The name of the file, not its place on this machine, decides the choice.
-        name = file.relative_to(self.config.root).as_posix()
-        draw = Draw("folder", self.config.seed, name)
-        if content.faces is not None:
-            mesh = Mesh(
-                content.points.astype(np.float64), content.faces, np.zeros(len(content.faces), np.int64)
-            )
-            if not mesh.areas().sum() > 0:
-                raise DataError(file, "the triangles of this mesh have no area", "mend or remove the file")
-            points = mesh.sample(wanted, draw)[0].astype(np.float32)
-        else:
-            points = content.points[
-                choose_points(file, len(content.points), wanted, self.config.repeat, draw)
-            ]
-        return normalize_unit_sphere(torch.from_numpy(points)).numpy() if self.config.normalize else points
-
-
-def choose_points(file: Path, available: int, wanted: int, repeat: bool, draw: Draw) -> np.ndarray:
-    """Choose points at random, or all in their order where they are as many as wanted.
-
-    Returns:
-        (wanted,), int64, indices below available.
-
-    Raises:
-        DataError: if there are too few and repeat, which fills up with copies, is not set.
-    """
-    if available < wanted and not repeat:
-        raise DataError(
-            file,
-            f"has {available} points, but {wanted} were asked for",
-            "lower data.num_points (and data.pool_points), or set data.repeat=true to fill up with copies",
-        )
-    if available == wanted:
-        return np.arange(wanted)
-    order = np.argsort(draw.array(available), kind="stable")
-    return np.resize(order, wanted)
+        content = read_points(file, dtype="float64")
+        name = self._rule.name_of(file, self.config.root)
+        points, _ = self._rule.read(content.points, name=name, file=file, faces=content.faces)
+        return Sample(points, label, index, str(file))

@@ -12,7 +12,7 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import ArrayDataset, check_split
-from pcl_clora.data.transforms import normalize_unit_sphere
+from pcl_clora.data.input_rule import InputRule
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import DataError, load_pickled_arrays
 
@@ -31,6 +31,10 @@ class ModelNetFewshotConfig(DataConfig):
     fold: NonNegativeInt = 0  # which fold, 0..9 officially
     num_classes: NonNegativeInt = 0  # outputs of the head; 0 = ways; published code keeps all 40
     normalize: bool = True  # subtract the mean, divide by the largest norm, over all points, as published
+
+    def input_rule(self) -> InputRule:
+        """Return the rule: the first points of a cloud that is moved and scaled as a whole."""
+        return self.make_rule(frame="unit_sphere" if self.normalize else "file")
 
     def left_out(self) -> frozenset[str]:
         """Always write the shots, which name a file."""
@@ -133,11 +137,8 @@ class ModelNetFewshot(ArrayDataset):
                 f"has {read.points.shape[1]} points a cloud, but {config.read_points} were asked for",
                 "lower data.num_points and data.pool_points",
             )
-        points = torch.from_numpy(read.points[..., :3].astype(np.float32))
-        if config.normalize:
-            points = normalize_unit_sphere(points)
         super().__init__(
-            points[:, : config.read_points].numpy(),
+            config.input_rule().place(read.points[..., :3])[:, : config.read_points].numpy(),
             torch.from_numpy(read.labels),
             [f"class_{number}" for number in range(config.num_classes or config.ways)],
             [f"{file}#{split}/{number}" for number in range(len(read.labels))],

@@ -9,15 +9,15 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import ArrayDataset, check_split
+from pcl_clora.data.input_rule import InputRule
 from pcl_clora.data.readers.modelnet import GET_AGAIN, MODELNET40_CLASSES, read_list
-from pcl_clora.data.transforms import normalize_unit_sphere
 from pcl_clora.io import DataError
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,12 @@ class ModelNet40Hdf5Config(DataConfig):
     name: Literal["modelnet40_hdf5"] = "modelnet40_hdf5"
     normalize: bool = False  # move and scale every cloud, after cutting, into the unit sphere
 
+    def input_rule(self) -> InputRule:
+        """Return the rule: the first points, in the unit sphere, where the stored clouds lie already."""
+        return self.make_rule(
+            framed_by="reader" if self.normalize else "file", centre_on="cut" if self.normalize else "whole"
+        )
+
 
 @dataclass(frozen=True)
 class Hdf5Header:
@@ -42,12 +48,14 @@ class Hdf5Header:
         num_shapes: rows.
         stored_points: points a row.
         labels: (num_shapes,), int64.
+        dtype: of the stored points.
     """
 
     path: Path
     num_shapes: int
     stored_points: int
     labels: np.ndarray
+    dtype: np.dtype[Any]
 
 
 def list_hdf5_files(root: str | Path, split: str) -> list[Path]:
@@ -110,11 +118,11 @@ def read_header(file: Path, num_classes: int | None = None) -> Hdf5Header:
                 if not isinstance(handle.get(key), h5py.Dataset):
                     found = ", ".join(sorted(handle)) or "nothing"
                     raise DataError(file, f"has {found}, expected datasets 'data' and 'label'", GET_AGAIN)
-            shape, kind = handle["data"].shape, handle["data"].dtype.kind
+            shape, dtype = handle["data"].shape, handle["data"].dtype
             raw = np.asarray(handle["label"][()])
     except OSError as error:
         raise DataError(file, f"cannot be read as hdf5, it may be truncated ({error})", GET_AGAIN) from error
-    if len(shape) != 3 or shape[-1] != 3 or kind not in "iuf":
+    if len(shape) != 3 or shape[-1] != 3 or dtype.kind not in "iuf":
         raise DataError(file, f"'data' has shape {shape}, expected (shapes, points, 3), numbers", GET_AGAIN)
     if raw.shape not in ((shape[0],), (shape[0], 1)) or raw.dtype.kind not in "iu":
         raise DataError(
@@ -132,7 +140,7 @@ def read_header(file: Path, num_classes: int | None = None) -> Hdf5Header:
             "the lines of shape_names.txt",
             "complete shape_names.txt or get the file again",
         )
-    return Hdf5Header(Path(file), int(shape[0]), int(shape[1]), labels)
+    return Hdf5Header(Path(file), int(shape[0]), int(shape[1]), labels, dtype)
 
 
 class ModelNet40Hdf5(ArrayDataset):
@@ -149,15 +157,15 @@ class ModelNet40Hdf5(ArrayDataset):
         headers = [read_header(file, len(names) if names else None) for file in files]
         if names is None:
             names = _official_names(config.root, headers)
-        points = np.empty((sum(header.num_shapes for header in headers), config.read_points, 3), np.float32)
+        rule = config.input_rule()
+        dtype = np.result_type(*(rule.dtype_of(header.dtype) for header in headers))
+        points = np.empty((sum(header.num_shapes for header in headers), config.read_points, 3), dtype)
         start = 0
         for header in headers:
             read_cloud_rows(header, points[start : start + header.num_shapes])
             start += header.num_shapes
-        if config.normalize:
-            points = normalize_unit_sphere(torch.from_numpy(points)).numpy()
         super().__init__(
-            points,
+            rule.place(points).numpy(),
             torch.from_numpy(np.concatenate([header.labels for header in headers])),
             names,
             [f"{header.path}#{row}" for header in headers for row in range(header.num_shapes)],

@@ -19,9 +19,9 @@ from pydantic import model_validator
 
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import ArrayDataset, check_split
+from pcl_clora.data.input_rule import InputRule
 from pcl_clora.data.readers.cache import cached_array, fingerprint, user_cache_folder
 from pcl_clora.data.readers.modelnet import GET_AGAIN, MODELNET40_CLASSES, read_list
-from pcl_clora.data.transforms import normalize_unit_sphere
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import DataError, load_pickled_arrays, read_points
 
@@ -47,6 +47,10 @@ class ModelNet40TxtConfig(DataConfig):
     variant: Literal["modelnet40", "modelnet10"] = "modelnet40"  # whose lists to use
     normalize: bool = True  # subtract the mean, divide by the largest norm, as published
     cache: str = ""  # folder of parsed arrays; empty = the user's cache folder, "none" = parse every time
+
+    def input_rule(self) -> InputRule:
+        """Return the rule: the first rows, moved and scaled unless `normalize` is off."""
+        return self.make_rule(frame="unit_sphere" if self.normalize else "file", centre_on="cut")
 
     @model_validator(mode="after")
     def _check(self) -> ModelNet40TxtConfig:
@@ -147,17 +151,15 @@ def _points(config: ModelNet40TxtConfig, split: str, files: list[Path], labels: 
     for file in files:
         if not file.is_file():
             raise DataError(file, f"the file is missing, the {split} split needs it", GET_AGAIN)
-    shape = (len(labels), config.read_points, 3)
+    shape, rule = (len(labels), config.read_points, 3), config.input_rule()
 
     def fill(out: np.ndarray) -> None:
         if config.source == "dat":
-            _fill_from_dat(files[0], labels, out)
+            _fill_from_dat(files[0], labels, out, rule)
         else:
-            _fill_from_text(files, out)
-        if config.normalize:
-            for start in range(0, len(out), 64):
-                part = torch.from_numpy(out[start : start + 64])
-                out[start : start + 64] = normalize_unit_sphere(part).numpy()
+            _fill_from_text(files, out, rule)
+        for start in range(0, len(out), 64):
+            out[start : start + 64] = rule.place(out[start : start + 64]).numpy()
 
     if config.cache == "none":
         points = np.zeros(shape, dtype=np.float32)
@@ -170,6 +172,7 @@ def _points(config: ModelNet40TxtConfig, split: str, files: list[Path], labels: 
         config.read_points,
         config.normalize,
         labels.tolist(),
+        *(() if config.up == "y" else (config.up,)),
     )
     root = Path(config.root).resolve()
     key = hashlib.sha256(str(root).encode()).hexdigest()[:8]
@@ -184,22 +187,22 @@ def _points(config: ModelNet40TxtConfig, split: str, files: list[Path], labels: 
     )
 
 
-def _fill_from_text(files: Sequence[Path], out: np.ndarray) -> None:
+def _fill_from_text(files: Sequence[Path], out: np.ndarray, rule: InputRule) -> None:
     rows = out.shape[1]
     for number, file in enumerate(files):
         if number and number % _REPORT_EVERY == 0:
             logger.info("read %d of %d text files", number, len(files))
-        points = read_points(file, max_points=rows).points
+        points = read_points(file, max_points=rows, dtype="float64").points
         if len(points) < rows:
             raise DataError(
                 file,
                 f"has {len(points)} rows, but {rows} points were asked for",
                 "lower data.num_points (and data.pool_points), or get the file again",
             )
-        out[number] = points
+        out[number] = rule.hold(points)
 
 
-def _fill_from_dat(file: Path, labels: np.ndarray, out: np.ndarray) -> None:
+def _fill_from_dat(file: Path, labels: np.ndarray, out: np.ndarray, rule: InputRule) -> None:
     content = load_pickled_arrays(file)
     if not isinstance(content, list | tuple) or len(content) != 2:
         raise DataError(file, "does not hold a list of clouds and a list of labels", GET_AGAIN)
@@ -221,6 +224,7 @@ def _fill_from_dat(file: Path, labels: np.ndarray, out: np.ndarray) -> None:
         if np.asarray(label).reshape(-1).tolist() != [labels[row]]:
             found = np.asarray(label).tolist()
             raise DataError(file, f"label of cloud {row} is {found}, the list says {labels[row]}", GET_AGAIN)
-        out[row] = cloud[: out.shape[1], :3]
-        if not np.isfinite(out[row]).all():
+        cloud = cloud[: out.shape[1], :3]
+        if not np.isfinite(cloud).all():
             raise DataError(file, f"cloud {row} has values that are not finite", GET_AGAIN)
+        out[row] = rule.hold(cloud)

@@ -11,9 +11,9 @@ import torch
 
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import ArrayDataset, check_split
+from pcl_clora.data.input_rule import InputRule
 from pcl_clora.data.readers.modelnet import GET_AGAIN
 from pcl_clora.data.readers.modelnet_hdf5 import Hdf5Header, read_class_names, read_cloud_rows, read_header
-from pcl_clora.data.transforms import normalize_unit_sphere
 from pcl_clora.io import DataError
 
 SCANOBJECTNN_CLASSES: tuple[str, ...] = tuple(
@@ -63,6 +63,10 @@ class ScanObjectNNConfig(DataConfig):
     )
     class_names: tuple[str, ...] = ()  # in label order; empty = shape_names.txt, else the 15 official ones
     normalize: bool = False  # move and scale every cloud, after cutting, into the unit sphere
+
+    def input_rule(self) -> InputRule:
+        """Return the rule: the first points as they are stored, unless `normalize` moves them."""
+        return self.make_rule(frame="unit_sphere" if self.normalize else "file", centre_on="cut")
 
     @property
     def folder(self) -> str:
@@ -190,12 +194,11 @@ class ScanObjectNN(ArrayDataset):
         file = scan_file(config, split)
         names = scan_class_names(config.root, config.class_names)
         header = read_header(file, len(names))
-        points = np.empty((header.num_shapes, config.read_points, 3), np.float32)
+        rule = config.input_rule()
+        points = np.empty((header.num_shapes, config.read_points, 3), rule.dtype_of(header.dtype))
         read_cloud_rows(header, points)
-        if config.normalize:
-            points = normalize_unit_sphere(torch.from_numpy(points)).numpy()
         super().__init__(
-            points,
+            rule.place(points).numpy(),
             torch.from_numpy(header.labels),
             names,
             [f"{file}#{row}" for row in range(header.num_shapes)],

@@ -12,12 +12,10 @@ from pydantic import NonNegativeInt
 
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import Sample, check_split
+from pcl_clora.data.input_rule import InputRule
 from pcl_clora.data.readers.files import FileDataset
-from pcl_clora.data.readers.folder import choose_points
 from pcl_clora.data.readers.modelnet import GET_AGAIN, read_list
 from pcl_clora.data.readers.scanobjectnn import scan_class_names
-from pcl_clora.data.shapes import Draw
-from pcl_clora.data.transforms import normalize_unit_sphere
 from pcl_clora.io import DataError
 
 COLUMNS = 11  # floats a point: x y z, normal, r g b, instance label, semantic label
@@ -46,6 +44,17 @@ class ScanObjectNNRawConfig(DataConfig):
     )
     repeat: bool = False  # fill up a cloud that has too few points with copies; else it is an error
     keep: bool = True  # keep clouds in memory once they are read
+
+    def input_rule(self) -> InputRule:
+        """Return the rule: the whole object is moved and scaled, then its points are drawn by their name."""
+        return self.make_rule(
+            frame="unit_sphere" if self.normalize else "file",
+            cut="random",
+            draw=("scanobjectnn_raw", self.seed),
+            naming="parent",
+            repeat=self.repeat,
+            object_only=not self.background,
+        )
 
     def for_one_pass(self) -> DataConfig:
         """Return these settings without keeping clouds in memory."""
@@ -162,7 +171,7 @@ class ScanObjectNNRaw(FileDataset):
     """
 
     def __init__(self, config: ScanObjectNNRawConfig, split: str) -> None:
-        self.config = config
+        self.config, self._rule = config, config.input_rule()
         entries, names = raw_files(config, split)
         if not entries:
             raise DataError(config.root, f"the list names no files of the split {split!r}", GET_AGAIN)
@@ -176,16 +185,6 @@ class ScanObjectNNRaw(FileDataset):
     def read_file(self, file: Path, label: int, index: int) -> Sample:
         """Read one object and choose its points."""
         raw = read_raw_object(file)
-        inside = np.arange(len(raw.points)) if self.config.background else np.flatnonzero(raw.mask)
-        if not inside.size:
-            raise DataError(
-                file, "no point is labelled as an object", "leave the file out, or set data.background=true"
-            )
-        draw = Draw("scanobjectnn_raw", self.config.seed, f"{file.parent.name}/{file.name}")
-        wanted = self.config.read_points
-        points = torch.from_numpy(raw.points[inside])
-        if self.config.normalize:
-            points = normalize_unit_sphere(points)
-        chosen = choose_points(file, len(inside), wanted, self.config.repeat, draw)
-        mask = torch.from_numpy(raw.mask[inside[chosen]])
-        return Sample(points[torch.from_numpy(chosen)].contiguous(), label, index, str(file), mask=mask)
+        name = self._rule.name_of(file)
+        points, chosen = self._rule.read(raw.points, name=name, file=file, inside=raw.mask)
+        return Sample(points, label, index, str(file), mask=torch.from_numpy(raw.mask[chosen]))

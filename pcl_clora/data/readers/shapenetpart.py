@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -14,11 +14,10 @@ from torch import Tensor
 
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import Batch, Sample, stack_samples
+from pcl_clora.data.input_rule import InputRule
 from pcl_clora.data.loader import derive_seed
 from pcl_clora.data.paper_sampling import draw_with_replacement
 from pcl_clora.data.part_taxonomy import PartTaxonomy
-from pcl_clora.data.shapes import Draw
-from pcl_clora.data.transforms import normalize_unit_sphere
 from pcl_clora.errors import UserIndexError
 from pcl_clora.io import DataError
 
@@ -36,6 +35,7 @@ class PartConfig(DataConfig):
     """
 
     paper_draws: ClassVar[Literal["unknown", "order", "in_reader"]] = "in_reader"
+    cloud_naming: ClassVar[Literal["stem", "file"]] = "file"  # see `InputRule.name_of`
 
     num_points: PositiveInt = 2048  # N, points of a cloud that the model sees
     taxonomy: str = ""  # yaml file of categories and parts; empty = what the folder says
@@ -43,6 +43,16 @@ class PartConfig(DataConfig):
         "trainval"  # "train" keeps the val split for select=validation; published code trains on both
     )
     normalize: bool = True  # move and scale every whole cloud into the unit sphere
+
+    def input_rule(self) -> InputRule:
+        """Return the rule: the whole cloud is moved and scaled, then its points are drawn by its name."""
+        return self.make_rule(
+            frame="unit_sphere" if self.normalize else "file",
+            cut="random",
+            draw=("parts",),
+            naming=self.cloud_naming,
+            repeat=True,
+        )
 
     @property
     def has_validation(self) -> bool:
@@ -55,7 +65,7 @@ class PartCloud:
     """One whole cloud.
 
     Attributes:
-        points: (n, 3), float32.
+        points: (n, 3), float32, or float64 as a file says it.
         labels: (n,), int64, part of each point.
         category: whose parts these are.
         path: where it comes from.
@@ -114,7 +124,8 @@ class PartShapes:
         self.taxonomy = taxonomy
         self.class_names = taxonomy.categories
         self.labels = torch.tensor([cloud.category for cloud in clouds], dtype=torch.int64)
-        self._clouds = [_normalized(cloud) if config.normalize else cloud for cloud in clouds]
+        self._rule = config.input_rule()
+        self._clouds = [replace(cloud, points=self._rule.place(cloud.points).numpy()) for cloud in clouds]
         self._epoch = 0
 
     def __len__(self) -> int:
@@ -128,7 +139,7 @@ class PartShapes:
             key = derive_seed("parts", self.config.sampling_seed, self._epoch, index) % 2**32
             return self.draw(index, RandomState(key))
         cloud = self._clouds[index]
-        return self._sample(index, _stored_choice(cloud, self.config.read_points))
+        return self._sample(index, self._rule.choose(len(cloud.labels), cloud.name))
 
     def draw(self, index: int, state: RandomState) -> Sample:
         """Read a sample as published code does: points drawn with replacement.
@@ -158,17 +169,3 @@ class PartShapes:
             part_labels=torch.from_numpy(cloud.labels[choice].astype(np.int64)),
             category=cloud.category,
         )
-
-
-def _normalized(cloud: PartCloud) -> PartCloud:
-    points = normalize_unit_sphere(torch.from_numpy(cloud.points)).numpy()
-    return PartCloud(points, cloud.labels, cloud.category, cloud.path, cloud.name)
-
-
-def _stored_choice(cloud: PartCloud, wanted: int) -> np.ndarray:
-    """Choose points without replacement, in an order decided by the name; copies only where they must be."""
-    size = len(cloud.labels)
-    if size == wanted:
-        return np.arange(size)
-    order = np.argsort(Draw("parts", cloud.name).array(size), kind="stable")
-    return np.resize(order, wanted)

@@ -165,7 +165,7 @@ def read_part_hdf5(file: Path, taxonomy: PartTaxonomy) -> Iterator[PartCloud | D
                 "name the right data.taxonomy, or get the file again",
             )
             continue
-        cloud = np.ascontiguousarray(points[row], dtype=np.float32)
+        cloud = np.ascontiguousarray(points[row])
         if not np.isfinite(cloud).all():
             yield DataError(place, "holds values that are not finite", GET_AGAIN)
             continue

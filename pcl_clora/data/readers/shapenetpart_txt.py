@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -38,6 +38,8 @@ class ShapeNetPartTxtConfig(PartConfig):
 
     Every file is read when the data set is opened.
     """
+
+    cloud_naming: ClassVar[Literal["stem", "file"]] = "stem"
 
     name: Literal["shapenetpart_txt"] = "shapenetpart_txt"
 
@@ -143,7 +145,7 @@ def read_part_file(entry: PartEntry, taxonomy: PartTaxonomy) -> PartCloud:
     """
     if not entry.file.is_file():
         raise DataError(entry.file, f"the file is missing, a split list names {entry.name!r}", GET_AGAIN)
-    content = read_points(entry.file)
+    content = read_points(entry.file, dtype="float64")
     extra = content.fields.get("extra", np.empty((len(content.points), 0)))
     if 3 + extra.shape[1] not in NUM_COLUMNS:
         raise DataError(
