@@ -92,7 +92,9 @@ def main(arguments: Sequence[str] | None = None, *, prog_name: str = "pcl-clora"
     except Exception as error:
         if DEBUG in given or not _is_for_user(error):
             raise
-        message = str(error) or type(error).__name__
+        from pcl_clora.io.text import visible
+
+        message = visible(str(error) or type(error).__name__, keep="\n")
         print(f"error: {message}\n({DEBUG} shows where this came from)", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)

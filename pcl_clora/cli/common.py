@@ -36,11 +36,13 @@ def show(*renderables: Any) -> None:
     """Print rich tables or text on standard output, at least 160 columns wide where it is no terminal."""
     from rich.console import Console
 
+    from pcl_clora.io.text import visible
+
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=max(console.width, 160))
     for item in renderables:
-        console.print(item, markup=False)
+        console.print(visible(item, keep="\n") if isinstance(item, str) else item, markup=False)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 
 # Controls, what is invisible or turns the direction of writing, and ends of lines; halves of pairs and what
@@ -36,6 +37,14 @@ def markdown(text: str) -> str:
     """Show a text as it is on a page of markdown: no markup, no html, no line of its own."""
     marked = _MARKDOWN.sub(r"\\\g<0>", visible(text))
     return _ENTITY.sub(lambda found: _ENTITIES[found[0]], marked)
+
+
+def shell(text: str) -> str:
+    r"""Quote a word of a command line, on one line: "a;b" -> "'a;b'", with hidden characters as $'\n'."""
+    if visible(text) == text:
+        return shlex.quote(text)
+    inside = visible(text.replace("\\", "\\\\")).replace("'", "\\'")
+    return f"$'{inside}'"
 
 
 def spreadsheet(text: str) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pcl_clora.engine import read_metrics
+from pcl_clora.report.pictures import new_figure, save_figure
+from pcl_clora.report.shapes import EventShape, ReportError, check_shape, parse_object
 from pcl_clora.report.units import csv_table
 
 METRICS = ("instance_miou", "oa")  # what a curve shows: the first of these that a run measured
@@ -34,19 +34,40 @@ def read_curve(metrics: str | Path) -> list[dict[str, Any]]:
         Rows with the columns of `curve_columns`; epochs count from 1, accuracies and IoU lie in [0, 1], what
         was not measured is None. The test score of the last row is the run's result where the last epoch
         counts.
+
+    Raises:
+        ReportError: if a line is not as a run writes it; what is still being written, a last line without an
+            end, is left out.
     """
-    events = [event for event in read_metrics(metrics) if event["kind"] in ("epoch", "eval")]
-    metric = next((name for name in METRICS if any(name in event for event in events)), "oa")
+    events = _read_events(Path(metrics))
+    metric = next((name for name in METRICS if any(name in event for event in events.values())), "oa")
     rows: dict[int, dict[str, Any]] = {}
-    for event in events:
+    for number, event in events.items():
+        if metric not in event:
+            raise ReportError(f"{metrics}, line {number}: {metric} is missing; restore the file.")
         split = event.get("split")
         empty = dict.fromkeys(curve_columns(metric))
         row = rows.setdefault(event["epoch"], empty | {"epoch": event["epoch"] + 1})
         if event["kind"] == "epoch":
-            row |= {"train_loss": event["loss"], f"train_{metric}": event[metric], "lr": event["lr"]}
+            row |= {"train_loss": event["loss"], f"train_{metric}": event[metric], "lr": event.get("lr")}
         else:
             row |= {f"{split}_{metric}": event[metric], f"{split}_loss": event["loss"]}
     return [rows[epoch] for epoch in sorted(rows)]
+
+
+def _read_events(path: Path) -> dict[int, dict[str, Any]]:
+    """Read the lines that a curve is made of: number of the line -> event."""
+    events = {}
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        where = f"{path}, line {number}"
+        event = parse_object(where, line)
+        kind = event.get("kind")
+        if not isinstance(kind, str):
+            raise ReportError(f"{where}: kind is {kind!r}, expected a word; restore the file.")
+        if kind in ("epoch", "eval"):
+            check_shape(EventShape, event, where)
+            events[number] = event
+    return events
 
 
 def curve_csv(rows: Sequence[dict[str, Any]]) -> str:
@@ -61,13 +82,9 @@ def plot_curve(rows: Sequence[dict[str, Any]], path: Path) -> bool:
     Returns:
         False if matplotlib is not installed or there is nothing to draw.
     """
-    if find_spec("matplotlib") is None or not rows:
+    figure = new_figure(9, 3.2)
+    if figure is None or not rows:
         return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
     metric = curve_metric(rows)
     title = {"oa": "overall accuracy"}.get(metric, "instance mIoU")
     for axes, quantity, scale in zip(figure.subplots(1, 2), ("loss", metric), (1, 100), strict=True):
@@ -82,5 +99,5 @@ def plot_curve(rows: Sequence[dict[str, Any]], path: Path) -> bool:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
     return True

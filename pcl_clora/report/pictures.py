@@ -5,16 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pcl_clora.io import atomic_write
 from pcl_clora.io.pictures import scalar_colours
+from pcl_clora.io.text import visible
 from pcl_clora.report import units
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BAR_COLOUR, MEAN_COLOUR = "#0072b2", "#d55e00"
 DPI = 120
 MAX_NAMES = 50  # classes or parts that a confusion matrix names
+
+
+def new_figure(width: float, height: float) -> Figure | None:
+    """Make an empty picture, in inches; None if matplotlib is not installed."""
+    if find_spec("matplotlib") is None:
+        return None
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=DPI)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a picture, whole or not at all."""
+    atomic_write(path, lambda aside: figure.savefig(aside))
+
+
+def _plain(name: str) -> str:
+    """Show a name as it is: matplotlib takes text between dollars for a formula."""
+    return visible(name).replace("$", r"\$")
 
 
 def plot_confusion(counts: Sequence[Sequence[int]], names: Sequence[str], path: Path) -> bool:
@@ -25,17 +52,14 @@ def plot_confusion(counts: Sequence[Sequence[int]], names: Sequence[str], path: 
     Returns:
         False if matplotlib is not installed.
     """
-    if find_spec("matplotlib") is None:
-        return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.colors import ListedColormap
-    from matplotlib.figure import Figure
-
     table = np.asarray(counts, dtype=np.float64)
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     side = float(np.clip(0.22 * len(names) + 2.2, 4.2, 11))
-    figure = Figure(figsize=(side, side), layout="constrained", dpi=DPI)
-    FigureCanvasAgg(figure)
+    figure = new_figure(side, side)
+    if figure is None:
+        return False
+    from matplotlib.colors import ListedColormap
+
     axes = figure.subplots()
     colours = ListedColormap(scalar_colours(np.linspace(0, 1, 256)) / 255)
     image = axes.imshow(share, vmin=0, vmax=1, cmap=colours)
@@ -45,7 +69,7 @@ def plot_confusion(counts: Sequence[Sequence[int]], names: Sequence[str], path: 
     axes.set_ylabel("true")
     if len(names) <= MAX_NAMES:
         size = 9 if len(names) <= 15 else 6
-        plain = [name.replace("$", r"\$") for name in names]
+        plain = [_plain(name) for name in names]
         axes.set_xticks(range(len(names)), plain, rotation=90, fontsize=size)
         axes.set_yticks(range(len(names)), plain, fontsize=size)
     if len(names) <= 12:
@@ -55,7 +79,7 @@ def plot_confusion(counts: Sequence[Sequence[int]], names: Sequence[str], path: 
                     ink = "white" if share[row, column] < 0.6 else "black"
                     text = f"{100 * share[row, column]:.0f}" if too_long else f"{int(table[row, column])}"
                     axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
-    figure.savefig(path)
+    save_figure(figure, path)
     return True
 
 
@@ -71,18 +95,14 @@ def plot_bars(values: Mapping[str, Any], quantity: str, path: Path) -> bool:
         False if matplotlib is not installed or there is nothing to draw.
     """
     known = sorted((value, name) for name, value in values.items() if value is not None)
-    if find_spec("matplotlib") is None or not known:
+    figure = new_figure(7, float(np.clip(0.2 * len(known) + 1.1, 2, 14)))
+    if figure is None or not known:
         return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     shares = [100 * value for value, _ in known]
-    figure = Figure(figsize=(7, float(np.clip(0.2 * len(known) + 1.1, 2, 14))), layout="constrained", dpi=DPI)
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     places = range(len(known))
     axes.barh(places, shares, color=BAR_COLOUR, height=0.72)
-    axes.set_yticks(places, [name.replace("$", r"\$") for _, name in known], fontsize=8)
+    axes.set_yticks(places, [_plain(name) for _, name in known], fontsize=8)
     axes.invert_yaxis()
     mean = sum(shares) / len(shares)
     axes.axvline(mean, color=MEAN_COLOUR, linewidth=1.5, label=f"mean {mean:.1f}")
@@ -90,7 +110,7 @@ def plot_bars(values: Mapping[str, Any], quantity: str, path: Path) -> bool:
     axes.set_xlabel(f"{quantity}, percent")
     axes.margins(y=0.01)
     axes.legend(loc="lower right", fontsize=8)
-    figure.savefig(path)
+    save_figure(figure, path)
     return True
 
 
@@ -104,17 +124,13 @@ def plot_reliability_of(content: Mapping[str, Any], path: Path) -> bool:
     Returns:
         False if matplotlib is not installed.
     """
-    if find_spec("matplotlib") is None:
+    figure = new_figure(5, 4.4)
+    if figure is None:
         return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 4.4), layout="constrained", dpi=DPI)
-    FigureCanvasAgg(figure)
     draw_reliability(
         figure.subplots(), content, f"{sum(each['count'] for each in content['bins']):,} {content['unit']}"
     )
-    figure.savefig(path)
+    save_figure(figure, path)
     return True
 
 

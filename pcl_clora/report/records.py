@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +11,21 @@ import torch
 from torch import nn
 
 from pcl_clora.adapters import attach_adapter, parse_adapter_config
-from pcl_clora.config import ConfigError, build, merge, parse_overrides, read_yaml, unknown_name
+from pcl_clora.config import (
+    ConfigError,
+    build,
+    config_hash,
+    merge,
+    parse_overrides,
+    read_yaml,
+    unknown_name,
+)
 from pcl_clora.data import DataConfig, list_datasets, parse_data_config
-from pcl_clora.engine import RunConfig, RunFolder, TrainConfig, choose_device, load_run_config
-from pcl_clora.errors import UserValueError
+from pcl_clora.engine import RunConfig, RunFolder, TrainConfig, choose_device, headlines, load_run_config
+from pcl_clora.engine.config import differences
 from pcl_clora.models import build_model, parse_model_config
 from pcl_clora.report.cost import count_cost
-
-
-class ReportError(UserValueError):
-    """A report that cannot or must not be made; the message says why and what to do."""
+from pcl_clora.report.shapes import ReportError, ResultShape, check_shape, parse_object
 
 
 @dataclass(frozen=True)
@@ -49,28 +53,61 @@ def read_run(folder: str | Path) -> RunRecord:
     """Read the settings and the result of a finished run.
 
     Raises:
-        ReportError: if the folder is not that of a finished run, or its result was chosen on the test set
-            although its protocol says honest.
+        ReportError: if the folder is not that of a finished run, its files are damaged or do not belong
+            together, or its result was chosen on the test set although its protocol says honest.
     """
     files = RunFolder(Path(folder))
     if not files.config.is_file():
         raise ReportError(f"{folder} is not the folder of a run: {files.config} is missing; check the path.")
     if not files.result.is_file():
         raise ReportError(f"The run in {folder} is not finished: {files.result} is missing; resume it first.")
-    try:
-        result = json.loads(files.result.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ReportError(
-            f"{files.result} is not complete json ({error}); run again or restore it."
-        ) from error
+    result = parse_object(files.result, files.result.read_bytes())
     if result.get("task") == "pretraining":
         raise ReportError(
             f"{folder} is a pre-training, which has no accuracy to report: its loss is in "
             f"{files.result.name}, its probes are in {files.metrics.name}. Report a run that starts from it "
             f"(weights.path={folder})."
         )
+    check_shape(ResultShape, result, files.result)
     refuse_dishonest(result, str(folder))
-    return RunRecord(files, load_run_config(files.config), result)
+    cfg = load_run_config(files.config)
+    _refuse_strangers(files, cfg, result)
+    return RunRecord(files, cfg, result)
+
+
+def task_of(result: Mapping[str, Any]) -> str:
+    """Say the task of a result; results of before there were several are of classification."""
+    return str(result.get("task", "classification"))
+
+
+def _refuse_strangers(files: RunFolder, cfg: RunConfig, result: Mapping[str, Any]) -> None:
+    """Refuse a result that is not of these settings, or has no number for its task."""
+    settings = {
+        "name": cfg.name,
+        "seed": cfg.seed,
+        "augment": cfg.augment,
+        "task": cfg.model.task,
+        "model": cfg.model.name,
+        "method": cfg.adapter.method,
+        "epochs": cfg.optim.epochs,
+        "config_hash": config_hash(cfg),
+        **{f"protocol.{key}": getattr(cfg.protocol, key) for key in ("name", "select", "votes")},
+        **{f"data.{key}": getattr(cfg.data, key) for key in ("name", "num_points")},
+    }
+    nested = {f"{part}.{key}": value for part in ("protocol", "data") for key, value in result[part].items()}
+    said = {**nested, **result, "task": task_of(result)}
+    different = differences(settings, {key: said[key] for key in settings})
+    if different:
+        raise ReportError(
+            f"{files.config} and {files.result} are not of one run (settings -> result): "
+            f"{'; '.join(different)}. Restore the one that was changed, or train again."
+        )
+    missing = [head.key for head in headlines(task_of(result)) if result["metrics"].get(head.key) is None]
+    if missing:
+        raise ReportError(
+            f"{files.result}: metrics.{missing[0]} is missing, the number of {task_of(result)}; restore the "
+            "file, or train again."
+        )
 
 
 def refuse_dishonest(result: Mapping[str, Any], where: str) -> None:

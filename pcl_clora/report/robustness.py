@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pcl_clora.data.corruptions import SEVERITIES
 from pcl_clora.engine.robustness import RobustnessResult
-from pcl_clora.report.pictures import draw_reliability
+from pcl_clora.report.pictures import draw_reliability, new_figure, save_figure
 from pcl_clora.report.units import markdown_table, percent
 
 ROBUSTNESS_HEADER = ("corruption", *(f"severity {severity}" for severity in SEVERITIES), "mean")
@@ -51,14 +50,10 @@ def plot_robustness(result: RobustnessResult, path: Path) -> bool:
     Returns:
         False if matplotlib is not installed.
     """
-    if find_spec("matplotlib") is None:
-        return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     families = result.families()
-    figure = Figure(figsize=(5.2 * len(families), 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5.2 * len(families), 4.2)
+    if figure is None:
+        return False
     panels = figure.subplots(1, len(families), squeeze=False, sharey=True)[0]
     for axes, family in zip(panels, families, strict=True):
         axes.axhline(100 * result.clean, color="black", linestyle=":", label="clean")
@@ -74,7 +69,7 @@ def plot_robustness(result: RobustnessResult, path: Path) -> bool:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6, ncols=2)
     panels[0].set_ylabel("overall accuracy, percent")
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
     return True
 
 
@@ -96,14 +91,10 @@ def plot_reliability(content: Mapping[str, Any], path: Path) -> bool:
     Returns:
         False if matplotlib is not installed.
     """
-    if find_spec("matplotlib") is None:
+    figure = new_figure(8.4, 4)
+    if figure is None:
         return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.4, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     for axes, when in zip(figure.subplots(1, 2, sharey=True), ("before", "after"), strict=True):
         draw_reliability(axes, content[when], f"{when} scaling")
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
     return True

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pcl_clora.config import ConfigError, parse_overrides
 from pcl_clora.engine import headlines
 from pcl_clora.engine.run.result import describe_data
 from pcl_clora.io import write_text
+from pcl_clora.io.text import markdown, shell
 from pcl_clora.report import units
 from pcl_clora.report.curve import curve_csv, curve_metric, plot_curve, read_curve
 from pcl_clora.report.pictures import plot_bars, plot_confusion, plot_reliability_of
-from pcl_clora.report.records import RunRecord, read_run, run_cost
-from pcl_clora.report.tables import CLASS_TABLES, data_name, protocol_name, task_of
+from pcl_clora.report.records import RunRecord, read_run, run_cost, task_of
+from pcl_clora.report.tables import CLASS_TABLES, data_name, protocol_name
 
 MAX_CURVE_ROWS = 20
 MAX_CONFUSIONS = 10
@@ -74,17 +77,18 @@ def _head(run: RunRecord) -> str:
         ("code", str(result["git"] or "not a git checkout")),
         ("versions", versions),
     ]
-    return f"# {result['name']}\n\n" + units.markdown_table(("", ""), facts)
+    return f"# {markdown(result['name'])}\n\n" + units.markdown_table(("", ""), facts)
 
 
 def _result(run: RunRecord) -> str:
     metrics, best = run.result["metrics"], run.result["best"]
     chosen = {"last": "the last one", "test": "the best on the test set"}
-    how = chosen.get(best["selected_on"], f"the best on {best['selected_on']}")
+    how = chosen.get(best.get("selected_on", "last"), f"the best on {markdown(best['selected_on'])}")
     numbers = [
         f"{head.title} **{units.percent(metrics[head.key])} %**" for head in headlines(task_of(run.result))
     ]
-    text = f"{', '.join(numbers)}, cross entropy {metrics['loss']:.4f}"
+    loss = "not finite" if metrics["loss"] is None else f"{metrics['loss']:.4f}"
+    text = f"{', '.join(numbers)}, cross entropy {loss}"
     return f"## Result on the test set\n\n{text[0].upper()}{text[1:]}. Epoch {best['epoch'] + 1}: {how}."
 
 
@@ -194,10 +198,17 @@ def _cell(name: str, value: float | None) -> str:
 
 
 def _repeat(run: RunRecord) -> str:
+    again = f"{run.cfg.name}-again"
+    plain = f"name={again}"
+    try:
+        is_plain = parse_overrides([plain]) == {"name": again}
+    except ConfigError:
+        is_plain = False
+    override = plain if is_plain else f"name={json.dumps(again)}"
     return (
         "## Again\n\n"
         "```\n"
-        f"pcl-clora train --config {run.files.config} name={run.cfg.name}-again\n"
-        f"pcl-clora eval --run {run.files.path}\n"
+        f"pcl-clora train --config {shell(str(run.files.config))} {shell(override)}\n"
+        f"pcl-clora eval --run {shell(str(run.files.path))}\n"
         "```"
     )

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from pcl_clora.engine import headlines
 from pcl_clora.io.text import visible
-from pcl_clora.report.tables import CLASS_TABLES, Row, RunTable, task_of
+from pcl_clora.report.records import task_of
+from pcl_clora.report.tables import CLASS_TABLES, Row, RunTable
 from pcl_clora.report.units import count, duration, giga, percent
 
 

@@ -12,9 +12,11 @@ from typing import Any
 from pcl_clora.engine.config import differences, run_identity
 from pcl_clora.engine.run.result import describe_data
 from pcl_clora.engine.tasks import Headline, headlines
-from pcl_clora.io import write_text
+from pcl_clora.io import refuse_overwriting_inputs, write_text
+from pcl_clora.io.text import markdown
 from pcl_clora.report import units
-from pcl_clora.report.records import ReportError, RunRecord, read_run, run_cost
+from pcl_clora.report.records import RunRecord, read_run, run_cost, task_of
+from pcl_clora.report.shapes import ReportError
 
 HEADER = (  # behind the method and the numbers of the task
     "trained params",
@@ -196,15 +198,18 @@ class RunTable:
 
         Raises:
             ReportError: for another ending.
+            UserValueError: if that is a file of one of the runs.
         """
         path = Path(path)
+        read = [file for row in self.rows for run in row.runs for file in run.files.path.glob("*.*")]
+        refuse_overwriting_inputs([path], read)
         cells = [row.cells() for row in self.rows]
         if path.suffix == ".md":
-            text = f"{self.title}.\n\n{units.markdown_table(self.header, cells)}\n"
+            text = f"{markdown(self.title)}.\n\n{units.markdown_table(self.header, cells)}\n"
             for row in self.rows:
                 if len(row.runs) > 1:
                     table = units.markdown_table(row.seed_header(), row.seed_cells())
-                    text += f"\n{row.label}, seed by seed:\n\n{table}\n"
+                    text += f"\n{markdown(row.label)}, seed by seed:\n\n{table}\n"
         elif path.suffix == ".csv":
             text = units.csv_table(self.header, cells)
         elif path.suffix == ".json":
@@ -244,11 +249,6 @@ def make_table(folders: Sequence[str | Path]) -> RunTable:
         label = _label(members[0], runs, new_shots=new_shots)
         rows.append(Row(label, ordered, run_cost(members[0].cfg), new_shots))
     return RunTable(tuple(rows), {**runs[0].result["data"], **describe_data(runs[0].cfg.data)})
-
-
-def task_of(result: Mapping[str, Any]) -> str:
-    """Say the task of a result; results of before there were several are of classification."""
-    return str(result.get("task", "classification"))
 
 
 def protocol_name(protocol: Mapping[str, Any]) -> str:

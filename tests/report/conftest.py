@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pcl_clora.config import build, dump_yaml
+from pcl_clora.config import build, config_hash, dump_yaml
 from pcl_clora.engine import RunConfig
 from tests.support.report_cases import EVENTS, run_values
 
@@ -27,18 +27,18 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
         changes: dict[str, Any] | None = None,
         result_changes: dict[str, Any] | None = None,
     ) -> Path:
-        cfg = build(RunConfig, {**run_values(method), "seed": seed, **(changes or {})})
+        cfg = build(RunConfig, {**run_values(method), "name": folder, "seed": seed, **(changes or {})})
         path = tmp_path / folder
         (path / "best").mkdir(parents=True)
         (path / "best" / "adapter.safetensors").write_bytes(b"x" * 2048)
         (path / "config.yaml").write_text(dump_yaml(cfg))
         result = {
-            "name": folder,
-            "config_hash": "0123456789ab",
+            "name": cfg.name,
+            "config_hash": config_hash(cfg),
             "protocol": {
                 "name": cfg.protocol.name,
                 "select": cfg.protocol.select,
-                "votes": 1,
+                "votes": cfg.protocol.votes,
                 "val_fraction": 0.0,
             },
             "seed": seed,
@@ -47,11 +47,11 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
             "versions": {"torch": "2"},
             "model": "point_mae",
             "data": {
-                "name": "procedural",
+                "name": cfg.data.name,
                 "num_train": 20,
                 "num_validation": 0,
                 "num_test": 10,
-                "num_points": 64,
+                "num_points": cfg.data.num_points,
             },
             "method": method,
             "metrics": {
@@ -62,7 +62,7 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
                 "confusion": [[2, 0, 0, 0, 0], [3, 1, 0, 0, 0], [0] * 5, [0, 0, 0, 1, 1], [0, 0, 1, 0, 3]],
             },
             "params": {"total": 1000, "trainable": 500, "adapter": 300, "head": 150, "tokens": 50},
-            "epochs": 2,
+            "epochs": cfg.optim.epochs,
             "steps": 4,
             "train_seconds": 12.5,
             "best": {"epoch": 1, "selected_on": "last"},

@@ -4,6 +4,7 @@ import statistics
 
 import pytest
 
+from pcl_clora.errors import UserValueError
 from pcl_clora.report import ReportError, make_table
 from pcl_clora.report.tables import protocol_name
 
@@ -58,26 +59,22 @@ def test_the_place_of_the_data_makes_no_row_of_its_own(write_run):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "result_changes", "message"),
     [
+        ({"protocol": {"name": "paper"}}, {}, "protocols differ"),
+        ({"protocol": {"votes": 10}}, {}, "votes: 1 -> 10"),
+        ({"data": {"name": "folder", "num_points": 64}}, {}, "data sets differ"),
         (
-            {"protocol": {"name": "paper", "select": "test", "votes": 1, "val_fraction": 0.0}},
-            "protocols differ",
-        ),
-        (
-            {"protocol": {"name": "honest", "select": "last", "votes": 10, "val_fraction": 0.0}},
-            "votes: 1 -> 10",
-        ),
-        ({"data": {"name": "other", "num_train": 20, "num_test": 10, "num_points": 64}}, "data sets differ"),
-        (
+            {},
             {"data": {"name": "procedural", "num_train": 20, "num_test": 11, "num_points": 64}},
             "num_test: 10 -> 11",
         ),
     ],
 )
-def test_what_cannot_be_compared_is_refused(write_run, changes, message):
+def test_what_cannot_be_compared_is_refused(write_run, changes, result_changes, message):
+    other = write_run("b", seed=1, changes=changes, result_changes=result_changes)
     with pytest.raises(ReportError, match=message):
-        make_table([write_run("a"), write_run("b", seed=1, result_changes=changes)])
+        make_table([write_run("a"), other])
 
 
 @pytest.mark.parametrize(
@@ -93,11 +90,9 @@ def test_a_number_chosen_on_test_is_not_printed_as_honest(write_run, changes):
 
 
 def test_a_number_chosen_on_test_is_printed_as_paper(write_run):
-    paper = {
-        "protocol": {"name": "paper", "select": "test", "votes": 1, "val_fraction": 0.0},
-        "best": {"epoch": 3, "selected_on": "test"},
-    }
-    assert cells(make_table([write_run("a", result_changes=paper)]))[0]["protocol"] == "paper, best on test"
+    best = {"best": {"epoch": 1, "selected_on": "test"}}
+    run = write_run("a", changes={"protocol": {"name": "paper"}}, result_changes=best)
+    assert cells(make_table([run]))[0]["protocol"] == "paper, best on test"
 
 
 def test_one_run_twice_is_refused(write_run):
@@ -151,6 +146,88 @@ def test_a_torn_result_is_refused(write_run):
         make_table([folder])
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "of a list, expected an object"),
+        ("null", "expected an object"),
+        ("[" * 100_000, "nested too deeply|not complete json"),
+        ("{}", "name is missing"),
+    ],
+)
+def test_a_result_of_another_shape_is_refused(write_run, text, message):
+    folder = write_run("a")
+    (folder / "result.json").write_text(text)
+    with pytest.raises(ReportError, match=message) as caught:
+        make_table([folder])
+    assert str(folder / "result.json") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": "0"}, "seed is '0', expected integer"),
+        ({"seed": True}, "seed is True"),
+        ({"task": 3}, "task is 3, expected string"),
+        ({"protocol": None}, "protocol is None"),
+        ({"protocol": {"name": "honest"}}, r"protocol\.select is missing; protocol\.votes is missing"),
+        ({"best": []}, r"best is \[\]"),
+        ({"params": {"trainable": "many"}}, r"params\.trainable is 'many'"),
+        ({"params": {"trainable": 1, "total": -1}}, r"params\.total is -1"),
+        ({"versions": [1]}, r"versions is \[1\]"),
+        ({"metrics": {"loss": 1.0, "macc": 0.5}}, r"metrics\.oa is missing"),
+        ({"metrics": {"loss": 1.0, "oa": 0.5, "macc": [0.5]}}, r"metrics\.macc is \[0\.5\]"),
+        ({"metrics": {"loss": 1.0, "oa": 0.5, "macc": 0.5, "confusion": [[1]]}}, "confusion has 1 rows"),
+        ({"metrics": {"loss": 1.0, "oa": 0.5, "macc": 0.5, "per_class": {"a": "x"}}}, r"per_class\.a is 'x'"),
+        ({"adapter_bytes": "big"}, "adapter_bytes is 'big'"),
+        ({"evaluation": 3}, "evaluation is 3"),
+        ({"name": "x" * 1000, "seed": "y" * 1000}, r"seed is 'y+\.\.\., expected"),
+    ],
+)
+def test_a_result_with_other_values_is_refused_with_the_key_and_what_was_found(write_run, changes, message):
+    folder = write_run("a", result_changes=changes)
+    with pytest.raises(ReportError, match=message) as caught:
+        make_table([folder])
+    assert str(folder / "result.json") in str(caught.value)
+    assert "train again" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"seed": 7}, "seed: 0 -> 7"),
+        ({"method": "full"}, "method: 'clora' -> 'full'"),
+        ({"epochs": 300}, "epochs: 2 -> 300"),
+        ({"config_hash": "0" * 12}, "config_hash: "),
+        ({"task": "part_segmentation"}, "task: 'classification' -> 'part_segmentation'"),
+    ],
+)
+def test_settings_and_result_of_two_runs_are_refused(write_run, changes, difference):
+    with pytest.raises(ReportError, match=f"not of one run.*{difference}"):
+        make_table([write_run("a", result_changes=changes)])
+
+
+@pytest.mark.parametrize("name", ["result.json", "config.yaml", "metrics.jsonl", "env.json"])
+def test_a_table_is_not_written_over_what_a_run_is(write_run, tmp_path, name):
+    folder = write_run("a")
+    (folder / "env.json").write_text("{}")
+    before = (folder / name).read_bytes()
+    (tmp_path / "t.json").symlink_to(folder / name)
+    for out in (folder / name, tmp_path / "t.json"):
+        with pytest.raises(UserValueError, match=r"over the input|use \.md, \.csv or \.json"):
+            make_table([folder]).write(out)
+    assert (folder / name).read_bytes() == before
+
+
+def test_a_name_is_text_in_every_table(write_run, tmp_path):
+    rank = {"adapter": {"method": "clora", "rank": 2}}
+    augment = {"data": {"name": "folder", "root": "/d/<b>|x", "num_points": 64}}
+    table = make_table([write_run("a", changes={**augment, **rank}), write_run("b", changes=augment)])
+    table.write(tmp_path / "t.md")
+    page = (tmp_path / "t.md").read_text()
+    assert page.startswith("folder (&lt;b&gt;\\|x)")
+
+
 def test_a_table_is_written_as_markdown_csv_and_json(write_run, tmp_path):
     table = make_table([write_run("a"), write_run("b", method="full")])
     for ending in ("md", "csv", "json"):
@@ -177,12 +254,12 @@ def test_protocols_are_named(select, votes, text):
     assert protocol_name({"name": "honest", "select": select, "votes": votes}) == text
 
 
-VOTED = {"protocol": {"name": "honest", "select": "last", "votes": 10, "val_fraction": 0.0}}
+VOTED = {"protocol": {"votes": 10}}
 
 
 def test_votes_say_what_they_cost(write_run):
-    spent = {**VOTED, "evaluation": {"passes_per_cloud": 10, "seconds": 3.5}}
-    table = make_table([write_run("a", result_changes=spent)])
+    spent = {"evaluation": {"passes_per_cloud": 10, "seconds": 3.5}}
+    table = make_table([write_run("a", changes=VOTED, result_changes=spent)])
     (row,) = cells(table)
     assert row["test time"] == "3.5 s"
     assert float(row["GMACs, all votes"]) == pytest.approx(10 * float(row["GMACs executed"]), abs=1e-3)
@@ -191,7 +268,7 @@ def test_votes_say_what_they_cost(write_run):
 
 
 def test_results_from_before_the_time_was_taken_are_read(write_run):
-    assert cells(make_table([write_run("a", result_changes=VOTED)]))[0]["test time"] == "?"
+    assert cells(make_table([write_run("a", changes=VOTED)]))[0]["test time"] == "?"
 
 
 def test_without_votes_there_is_no_column_for_them(write_run):
