@@ -4,10 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench clean venv venv-dev native system
+# One release of torch instead of the newest, with any target, in an environment of its own (.venv-torch-2.11.0):
+#   make test-torch TORCH=2.11.0 TESTS="tests/ops tests/adapters" PCL_CLORA_ISA=avx2
+# TESTS are those that `test-torch` runs (default: all), PCL_CLORA_ISA the instructions that the CPU kernels use.
+TORCH :=
+TESTS :=
+ifneq ($(TORCH),)
+VENV := .venv-torch-$(TORCH)
+export PIP_CONSTRAINT := $(VENV)/torch.txt
+endif
+
+.PHONY: demo test test-torch lint bench clean venv venv-dev native system
 
 $(VENV)/created:
 	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH),echo "torch==$(TORCH)" > $(VENV)/torch.txt)
 	touch $@
 
 # the package with its core dependencies: enough to train, evaluate and report
@@ -49,6 +60,10 @@ lint: venv-dev
 test: system lint native
 	$(BIN)/python -m pytest -n 2
 
+test-torch: system native
+	@$(BIN)/python -c 'from torch import __version__; print("torch", __version__)'
+	$(BIN)/python -m pytest -n 2 $(TESTS)
+
 # renews the result and the page that shows it
 bench: system venv-dev native
 	$(BIN)/python -m pip install --quiet -r requirements-bench.txt
@@ -57,4 +72,4 @@ bench: system venv-dev native
 	$(BIN)/pcl-clora report cost --config cfgs/scanobjectnn/hardest_clora.yaml
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info extensions/build extensions/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-torch-* build dist *.egg-info extensions/build extensions/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

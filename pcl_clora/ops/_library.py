@@ -43,9 +43,14 @@ _ops = torch.ops.pcl_clora
 
 
 def call(name: str, *arguments: Any) -> Any:
-    """Call an op; what a kernel finds wrong with the values arrives as ValueError."""
+    """Check what no kernel checks on this device, and call an op."""
     if _values.are_checked_here(arguments[0]):
         _values.CHECKS[name](*arguments)
+    return _run(name, *arguments)
+
+
+def _run(name: str, *arguments: Any) -> Any:
+    """Call an op; what a kernel finds wrong with the values arrives as ValueError, from a gradient too."""
     try:
         return getattr(_ops, name)(*arguments)
     except (RuntimeError, ValueError) as error:  # ValueError: kernels built before they threw runtime_error
@@ -141,7 +146,7 @@ def _gather_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
     (idx,) = ctx.saved_tensors
-    return _ops.gather_points_backward(grad, idx, ctx.num_points), None
+    return _run("gather_points_backward", grad, idx, ctx.num_points), None
 
 
 def _gather_backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -150,7 +155,7 @@ def _gather_backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) ->
 
 def _gather_backward_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     (idx,) = ctx.saved_tensors
-    return _ops.gather_points(grad, idx), None, None
+    return _run("gather_points", grad, idx), None, None
 
 
 def _knn_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -160,10 +165,10 @@ def _knn_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor])
 
 def _knn_backward(ctx: Any, grad_dist2: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     points, queries, idx = ctx.saved_tensors
-    pull = 2 * grad_dist2.unsqueeze(-1) * (queries.unsqueeze(2) - _ops.gather_points(points, idx))
+    pull = 2 * grad_dist2.unsqueeze(-1) * (queries.unsqueeze(2) - _run("gather_points", points, idx))
     grad_points = grad_queries = None
     if ctx.needs_input_grad[0]:
-        grad_points = _ops.gather_points_backward(-pull, idx, points.shape[1])
+        grad_points = _run("gather_points_backward", -pull, idx, points.shape[1])
     if ctx.needs_input_grad[1]:
         grad_queries = pull.sum(2)
     return grad_points, grad_queries, None, None
@@ -179,13 +184,13 @@ def _group_backward(
 ) -> tuple[Tensor | None, ...]:
     idx, center_idx = ctx.saved_tensors
     of_center = grad_center - grad_neighborhood.sum(2)
-    grad = _ops.gather_points_backward(grad_neighborhood, idx, ctx.num_points)
-    grad = grad + _ops.gather_points_backward(of_center, center_idx, ctx.num_points)
+    grad = _run("gather_points_backward", grad_neighborhood, idx, ctx.num_points)
+    grad = grad + _run("gather_points_backward", of_center, center_idx, ctx.num_points)
     return grad, None, None, None, None, None
 
 
 def _weight_gradient(grad: Tensor, features: Tensor, idx: Tensor) -> Tensor:
-    parts = [(_ops.gather_points(features, corner) * grad).sum(-1) for corner in idx.unbind(2)]
+    parts = [(_run("gather_points", features, corner) * grad).sum(-1) for corner in idx.unbind(2)]
     return torch.stack(parts, 2)
 
 
@@ -199,7 +204,7 @@ def _interpolate_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, 
     features, idx, weight = ctx.saved_tensors
     grad_features = grad_weight = None
     if ctx.needs_input_grad[0]:
-        grad_features = _ops.three_interpolate_backward(grad, idx, weight, ctx.num_points)
+        grad_features = _run("three_interpolate_backward", grad, idx, weight, ctx.num_points)
     if ctx.needs_input_grad[2]:
         grad_weight = _weight_gradient(grad, features, idx)
     return grad_features, None, grad_weight
@@ -214,7 +219,7 @@ def _interpolate_backward_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | Non
     grad_output, idx, weight = ctx.saved_tensors
     grad_grad = grad_weight = None
     if ctx.needs_input_grad[0]:
-        grad_grad = _ops.three_interpolate(grad, idx, weight)
+        grad_grad = _run("three_interpolate", grad, idx, weight)
     if ctx.needs_input_grad[2]:
         grad_weight = _weight_gradient(grad_output, grad, idx)
     return grad_grad, None, grad_weight, None
@@ -226,10 +231,17 @@ def _chamfer_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _chamfer_backward(ctx: Any, grad_dist_a: Tensor, grad_dist_b: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     a, b, idx_a, idx_b = ctx.saved_tensors
-    pull_a = 2 * grad_dist_a.unsqueeze(-1) * (a - _ops.gather_points(b, idx_a))
-    pull_b = 2 * grad_dist_b.unsqueeze(-1) * (b - _ops.gather_points(a, idx_b))
-    grad_a = pull_a - _ops.gather_points_backward(pull_b, idx_b, a.shape[1])
-    grad_b = pull_b - _ops.gather_points_backward(pull_a, idx_a, b.shape[1])
+    return chamfer_gradient(a, b, idx_a, idx_b, grad_dist_a, grad_dist_b)
+
+
+def chamfer_gradient(
+    a: Tensor, b: Tensor, idx_a: Tensor, idx_b: Tensor, grad_dist_a: Tensor, grad_dist_b: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of a and b from those of their squared distances."""
+    pull_a = 2 * grad_dist_a.unsqueeze(-1) * (a - _run("gather_points", b, idx_a))
+    pull_b = 2 * grad_dist_b.unsqueeze(-1) * (b - _run("gather_points", a, idx_b))
+    grad_a = pull_a - _run("gather_points_backward", pull_b, idx_b, a.shape[1])
+    grad_b = pull_b - _run("gather_points_backward", pull_a, idx_a, b.shape[1])
     return grad_a, grad_b
 
 

@@ -139,6 +139,10 @@ def check_gather_points(points: Tensor, idx: Tensor) -> None:
     refuse_out_of_range(idx, points.shape[1])
 
 
+def check_gather_points_backward(grad: Tensor, idx: Tensor, num_points: int) -> None:
+    refuse_out_of_range(idx, num_points)
+
+
 def check_group_points(
     points: Tensor,
     num_groups: int,
@@ -156,6 +160,10 @@ def check_three_interpolate(features: Tensor, idx: Tensor, weight: Tensor) -> No
     refuse_out_of_range(idx, features.shape[1])
 
 
+def check_three_interpolate_backward(grad: Tensor, idx: Tensor, weight: Tensor, num_points: int) -> None:
+    refuse_out_of_range(idx, num_points)
+
+
 def check_chamfer_distance(a: Tensor, b: Tensor) -> None:
     refuse_non_finite(a, "a")
     refuse_non_finite(b, "b")
@@ -166,8 +174,10 @@ CHECKS: dict[str, Callable[..., None]] = {  # op -> the check of its values; arg
     "knn": check_knn,
     "ball_query": check_ball_query,
     "gather_points": check_gather_points,
+    "gather_points_backward": check_gather_points_backward,
     "group_points": check_group_points,
     "three_interpolate": check_three_interpolate,
+    "three_interpolate_backward": check_three_interpolate_backward,
     "chamfer_distance": check_chamfer_distance,
 }
 

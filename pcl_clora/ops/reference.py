@@ -180,6 +180,8 @@ def _gather_points(points: Tensor, idx: Tensor) -> Tensor:
 
 def gather_points_backward(grad: Tensor, idx: Tensor, num_points: int) -> Tensor:
     """Add what was picked back to where it came from: the transpose of `gather_points`."""
+    if grad.device.type == "cpu":
+        _values.check_gather_points_backward(grad, idx, num_points)
     batch, channels = grad.shape[0], grad.shape[-1]
     total = grad.new_zeros((batch * num_points, channels))
     total.index_add_(0, _flat_index(idx, num_points), grad.reshape(idx.numel(), channels))
@@ -230,6 +232,8 @@ def three_interpolate(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
 
 def three_interpolate_backward(grad: Tensor, idx: Tensor, weight: Tensor, num_points: int) -> Tensor:
     """Gradient of `three_interpolate` with respect to its features."""
+    if grad.device.type == "cpu":
+        _values.check_three_interpolate_backward(grad, idx, weight, num_points)
     batch, num_targets, channels = grad.shape
     total = grad.new_zeros((batch * num_points, channels))
     flat_grad, flat_weight = grad.reshape(-1, channels), weight.reshape(-1, 3)
@@ -299,9 +303,11 @@ def _budget(tensor: Tensor) -> int:
 
 
 def _pairwise_dist2(points: Tensor, queries: Tensor) -> Tensor:
-    """(3, B, N) and (3, B, M) -> (B, M, N), in the order of operations that every backend keeps."""
-    x, y, z = (queries[axis].unsqueeze(2) - points[axis].unsqueeze(1) for axis in range(3))
-    return x.mul_(x).add_(y.mul_(y)).add_(z.mul_(z))
+    """(C, B, N) and (C, B, M) -> (B, M, N), in the order of operations that every backend keeps."""
+    dist2 = (queries[0].unsqueeze(2) - points[0].unsqueeze(1)).square_()
+    for query, point in zip(queries[1:], points[1:], strict=True):
+        dist2.add_((query.unsqueeze(2) - point.unsqueeze(1)).square_())
+    return dist2
 
 
 def _flat_index(idx: Tensor, num_points: int) -> Tensor:

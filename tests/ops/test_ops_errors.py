@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from pcl_clora import ops
+from pcl_clora.errors import UserValueError
 
 P = torch.arange(24, dtype=torch.float32).view(2, 4, 3)
 IDX = torch.zeros(2, 5, 3, dtype=torch.int64)
@@ -202,3 +203,63 @@ def test_an_impossible_request_names_the_value(case):
 def test_index_that_is_no_tensor_is_refused():
     with pytest.raises(TypeError, match="idx is a list; pass an int64 tensor"):
         ops.gather_points(P, [[0], [1]])
+
+
+FAULTS = {
+    **{f"{op}_nan": (call, with_value(torch.nan)) for op, call in TAKES_POINTS.items()},
+    **{f"{op}_index": (call, IDX + 4) for op, call in TAKES_INDICES.items()},
+    "none_left": (RAGGED["k"], P, torch.tensor([4, 0])),
+    "too_few": (RAGGED["num_groups"], P, torch.tensor([1, 4])),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_backend_says_the_same_with_the_same_kind_of_error(backend, fault):
+    call, *arguments = FAULTS[fault]
+    if not backend.takes_lengths and fault in ("none_left", "too_few"):
+        pytest.skip("has no lengths")
+    with ops.use_backend("reference"), pytest.raises(UserValueError) as expected:
+        call(*arguments)
+    with pytest.raises(UserValueError) as found:
+        backend.run(call, *arguments)
+    assert str(found.value) == str(expected.value)
+
+
+RAW = {
+    "farthest_point_sample": (with_value(torch.nan), 2),
+    "knn": (P, with_value(torch.inf), 2),
+    "ball_query": (with_value(torch.nan), P, 1.0, 2),
+    "gather_points": (P, IDX + 4),
+    "gather_points_backward": (torch.ones(2, 5, 3, 7), IDX - 1, 4),
+    "group_points": (with_value(torch.nan), 2, 2),
+    "three_interpolate": (P, IDX + 4, WEIGHT),
+    "three_interpolate_backward": (torch.ones(2, 5, 7), IDX + 4, WEIGHT, 4),
+    "chamfer_distance": (P, with_value(-torch.inf)),
+}
+
+
+@pytest.mark.parametrize("op", RAW)
+def test_a_call_past_the_functions_is_refused_with_the_same_text(backend, op):
+    if backend.device != "cpu":
+        pytest.skip("kernels of an accelerator look at no values")
+    with ops.use_backend("reference"), pytest.raises(UserValueError) as expected:
+        getattr(torch.ops.pcl_clora, op)(*RAW[op])
+    with pytest.raises((UserValueError, RuntimeError)) as found:  # a compiled kernel knows no Python class
+        backend.run(getattr(torch.ops.pcl_clora, op), *RAW[op])
+    assert str(found.value).removeprefix("ValueError: ").partition("\nException")[0] == str(expected.value)
+
+
+@pytest.mark.parametrize("op", TAKES_INDICES)
+@pytest.mark.parametrize("name", ["reference", "auto"])
+def test_what_a_gradient_refuses_is_said_as_elsewhere(name, op):
+    points = P.clone().requires_grad_()
+    idx = IDX.clone()
+    calls = {
+        "gather_points": lambda: ops.gather_points(points, idx),
+        "three_interpolate": lambda: ops.three_interpolate(points, idx, WEIGHT),
+    }
+    with ops.use_backend(name):
+        found = calls[op]()
+        idx.numpy()[1, 3, 2] = 9  # behind the back of autograd, as code that shares memory does
+        with pytest.raises(UserValueError, match=r"^idx holds 9, which is not an index into 4 points; ind"):
+            found.sum().backward()

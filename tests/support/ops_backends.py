@@ -78,5 +78,6 @@ def _register_emulation() -> None:
     """Make the CUDA kernels, run thread by thread on the CPU, a backend of the ops."""
     if shutil.which("g++") is None:
         pytest.skip("needs g++ to compile the emulated CUDA kernels")
-    emulated = pytest.importorskip("emulation.emulated", reason="the emulated CUDA kernels are not there")
+    from tests.support.emulation import emulated  # builds nothing before the first call
+
     _backends._register_for_tests("emulated", {op: getattr(emulated, op) for op in SCHEMAS})

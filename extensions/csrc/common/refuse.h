@@ -4,7 +4,7 @@
 #include <sstream>
 #include <stdexcept>
 
-namespace pcl {
+namespace pcl_clora {
 
 // Some releases of torch turn every exception into Python's RuntimeError, others each kind of the standard library
 // into the Python exception that is nearest. A runtime_error becomes a RuntimeError under both.
@@ -22,4 +22,4 @@ template <class... Parts>
   throw Refusal(text.str());
 }
 
-}  // namespace pcl
+}  // namespace pcl_clora

@@ -12,7 +12,7 @@
 
 #include "refuse.h"
 
-namespace pcl {
+namespace pcl_clora {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
@@ -74,4 +74,4 @@ inline void check_start(int64_t start_index, int64_t num_points) {
            num_points - 1, ".");
 }
 
-}  // namespace pcl
+}  // namespace pcl_clora

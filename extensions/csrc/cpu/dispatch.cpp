@@ -8,7 +8,7 @@
 #include "../common/refuse.h"
 #include "kernels.h"
 
-namespace pcl {
+namespace pcl_clora {
 
 void run_parallel(int64_t count, int64_t grain, Body body, void* context) {
   if (count <= 0) return;
@@ -52,13 +52,13 @@ const Isa& isa() {
   return chosen;
 }
 
-}  // namespace pcl
+}  // namespace pcl_clora
 
 // For Python: the name of the instruction set in use, or what is wrong with PCL_CLORA_ISA.
 extern "C" __attribute__((visibility("default"))) const char* pcl_clora_ops_isa() {
   try {
-    return pcl::isa().name;
-  } catch (const pcl::Refusal& error) {
+    return pcl_clora::isa().name;
+  } catch (const pcl_clora::Refusal& error) {
     static const std::string text = error.what();
     return text.c_str();
   }

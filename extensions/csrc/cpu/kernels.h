@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-namespace pcl {
+namespace pcl_clora {
 
 using Body = void (*)(int64_t begin, int64_t end, void* context);
 
@@ -72,4 +72,4 @@ extern const Isa kAvx2;
 extern const Isa kAvx512;
 #endif
 
-}  // namespace pcl
+}  // namespace pcl_clora

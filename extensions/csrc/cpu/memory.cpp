@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 #endif
 
-namespace pcl {
+namespace pcl_clora {
 namespace {
 
 constexpr std::size_t kKeptBytes = std::size_t{8} << 20;  // per thread
@@ -84,4 +84,4 @@ void give_memory(void* memory, std::size_t bytes) {
   ++kept.count;
 }
 
-}  // namespace pcl
+}  // namespace pcl_clora

@@ -10,7 +10,7 @@
 #include "../common/tensors.h"
 #include "kernels.h"
 
-namespace pcl {
+namespace pcl_clora {
 namespace {
 
 using torch::stable::contiguous;
@@ -399,16 +399,16 @@ Tensor three_interpolate_backward(
 }
 
 }  // namespace
-}  // namespace pcl
+}  // namespace pcl_clora
 
 STABLE_TORCH_LIBRARY_IMPL(pcl_clora, CPU, m) {
-  m.impl("farthest_point_sample", TORCH_BOX(&pcl::farthest_point_sample));
-  m.impl("knn", TORCH_BOX(&pcl::knn));
-  m.impl("group_points", TORCH_BOX(&pcl::group_points));
-  m.impl("chamfer_distance", TORCH_BOX(&pcl::chamfer_distance));
-  m.impl("ball_query", TORCH_BOX(&pcl::ball_query));
-  m.impl("gather_points", TORCH_BOX(&pcl::gather_points));
-  m.impl("gather_points_backward", TORCH_BOX(&pcl::gather_points_backward));
-  m.impl("three_interpolate", TORCH_BOX(&pcl::three_interpolate));
-  m.impl("three_interpolate_backward", TORCH_BOX(&pcl::three_interpolate_backward));
+  m.impl("farthest_point_sample", TORCH_BOX(&pcl_clora::farthest_point_sample));
+  m.impl("knn", TORCH_BOX(&pcl_clora::knn));
+  m.impl("group_points", TORCH_BOX(&pcl_clora::group_points));
+  m.impl("chamfer_distance", TORCH_BOX(&pcl_clora::chamfer_distance));
+  m.impl("ball_query", TORCH_BOX(&pcl_clora::ball_query));
+  m.impl("gather_points", TORCH_BOX(&pcl_clora::gather_points));
+  m.impl("gather_points_backward", TORCH_BOX(&pcl_clora::gather_points_backward));
+  m.impl("three_interpolate", TORCH_BOX(&pcl_clora::three_interpolate));
+  m.impl("three_interpolate_backward", TORCH_BOX(&pcl_clora::three_interpolate_backward));
 }

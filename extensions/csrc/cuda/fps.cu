@@ -5,16 +5,16 @@
 namespace pcl_clora {
 
 // knn.cu samples through these.
-template void farthest_point_sample(CudaHost&, const FpsTask<float>&);
-template void farthest_point_sample(CudaHost&, const FpsTask<double>&);
+template void launch_farthest_point_sample(CudaHost&, const FpsTask<float>&);
+template void launch_farthest_point_sample(CudaHost&, const FpsTask<double>&);
 
 namespace {
 
-Tensor sample(
+Tensor farthest_point_sample(
     const Tensor& points_in, int64_t num_samples, int64_t start_index, bool skip_origin, const MaybeTensor& lengths_in) {
-    pcl::check_points(points_in, "points");
-    pcl::check_count(num_samples, "num_samples", points_in.size(1));
-    pcl::check_start(start_index, points_in.size(1));
+    check_points(points_in, "points");
+    check_count(num_samples, "num_samples", points_in.size(1));
+    check_start(start_index, points_in.size(1));
     CudaHost host(points_in);
     const Tensor points = contiguous(points_in);
     const MaybeTensor lengths = checked_lengths(lengths_in, points);
@@ -30,7 +30,7 @@ Tensor sample(
         task.num_samples = num_samples;
         task.start_index = start_index;
         task.skip_origin = skip_origin;
-        farthest_point_sample(host, task);
+        launch_farthest_point_sample(host, task);
     });
     return chosen;
 }
@@ -39,5 +39,5 @@ Tensor sample(
 }  // namespace pcl_clora
 
 STABLE_TORCH_LIBRARY_IMPL(pcl_clora, CUDA, m) {
-    m.impl("farthest_point_sample", TORCH_BOX(&pcl_clora::sample));
+    m.impl("farthest_point_sample", TORCH_BOX(&pcl_clora::farthest_point_sample));
 }

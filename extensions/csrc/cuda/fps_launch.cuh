@@ -52,7 +52,7 @@ void fps_streaming(Host& host, FpsTask<T> task) {
 
 // points, lengths and chosen are set by the caller, the scratch here.
 template <class Host, class T>
-void farthest_point_sample(Host& host, const FpsTask<T>& task) {
+void launch_farthest_point_sample(Host& host, const FpsTask<T>& task) {
     if (task.num_clouds == 0 || task.num_samples == 0) return;
     const int64_t num_points = task.num_points;
     constexpr int64_t kPerThread = kRegisterPoints<T>;

@@ -31,11 +31,11 @@ GatherTask<T> gather_task(const Tensor& rows, const Tensor& idx, int64_t num_pic
     return task;
 }
 
-Tensor pick(const Tensor& points_in, const Tensor& idx_in) {
-    pcl::check_rows(points_in, "points", 3, 0);
-    pcl::check_real(points_in, "points");
-    pcl::check_index(idx_in, "idx");
-    pcl::check_same(points_in, "points", idx_in, "idx", false);
+Tensor gather_points(const Tensor& points_in, const Tensor& idx_in) {
+    check_rows(points_in, "points", 3, 0);
+    check_real(points_in, "points");
+    check_index(idx_in, "idx");
+    check_same(points_in, "points", idx_in, "idx", false);
     CudaHost host(points_in);
     const Tensor points = contiguous(points_in), idx = contiguous(idx_in);
     std::vector<int64_t> shape = shape_of(idx);
@@ -43,13 +43,13 @@ Tensor pick(const Tensor& points_in, const Tensor& idx_in) {
     Tensor picked = new_empty(points, shape);
     with_type(points, [&](auto zero) {
         using T = decltype(zero);
-        gather<false>(host, gather_task<T>(points, idx, picks_per_cloud(idx), picked));
+        launch_gather<false>(host, gather_task<T>(points, idx, picks_per_cloud(idx), picked));
     });
     return picked;
 }
 
 Tensor add_back(const Tensor& grad_in, const Tensor& idx_in, const MaybeTensor& weight, int64_t num_points) {
-    if (num_points < 0) pcl::refuse("num_points=", num_points, " must not be negative.");
+    if (num_points < 0) refuse("num_points=", num_points, " must not be negative.");
     CudaHost host(grad_in);
     const Tensor grad = contiguous(grad_in), idx = contiguous(idx_in);
     Tensor total = new_empty(grad, {grad.size(0), num_points, grad.size(grad.dim() - 1)});
@@ -64,42 +64,42 @@ Tensor add_back(const Tensor& grad_in, const Tensor& idx_in, const MaybeTensor& 
         task.num_positions = picks_per_cloud(idx);
         task.channels = grad.size(grad.dim() - 1);
         task.corners = weight ? 3 : 1;
-        scatter(host, task, idx);
+        launch_scatter(host, task, idx);
     });
     return total;
 }
 
-Tensor pick_backward(const Tensor& grad, const Tensor& idx, int64_t num_points) {
-    pcl::check_index(idx, "idx");
-    pcl::check_real(grad, "grad");
-    pcl::check_same(grad, "grad", idx, "idx", false);
+Tensor gather_points_backward(const Tensor& grad, const Tensor& idx, int64_t num_points) {
+    check_index(idx, "idx");
+    check_real(grad, "grad");
+    check_same(grad, "grad", idx, "idx", false);
     bool fits = grad.dim() == idx.dim() + 1;
     for (int64_t axis = 0; fits && axis < idx.dim(); ++axis) fits = grad.size(axis) == idx.size(axis);
     if (!fits) {
-        pcl::refuse(
-            "grad has shape ", pcl::shape_text(grad), " and idx ", pcl::shape_text(idx),
+        refuse(
+            "grad has shape ", shape_text(grad), " and idx ", shape_text(idx),
             "; grad is idx with channels.");
     }
     return add_back(grad, idx, std::nullopt, num_points);
 }
 
-void check_blend(const Tensor& rows, const char* name, const Tensor& idx, const Tensor& weight) {
-    pcl::check_rows(rows, name, 3, 0);
-    pcl::check_real(rows, name);
-    pcl::check_index(idx, "idx");
-    pcl::check_rows(idx, "idx", 3, 3);
-    pcl::check_rows(weight, "weight", 3, 3);
-    pcl::check_same(rows, name, idx, "idx", false);
-    pcl::check_same(rows, name, weight, "weight", true);
+void check_three_interpolate(const Tensor& rows, const char* name, const Tensor& idx, const Tensor& weight) {
+    check_rows(rows, name, 3, 0);
+    check_real(rows, name);
+    check_index(idx, "idx");
+    check_rows(idx, "idx", 3, 3);
+    check_rows(weight, "weight", 3, 3);
+    check_same(rows, name, idx, "idx", false);
+    check_same(rows, name, weight, "weight", true);
     if (idx.size(1) != weight.size(1)) {
-        pcl::refuse(
-            "idx has shape ", pcl::shape_text(idx), " and weight ", pcl::shape_text(weight),
+        refuse(
+            "idx has shape ", shape_text(idx), " and weight ", shape_text(weight),
             "; both must be (B, N, 3).");
     }
 }
 
-Tensor blend(const Tensor& features_in, const Tensor& idx_in, const Tensor& weight_in) {
-    check_blend(features_in, "features", idx_in, weight_in);
+Tensor three_interpolate(const Tensor& features_in, const Tensor& idx_in, const Tensor& weight_in) {
+    check_three_interpolate(features_in, "features", idx_in, weight_in);
     CudaHost host(features_in);
     const Tensor features = contiguous(features_in), idx = contiguous(idx_in), weight = contiguous(weight_in);
     Tensor blended = new_empty(features, {features.size(0), idx.size(1), features.size(2)});
@@ -107,16 +107,16 @@ Tensor blend(const Tensor& features_in, const Tensor& idx_in, const Tensor& weig
         using T = decltype(zero);
         auto task = gather_task<T>(features, idx, idx.size(1), blended);
         task.weight = data<T>(weight);
-        gather<true>(host, task);
+        launch_gather<true>(host, task);
     });
     return blended;
 }
 
-Tensor blend_backward(const Tensor& grad, const Tensor& idx, const Tensor& weight, int64_t num_points) {
-    check_blend(grad, "grad", idx, weight);
+Tensor three_interpolate_backward(const Tensor& grad, const Tensor& idx, const Tensor& weight, int64_t num_points) {
+    check_three_interpolate(grad, "grad", idx, weight);
     if (grad.size(1) != idx.size(1)) {
-        pcl::refuse(
-            "grad has shape ", pcl::shape_text(grad), " and idx ", pcl::shape_text(idx), "; both need the same N.");
+        refuse(
+            "grad has shape ", shape_text(grad), " and idx ", shape_text(idx), "; both need the same N.");
     }
     return add_back(grad, idx, contiguous(weight), num_points);
 }
@@ -125,8 +125,8 @@ Tensor blend_backward(const Tensor& grad, const Tensor& idx, const Tensor& weigh
 }  // namespace pcl_clora
 
 STABLE_TORCH_LIBRARY_IMPL(pcl_clora, CUDA, m) {
-    m.impl("gather_points", TORCH_BOX(&pcl_clora::pick));
-    m.impl("gather_points_backward", TORCH_BOX(&pcl_clora::pick_backward));
-    m.impl("three_interpolate", TORCH_BOX(&pcl_clora::blend));
-    m.impl("three_interpolate_backward", TORCH_BOX(&pcl_clora::blend_backward));
+    m.impl("gather_points", TORCH_BOX(&pcl_clora::gather_points));
+    m.impl("gather_points_backward", TORCH_BOX(&pcl_clora::gather_points_backward));
+    m.impl("three_interpolate", TORCH_BOX(&pcl_clora::three_interpolate));
+    m.impl("three_interpolate_backward", TORCH_BOX(&pcl_clora::three_interpolate_backward));
 }

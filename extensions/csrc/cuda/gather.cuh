@@ -27,8 +27,8 @@ __device__ __forceinline__ T picked(const T* rows, int64_t index, const GatherTa
     return index >= 0 && index < task.num_rows ? rows[index * task.channels + channel] : static_cast<T>(NAN);
 }
 
-// Threads are laid out (channels, rows). BLEND adds three weighted rows, in the order of the weights.
-template <class T, bool BLEND>
+// Threads are laid out (channels, rows). INTERPOLATE adds three weighted rows, in the order of the weights.
+template <class T, bool INTERPOLATE>
 __global__ void gather_kernel(const GatherTask<T> task) {
     const int64_t total = task.num_clouds * task.num_picks;
     const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.y;
@@ -36,7 +36,7 @@ __global__ void gather_kernel(const GatherTask<T> task) {
         const T* rows = task.rows + pick / task.num_picks * task.num_rows * task.channels;
         for (int64_t channel = threadIdx.x; channel < task.channels; channel += blockDim.x) {
             T value;
-            if constexpr (BLEND) {
+            if constexpr (INTERPOLATE) {
                 const int64_t* idx = task.idx + 3 * pick;
                 const T* weight = task.weight + 3 * pick;
                 value = multiply(weight[0], picked(rows, idx[0], task, channel));

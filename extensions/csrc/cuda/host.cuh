@@ -130,13 +130,13 @@ T* out(const Tensor& tensor) {
 // Lengths as the kernels want them. Their values are not looked at: that would wait for the device.
 inline MaybeTensor checked_lengths(const MaybeTensor& lengths, const Tensor& points) {
     if (!lengths) return lengths;
-    pcl::check_index(*lengths, "lengths");
+    check_index(*lengths, "lengths");
     if (lengths->dim() != 1 || lengths->size(0) != points.size(0)) {
-        pcl::refuse(
-            "lengths has shape ", pcl::shape_text(*lengths), "; expected (", points.size(0),
+        refuse(
+            "lengths has shape ", shape_text(*lengths), "; expected (", points.size(0),
             ",), one number per cloud.");
     }
-    pcl::check_same(points, "points", *lengths, "lengths", false);
+    check_same(points, "points", *lengths, "lengths", false);
     return contiguous(*lengths);
 }
 

@@ -19,12 +19,12 @@ KnnTask<T> search_task(const Tensor& points, const MaybeTensor& lengths, int64_t
     return task;
 }
 
-std::tuple<Tensor, Tensor> neighbors(
+std::tuple<Tensor, Tensor> knn(
     const Tensor& points_in, const Tensor& queries_in, int64_t k, const MaybeTensor& lengths_in) {
-    pcl::check_points(points_in, "points");
-    pcl::check_points(queries_in, "queries");
-    pcl::check_same(points_in, "points", queries_in, "queries", true);
-    pcl::check_count(k, "k", points_in.size(1));
+    check_points(points_in, "points");
+    check_points(queries_in, "queries");
+    check_same(points_in, "points", queries_in, "queries", true);
+    check_count(k, "k", points_in.size(1));
     CudaHost host(points_in);
     const Tensor points = contiguous(points_in), queries = contiguous(queries_in);
     const MaybeTensor lengths = checked_lengths(lengths_in, points);
@@ -36,18 +36,18 @@ std::tuple<Tensor, Tensor> neighbors(
         task.queries = data<T>(queries);
         task.dist2 = out<T>(dist2);
         task.idx = out<int64_t>(idx);
-        knn(host, task);
+        launch_knn(host, task);
     });
     return {dist2, idx};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> group(
+std::tuple<Tensor, Tensor, Tensor, Tensor> group_points(
     const Tensor& points_in, int64_t num_groups, int64_t group_size, int64_t start_index, bool skip_origin,
     const MaybeTensor& lengths_in) {
-    pcl::check_points(points_in, "points");
-    pcl::check_count(num_groups, "num_groups", points_in.size(1));
-    pcl::check_count(group_size, "group_size", points_in.size(1));
-    pcl::check_start(start_index, points_in.size(1));
+    check_points(points_in, "points");
+    check_count(num_groups, "num_groups", points_in.size(1));
+    check_count(group_size, "group_size", points_in.size(1));
+    check_start(start_index, points_in.size(1));
     CudaHost host(points_in);
     const Tensor points = contiguous(points_in);
     const MaybeTensor lengths = checked_lengths(lengths_in, points);
@@ -73,17 +73,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> group(
         sample.start_index = start_index;
         sample.skip_origin = skip_origin;
         sample.order_if_all = true;
-        group_points(host, sample, search);
+        launch_group_points(host, sample, search);
     });
     return {center, neighborhood, idx, center_idx};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> chamfer(const Tensor& a_in, const Tensor& b_in) {
-    pcl::check_points(a_in, "a");
-    pcl::check_points(b_in, "b");
-    pcl::check_same(a_in, "a", b_in, "b", true);
+std::tuple<Tensor, Tensor, Tensor, Tensor> chamfer_distance(const Tensor& a_in, const Tensor& b_in) {
+    check_points(a_in, "a");
+    check_points(b_in, "b");
+    check_same(a_in, "a", b_in, "b", true);
     if (a_in.size(1) == 0 || b_in.size(1) == 0) {
-        pcl::refuse("a has ", a_in.size(1), " points and b ", b_in.size(1), "; both clouds need at least one.");
+        refuse("a has ", a_in.size(1), " points and b ", b_in.size(1), "; both clouds need at least one.");
     }
     CudaHost host(a_in);
     const Tensor clouds[2] = {contiguous(a_in), contiguous(b_in)};
@@ -98,17 +98,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> chamfer(const Tensor& a_in, const Ten
             task.queries = data<T>(queries);
             task.dist2 = out<T>(dist.back());
             task.idx = out<int64_t>(idx.back());
-            knn(host, task);
+            launch_knn(host, task);
         });
     }
     return {dist[0], dist[1], idx[0], idx[1]};
 }
 
-Tensor ball(const Tensor& points_in, const Tensor& queries_in, double radius, int64_t num_samples) {
-    pcl::check_points(points_in, "points");
-    pcl::check_points(queries_in, "queries");
-    pcl::check_same(points_in, "points", queries_in, "queries", true);
-    if (num_samples < 1) pcl::refuse("num_samples=", num_samples, " must be at least 1.");
+Tensor ball_query(const Tensor& points_in, const Tensor& queries_in, double radius, int64_t num_samples) {
+    check_points(points_in, "points");
+    check_points(queries_in, "queries");
+    check_same(points_in, "points", queries_in, "queries", true);
+    if (num_samples < 1) refuse("num_samples=", num_samples, " must be at least 1.");
     CudaHost host(points_in);
     const Tensor points = contiguous(points_in), queries = contiguous(queries_in);
     Tensor idx = new_empty(points, {points.size(0), queries.size(1), num_samples}, ScalarType::Long);
@@ -123,7 +123,7 @@ Tensor ball(const Tensor& points_in, const Tensor& queries_in, double radius, in
         task.num_queries = queries.size(1);
         task.num_samples = num_samples;
         task.radius = static_cast<T>(radius);
-        ball_query(host, task);
+        launch_ball_query(host, task);
     });
     return idx;
 }
@@ -132,8 +132,8 @@ Tensor ball(const Tensor& points_in, const Tensor& queries_in, double radius, in
 }  // namespace pcl_clora
 
 STABLE_TORCH_LIBRARY_IMPL(pcl_clora, CUDA, m) {
-    m.impl("knn", TORCH_BOX(&pcl_clora::neighbors));
-    m.impl("group_points", TORCH_BOX(&pcl_clora::group));
-    m.impl("chamfer_distance", TORCH_BOX(&pcl_clora::chamfer));
-    m.impl("ball_query", TORCH_BOX(&pcl_clora::ball));
+    m.impl("knn", TORCH_BOX(&pcl_clora::knn));
+    m.impl("group_points", TORCH_BOX(&pcl_clora::group_points));
+    m.impl("chamfer_distance", TORCH_BOX(&pcl_clora::chamfer_distance));
+    m.impl("ball_query", TORCH_BOX(&pcl_clora::ball_query));
 }

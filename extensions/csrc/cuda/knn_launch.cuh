@@ -13,7 +13,7 @@ constexpr int kBallThreads = 128;
 
 // Defined in fps_launch.cuh, which a build compiles once.
 template <class Host, class T>
-void farthest_point_sample(Host& host, const FpsTask<T>& task);
+void launch_farthest_point_sample(Host& host, const FpsTask<T>& task);
 
 template <int SLOTS, class Host, class T>
 void knn_by_warps(Host& host, const KnnTask<T>& task) {
@@ -29,7 +29,7 @@ void knn_by_threads(Host& host, const KnnTask<T>& task) {
 }
 
 template <class Host, class T>
-void knn(Host& host, const KnnTask<T>& task) {
+void launch_knn(Host& host, const KnnTask<T>& task) {
     const int64_t queries = task.num_clouds * task.num_queries;
     if (queries == 0 || task.k == 0) return;
     const bool by_threads = task.queries != nullptr && queries >= host.limits().thread_queries;
@@ -48,13 +48,13 @@ void knn(Host& host, const KnnTask<T>& task) {
 
 // The sampling writes sample.chosen, the search reads it as search.center_idx.
 template <class Host, class T>
-void group_points(Host& host, const FpsTask<T>& sample, const KnnTask<T>& search) {
-    farthest_point_sample(host, sample);
-    knn(host, search);
+void launch_group_points(Host& host, const FpsTask<T>& sample, const KnnTask<T>& search) {
+    launch_farthest_point_sample(host, sample);
+    launch_knn(host, search);
 }
 
 template <class Host, class T>
-void ball_query(Host& host, const BallTask<T>& task) {
+void launch_ball_query(Host& host, const BallTask<T>& task) {
     const int64_t queries = task.num_clouds * task.num_queries;
     if (queries == 0 || task.num_samples == 0) return;
     const int64_t blocks = ceil_div(queries, kBallThreads / 32);

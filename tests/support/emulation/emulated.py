@@ -219,6 +219,7 @@ class Emulator:
         return out
 
     def gather_points_backward(self, grad: Tensor, idx: Tensor, num_points: int) -> Tensor:
+        self._check("gather_points_backward", grad, idx, num_points)
         out = _garbage(grad, (grad.shape[0], num_points, grad.shape[-1]))
         ints = (grad.shape[0], num_points, _picks(idx), grad.shape[-1])
         self._run("gather_points_backward", ints, (grad, idx), out)
@@ -234,6 +235,7 @@ class Emulator:
     def three_interpolate_backward(
         self, grad: Tensor, idx: Tensor, weight: Tensor, num_points: int
     ) -> Tensor:
+        self._check("three_interpolate_backward", grad, idx, weight, num_points)
         out = _garbage(grad, (grad.shape[0], num_points, grad.shape[2]))
         ints = (grad.shape[0], num_points, idx.shape[1], grad.shape[2])
         self._run("three_interpolate_backward", ints, (grad, idx, weight), out)

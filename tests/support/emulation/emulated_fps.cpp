@@ -2,9 +2,9 @@
 // After the emulation:
 #include "fps_launch.cuh"
 
-template void pcl_clora::farthest_point_sample(emulation::Host&, const FpsTask<float>&);
+template void pcl_clora::launch_farthest_point_sample(emulation::Host&, const FpsTask<float>&);
 #if !defined(EMULATED_FLOAT_ONLY)
-template void pcl_clora::farthest_point_sample(emulation::Host&, const FpsTask<double>&);
+template void pcl_clora::launch_farthest_point_sample(emulation::Host&, const FpsTask<double>&);
 #endif
 
 EMULATED_OP(farthest_point_sample) {
@@ -17,5 +17,5 @@ EMULATED_OP(farthest_point_sample) {
     task.num_samples = call.ints[2];
     task.start_index = call.ints[3];
     task.skip_origin = call.ints[4] != 0;
-    pcl_clora::farthest_point_sample(host, task);
+    pcl_clora::launch_farthest_point_sample(host, task);
 }

@@ -19,14 +19,14 @@ static pcl_clora::GatherTask<T> gather_task(const emulation::Call& call) {
 EMULATED_OP(gather_points) {
     auto task = gather_task<T>(call);
     task.out = static_cast<T*>(call.buffers[2]);
-    pcl_clora::gather<false>(host, task);
+    pcl_clora::launch_gather<false>(host, task);
 }
 
 EMULATED_OP(three_interpolate) {
     auto task = gather_task<T>(call);
     task.weight = static_cast<const T*>(call.buffers[2]);
     task.out = static_cast<T*>(call.buffers[3]);
-    pcl_clora::gather<true>(host, task);
+    pcl_clora::launch_gather<true>(host, task);
 }
 
 template <class T>
@@ -40,7 +40,7 @@ static void scatter(emulation::Host& host, const emulation::Call& call, int64_t 
     task.num_positions = call.ints[2] * corners;
     task.channels = call.ints[3];
     task.corners = corners;
-    pcl_clora::scatter(host, task, static_cast<const int64_t*>(call.buffers[1]));
+    pcl_clora::launch_scatter(host, task, static_cast<const int64_t*>(call.buffers[1]));
 }
 
 EMULATED_OP(gather_points_backward) { scatter<T>(host, call, 1); }

@@ -19,7 +19,7 @@ EMULATED_OP(knn) {
     task.lengths = static_cast<const int64_t*>(call.buffers[2]);
     task.dist2 = static_cast<T*>(call.buffers[3]);
     task.idx = static_cast<int64_t*>(call.buffers[4]);
-    pcl_clora::knn(host, task);
+    pcl_clora::launch_knn(host, task);
 }
 
 EMULATED_OP(group_points) {
@@ -39,7 +39,7 @@ EMULATED_OP(group_points) {
     sample.start_index = call.ints[4];
     sample.skip_origin = call.ints[5] != 0;
     sample.order_if_all = true;
-    pcl_clora::group_points(host, sample, search);
+    pcl_clora::launch_group_points(host, sample, search);
 }
 
 EMULATED_OP(ball_query) {
@@ -52,7 +52,7 @@ EMULATED_OP(ball_query) {
     task.num_queries = call.ints[2];
     task.num_samples = call.ints[3];
     task.radius = static_cast<T>(call.real);
-    pcl_clora::ball_query(host, task);
+    pcl_clora::launch_ball_query(host, task);
 }
 
 EMULATED_OP(chamfer_distance) {
@@ -66,6 +66,6 @@ EMULATED_OP(chamfer_distance) {
         task.num_points = static_cast<int32_t>(call.ints[2 - side]);
         task.dist2 = static_cast<T*>(call.buffers[2 + side]);
         task.idx = static_cast<int64_t*>(call.buffers[4 + side]);
-        pcl_clora::knn(host, task);
+        pcl_clora::launch_knn(host, task);
     }
 }
