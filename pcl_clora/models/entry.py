@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from pcl_clora.models.config import ModelConfig, Task
+from pcl_clora.models.key_map import KeyMap
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -59,6 +60,7 @@ class OfficialFiles:
             files.
         beside: pattern of keys of pre-training files that stand outside of that prefix.
         left_out: (pattern of keys, why no other network has a place for them).
+        hub_tables: kind of file -> official keys without `module.` and the names of the torch-pointcloud hub.
         trained_with: settings that the published weights were trained with where they differ from the
             defaults here; a model that did not set them adopts them with the weights.
     """
@@ -70,6 +72,7 @@ class OfficialFiles:
     wrappers: Mapping[str, str] = field(default_factory=dict)
     beside: str = "$"
     left_out: tuple[tuple[str, str], ...] = ()
+    hub_tables: Mapping[str, KeyMap] = field(default_factory=dict)
     trained_with: Mapping[str, str] = field(default_factory=dict)
 
 

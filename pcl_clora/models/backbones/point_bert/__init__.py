@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pcl_clora.models.backbones.point_bert.keys import HUB_TABLES
 from pcl_clora.models.backbones.point_bert.network import PointBERT, PointBERTConfig
 from pcl_clora.models.backbones.point_bert.pretraining import PointBERTPretraining
 from pcl_clora.models.backbones.point_bert.segmentation import PointBERTSegmenter
@@ -54,6 +55,7 @@ ENTRIES = (
                 (r"^dvae\.", "tokenizer (dVAE) of pre-training"),
                 (r"^(lm_head|cls_head)\.|^mask_token$", family_keys.PRETRAINING_ONLY),
             ),
+            hub_tables=HUB_TABLES,
             trained_with=family_keys.TRAINED_WITH,
         ),
     ),

@@ -9,6 +9,7 @@ from pcl_clora.models.layers.family_keys import (
     PATCH_EMBED_RULES,
     TRANSFORMER_RULES,
 )
+from pcl_clora.models.layers.hub_keys import hub_map, hub_patch_encoder, hub_transformer, same_names
 
 _BODY_RULES: tuple[Rule, ...] = (
     *PATCH_EMBED_RULES,
@@ -70,3 +71,25 @@ PRETRAINING_KEYS = KeyMap(
         *_TOKENIZER_RULES,
     )
 )
+HUB_TABLES: dict[str, KeyMap] = {
+    "Point-BERT pre-training": hub_map(
+        (
+            *same_names(
+                "transformer_q.", "", "cls_token", "cls_pos", "mask_token", "reduce_dim.", "lm_head."
+            ),
+            *hub_patch_encoder("transformer_q."),
+            *hub_transformer("transformer_q.", "", blocks="blocks"),
+            Rule("transformer_q.cls_head.0.", "cls_head.lins.0."),
+            Rule("transformer_q.cls_head.2.", "cls_head.lins.1."),
+        )
+    ),
+    "Point-BERT classification": hub_map(
+        (
+            *same_names("", "encoder.", "cls_token", "cls_pos", "reduce_dim."),
+            *hub_patch_encoder("", "encoder."),
+            *hub_transformer("", "encoder.", blocks="blocks"),
+            Rule("cls_head_finetune.0.", "head.lins.0."),
+            Rule("cls_head_finetune.3.", "head.lins.1."),
+        )
+    ),
+}

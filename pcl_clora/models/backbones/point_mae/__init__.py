@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from pcl_clora.models.backbones.point_mae.keys import HUB_TABLES
 from pcl_clora.models.backbones.point_mae.network import PointMAE, PointMAEConfig, PointMAETinyConfig
 from pcl_clora.models.backbones.point_mae.pretraining import TwoViewAutoencoder
 from pcl_clora.models.backbones.point_mae.segmentation import PointMAESegmenter
@@ -37,6 +38,7 @@ ENTRIES = (
             wrappers=family_keys.MASKED_AUTOENCODER,
             beside=family_keys.BESIDE_ENCODER,
             left_out=(*family_keys.DECODER_LEFT_OUT, (r"^project\.", family_keys.PRETRAINING_ONLY)),
+            hub_tables=HUB_TABLES,
             trained_with=family_keys.TRAINED_WITH,
         ),
     ),

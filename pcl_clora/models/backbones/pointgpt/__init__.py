@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from pcl_clora.models.backbones.pointgpt.keys import HUB_TABLES
 from pcl_clora.models.backbones.pointgpt.network import (
     PointGPT,
     PointGPTBConfig,
@@ -93,6 +94,7 @@ _FILES_OF_S = OfficialFiles(
         (r"^blocks\.increase_dim\.", "not used by the published network"),
         (r"^(sos_pos|blocks\.sos)$", "learned token, which this model does not have"),
     ),
+    hub_tables=HUB_TABLES,
     trained_with=family_keys.TRAINED_WITH,
 )
 ENTRIES = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pcl_clora.models.key_map import KeyMap, Rule
 from pcl_clora.models.layers.family_keys import CLASS_TOKEN_RULES, PATCH_EMBED_RULES, segmentation_rules
+from pcl_clora.models.layers.hub_keys import hub_head, hub_map, hub_patch_encoder, same_names
 
 _LARGE_PATCH_EMBED_RULES: tuple[Rule, ...] = (
     Rule("encoder.first_conv.0.", "patch_embed.linear0.", conv=True),
@@ -55,3 +56,47 @@ PRETRAINING_KEYS = KeyMap(PATCH_EMBED_RULES + _BODY_RULES)
 LARGE_CLASSIFICATION_KEYS = KeyMap(_LARGE_PATCH_EMBED_RULES + _BODY_RULES + _CLASSIFIER_RULES)
 LARGE_SEGMENTATION_KEYS = KeyMap(_LARGE_PATCH_EMBED_RULES + _BODY_RULES + _SEGMENTATION_RULES)
 LARGE_PRETRAINING_KEYS = KeyMap(_LARGE_PATCH_EMBED_RULES + _BODY_RULES)
+
+
+def _hub_body(official: str, *, large: bool) -> tuple[Rule, ...]:
+    """PointGPT's extractor and generator; `blocks.increase_dim` is unused and no hub file has it."""
+    return (
+        Rule(f"{official}sos_pos", "sos_pos"),
+        *hub_patch_encoder(official, large=large),
+        *(
+            Rule(f"{official}{stack}.layers.*.mlp.{theirs}.", f"{stack}.layers.*.mlp.lins.{ours}.")
+            for stack in ("blocks", "generator_blocks")
+            for theirs, ours in ((0, 0), (2, 1))
+        ),
+        *(
+            Rule(f"{official}{stack}.increase_dim.0.", f"{stack}.increase_dim.lins.0.", conv=True)
+            for stack in ("blocks", "generator_blocks")
+        ),
+        *(
+            rule
+            for stack in ("blocks", "generator_blocks")
+            for rule in same_names(
+                official,
+                "",
+                f"{stack}.sos",
+                f"{stack}.ln_f.",
+                f"{stack}.layers.*.ln_1.",
+                f"{stack}.layers.*.ln_2.",
+                f"{stack}.layers.*.attn.",
+            )
+        ),
+        Rule(f"{official}norm.", "norm."),
+    )
+
+
+_HUB_HEAD = (
+    *same_names("", "", "cls_token", "cls_pos"),
+    Rule("blocks.cls_norm.", "cls_norm."),
+    *hub_head("blocks.cls_head_finetune"),
+)
+HUB_TABLES: dict[str, KeyMap] = {
+    "PointGPT-S pre-training": hub_map(_hub_body("GPT_Transformer.", large=False)),
+    "PointGPT-S classification": hub_map((*_hub_body("", large=False), *_HUB_HEAD)),
+    "PointGPT-B/L pre-training": hub_map(_hub_body("GPT_Transformer.", large=True)),
+    "PointGPT-B/L classification": hub_map((*_hub_body("", large=True), *_HUB_HEAD)),
+}
