@@ -30,7 +30,8 @@ def doctor(
     from pcl_clora.report.show import plain_table
 
     system = [
-        [name, str(found[name])] for name in ("pcl_clora", "git", "python", "platform", "device", "threads")
+        [name, str(found[name])]
+        for name in ("pcl_clora", "git", "python", "platform", "device", "threads", "train.amp=auto")
     ]
     system += [[name, number] for name, number in found["versions"].items()]
     optional = [
@@ -58,9 +59,12 @@ def doctor(
 def diagnose(data: Path) -> dict[str, Any]:
     """Gather what `doctor` prints, in json types."""
     from pcl_clora.engine import choose_device, environment
+    from pcl_clora.engine.precision import choose_precision
 
+    device = choose_device("auto")
     return {
-        **environment(choose_device("auto")),
+        **environment(device),
+        "train.amp=auto": choose_precision("auto", device),
         "data": {str(folder): _state_of(folder) for folder in _folders(data)},
         "backends": _backends(),
         "optional": {name: {"version": _version(name), "enables": use} for name, use in OPTIONAL.items()},

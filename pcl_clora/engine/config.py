@@ -62,6 +62,14 @@ def _augment_name(name: str) -> str:
 AugmentName = Annotated[str, AfterValidator(_augment_name)]
 
 
+def _amp(value: Any) -> Any:
+    words = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
+    known = words.get(value.lower(), value) if isinstance(value, str) else value
+    if not isinstance(known, bool) and known != "auto":
+        raise UserValueError("use true, false or auto (bfloat16 where the device computes in it itself)")
+    return known
+
+
 class WeightsConfig(Config):
     """Where the backbone's weights come from."""
 
@@ -135,7 +143,9 @@ class TrainConfig(Config):
     """How the loop runs."""
 
     device: str = "auto"  # "auto" = the first GPU if there is one, else "cpu"
-    amp: bool = False  # forward pass in bfloat16 where it is safe
+    amp: Annotated[bool | Literal["auto"], BeforeValidator(_amp)] = (
+        False  # forward pass in bfloat16 where it is safe; auto: if the device computes in it itself
+    )
     ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0)  # evaluate a moving average of the weights; 0 = off
     checkpoint_every_steps: NonNegativeInt = 200  # besides the one after every epoch; 0 = only that
     eval_every_epochs: PositiveInt = 1  # how often, where an epoch is chosen or a curve drawn
@@ -250,9 +260,15 @@ def flatten(config: Config) -> dict[str, Any]:
     return flat
 
 
-def run_identity(cfg: RunConfig) -> dict[str, Any]:
-    """List the settings that decide a run's numbers; a resumed run must have the same ones."""
-    return {key: value for key, value in flatten(cfg).items() if key not in FREE_ON_RESUME}
+def run_identity(cfg: RunConfig, *, bfloat16: bool | None = None) -> dict[str, Any]:
+    """List the settings that decide a run's numbers; a resumed run must have the same ones.
+
+    Args:
+        cfg: the settings.
+        bfloat16: what train.amp comes to where the run is computed; None leaves it as it was given.
+    """
+    settings = {key: value for key, value in flatten(cfg).items() if key not in FREE_ON_RESUME}
+    return settings if bfloat16 is None else {**settings, "train.amp": bfloat16}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

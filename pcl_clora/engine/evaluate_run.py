@@ -12,6 +12,7 @@ from pcl_clora.config import ConfigError
 from pcl_clora.data import PointLoader, build_dataset
 from pcl_clora.engine.config import RunConfig, load_run_config
 from pcl_clora.engine.evaluate import evaluate
+from pcl_clora.engine.precision import precision_of_run, warn_if_emulated
 from pcl_clora.engine.run.folder import RunFolder
 from pcl_clora.engine.run.result import describe_data, describe_evaluation
 from pcl_clora.engine.setup import choose_device, load_run
@@ -71,6 +72,9 @@ def evaluate_run(
         raise ConfigError(
             f"The run was trained on other data: {what}; give the data it was trained on."
         ) from None
+    precision = precision_of_run(folder, cfg)
+    if precision == "bfloat16":
+        warn_if_emulated(next(model.parameters()).device, "give train.amp=false")
     start = time.monotonic()
     metrics = evaluate(
         model,
@@ -80,7 +84,7 @@ def evaluate_run(
         votes=cfg.protocol.votes,
         vote_augment=cfg.protocol.vote_augment,
         seed=cfg.seed,
-        amp=cfg.train.amp,
+        amp=precision == "bfloat16",
         reliability=True,
     )
     return {
@@ -90,6 +94,7 @@ def evaluate_run(
         "model": cfg.model.name,
         "seed": cfg.seed,
         "protocol": cfg.protocol.model_dump(mode="json"),
+        "precision": precision,
         "data": {
             **describe_data(cfg.data),
             "num_test": metrics.num_clouds,

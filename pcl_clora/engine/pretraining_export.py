@@ -15,6 +15,7 @@ from torch import Tensor
 from pcl_clora.config import ConfigError, config_hash, dump_yaml
 from pcl_clora.engine.config import RunConfig
 from pcl_clora.engine.events import read_metrics
+from pcl_clora.engine.precision import precision_of
 from pcl_clora.engine.run.folder import RunFolder
 from pcl_clora.engine.setup import load_run
 from pcl_clora.errors import UserValueError
@@ -119,7 +120,7 @@ def make_card(cfg: RunConfig, files: RunFolder, tensors: Mapping[str, Tensor], p
         "hours": round(result["train_seconds"] / 3600, 2),
         "device": env["device"],
         "threads": env["threads"],
-        "bfloat16": cfg.train.amp,
+        "bfloat16": precision_of(cfg, result) == "bfloat16",
         "reconstruction_loss": result["metrics"]["loss"],
         "probe": None if cfg.probe is None else cfg.probe.model_dump(mode="json"),
         "probes": probes,

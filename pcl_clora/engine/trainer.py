@@ -21,10 +21,12 @@ from pcl_clora.engine.events import RunLog
 from pcl_clora.engine.interrupt import PoliteStop, TrainingInterrupted
 from pcl_clora.engine.modes import autocast
 from pcl_clora.engine.optim import rate_at
+from pcl_clora.engine.precision import Precision, choose_precision, kept_precision, say_precision
 from pcl_clora.engine.progress import Event
 from pcl_clora.engine.randomness import deterministic_mode, make_generator, seed_everything
-from pcl_clora.engine.run.checkpoint import load_checkpoint
+from pcl_clora.engine.run.checkpoint import read_checkpoint, refuse_another_run
 from pcl_clora.engine.run.folder import RunFolder, environment
+from pcl_clora.engine.run.lock import RunLock
 from pcl_clora.engine.run.result import RunResult, describe_result
 from pcl_clora.engine.run.state import RunState
 from pcl_clora.engine.setup import RunParts, adapt, choose_device, describe_plan, make_parts
@@ -46,6 +48,7 @@ class Trainer:
         on_event: called with every event, a mapping with "kind": "message", "train", "epoch", "eval" or
             "result". Train, epoch and eval events also stand in metrics.jsonl.
         model: a ready backbone made from cfg.model, used and changed in place instead of building one.
+        precision: what train.amp=auto is to mean in a run that begins, where that is known from another one.
 
     Example:
         >>> result = Trainer(load_run_config("cfgs/demo/clora.yaml")).fit()
@@ -57,6 +60,7 @@ class Trainer:
     device: torch.device
     parts: RunParts  # from the beginning of `fit` on, as all that follow
     state: RunState  # that of the parts
+    precision: Precision
     _log: RunLog
     _stop: PoliteStop
     _env: dict[str, Any]
@@ -69,6 +73,7 @@ class Trainer:
         resume: Literal["auto", "never"] = "auto",
         on_event: Callable[[Event], None] | None = None,
         model: nn.Module | None = None,
+        precision: Precision | None = None,
     ) -> None:
         if resume not in ("auto", "never"):
             raise UserValueError(f"resume={resume!r}; use 'auto' or 'never'.")
@@ -76,6 +81,7 @@ class Trainer:
         self.folder = RunFolder(Path(run_dir) if run_dir is not None else Path(cfg.output) / cfg.name)
         self.device = choose_device(cfg.train.device)
         self._resume, self._on_event, self._given = resume, on_event, model
+        self._asked = precision if cfg.train.amp == "auto" else None
 
     def fit(self) -> RunResult:
         """Run, or go on, to the end.
@@ -85,12 +91,14 @@ class Trainer:
 
         Raises:
             ConfigError: if settings and data do not fit together.
+            RunLockedError: if another process trains in the folder.
             CheckpointError: if the folder holds a damaged checkpoint or one of another run.
             NonFiniteLossError: if loss or gradient is not finite; batch and state are saved.
             TrainingInterrupted: after Ctrl-C; the run is saved and goes on with the same command.
         """
         self._log = RunLog(self.folder.metrics, self.cfg.train.progress, self._on_event)
-        with PoliteStop() as self._stop, deterministic_mode(self.cfg.deterministic):
+        deterministic = deterministic_mode(self.cfg.deterministic)
+        with RunLock(self.folder.path), PoliteStop() as self._stop, deterministic:
             try:
                 self._prepare()
                 self._log.start(self.cfg.optim.epochs, self.parts.data.train.num_batches, self.state.step)
@@ -102,20 +110,25 @@ class Trainer:
 
     def _prepare(self) -> None:
         """Write what is known, build everything, and take over the checkpoint."""
-        cfg, identity = self.cfg, run_identity(self.cfg)
+        cfg, device, checkpoint = self.cfg, self.device, self.folder.checkpoint
+        self.precision = self._asked or choose_precision(cfg.train.amp, device)
         saved = None
-        if self._resume == "auto" and self.folder.holds_a_run():
-            saved = load_checkpoint(self.folder.checkpoint, identity)  # refuses before anything is written
+        if self._resume == "auto" and self.folder.holds_a_run():  # refused before anything is written
+            saved, owner = read_checkpoint(checkpoint)
+            self.precision = kept_precision(cfg, owner, device)
+            refuse_another_run(checkpoint, owner, self._identity())
         else:
             self.folder.clear()
-        self._env = environment(self.device)
+        self._env = environment(device)
         self.folder.begin(cfg, self._env)
+        if told := say_precision(self.precision, device, cfg.train.amp):
+            self._log.tell({"kind": "message", "text": told})
         seed_everything(cfg.seed)
         model, report = adapt(cfg, self._given)
         write_json(self.folder.plan, describe_plan(model, report))
         if report is not None:
             self._log.tell({"kind": "message", "text": str(report)})
-        self.parts = make_parts(cfg, model, self.device, identity)
+        self.parts = make_parts(cfg, model, device, self._identity())
         self.state = self.parts.state
         if saved is not None:
             self.parts.snapshot.restore(saved)
@@ -123,6 +136,9 @@ class Trainer:
         self._log.open(saved["metrics_bytes"] if saved else 0, board, self.state.step)
         model.train()
         self.state.start_clock()
+
+    def _identity(self) -> dict[str, Any]:
+        return run_identity(self.cfg, bfloat16=self.precision == "bfloat16")
 
     def _run_epoch(self) -> None:
         """Train what is left of the epoch, evaluate where due, save."""
@@ -153,7 +169,7 @@ class Trainer:
         lr = rate_at(state.epoch, state.batch, self.parts.data.train.num_batches, cfg.optim)
         for group in self.parts.optimizer.param_groups:
             group["lr"] = lr
-        with autocast(self.device, cfg.train.amp):
+        with autocast(self.device, self.precision == "bfloat16"):
             logits = task.run(self.parts.model, batch)
         terms = task.loss(logits, batch, self.parts.model.extra_losses(), cfg.optim.label_smoothing)
         numbers = terms.log()
@@ -259,7 +275,7 @@ class Trainer:
             votes=cfg.protocol.votes,
             vote_augment=cfg.protocol.vote_augment,
             seed=cfg.seed,
-            amp=cfg.train.amp,
+            amp=self.precision == "bfloat16",
             reliability=purpose == "result",
         )
         epoch = min(self.state.epoch, cfg.optim.epochs - 1)
@@ -278,7 +294,7 @@ class Trainer:
         metrics = self._evaluate("test", "result")
         seconds = time.monotonic() - start
         parts = (self.cfg, self.parts.data, self.parts.model, metrics, self.state, self._env)
-        result = describe_result(*parts, test_seconds=seconds)
+        result = describe_result(*parts, precision=self.precision, test_seconds=seconds)
         told = ("config_hash", "protocol", "seed", "augment", "git", "metrics", "best")
         header = {key: result[key] for key in told}
         header["metrics"] = {key: value for key, value in result["metrics"].items() if key not in ONLY_RESULT}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_clora.engine.config import differences, run_identity
+from pcl_clora.engine.precision import precision_of
 from pcl_clora.engine.run.result import describe_data
 from pcl_clora.engine.tasks import Headline, headlines
 from pcl_clora.io import refuse_overwriting_inputs, write_text
@@ -273,7 +274,9 @@ def _mean_and_deviation(mean: float, deviation: float | None) -> str:
 
 def _settings(run: RunRecord) -> dict[str, Any]:
     """Everything that makes a row of its own."""
-    return {key: value for key, value in run_identity(run.cfg).items() if key not in WITHOUT_MEANING}
+    bfloat16 = precision_of(run.cfg, run.result) == "bfloat16"  # what train.amp=auto came to
+    settings = run_identity(run.cfg, bfloat16=bfloat16)
+    return {key: value for key, value in settings.items() if key not in WITHOUT_MEANING}
 
 
 def _group(runs: Sequence[RunRecord]) -> list[tuple[list[RunRecord], bool]]:

@@ -68,16 +68,41 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any] | None = None) -> di
         CheckpointError: if the file is missing, torn, of another format, or of another run; the message names
             the difference and the remedy.
     """
-    header, tensors = _read(path)
+    tree, owner = read_checkpoint(path)
     if identity is not None:
-        different = differences(header["identity"], identity)
-        if different:
-            shown = "\n  ".join(different[:20])
-            raise CheckpointError(
-                f"{path} belongs to another run. Checkpoint -> now:\n  {shown}\nGo back to those settings, "
-                "choose another run folder (name=...), or start over with --resume never."
-            )
-    return cast(dict[str, Any], _unpack(header["tree"], tensors))
+        refuse_another_run(path, owner, identity)
+    return tree
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a checkpoint and check that it is whole: its tree, and the identity that it was saved with.
+
+    Raises:
+        CheckpointError: if the file is missing, torn or of another format.
+    """
+    header, tensors = _read(path)
+    return cast(dict[str, Any], _unpack(header["tree"], tensors)), header["identity"]
+
+
+def refuse_another_run(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on from a checkpoint of other settings.
+
+    Args:
+        path: of the checkpoint, for the message.
+        before: flat mapping of what it belongs to.
+        now: the same of what is to go on.
+
+    Raises:
+        CheckpointError: naming what differs.
+    """
+    different = differences(before, now)
+    if different:
+        shown = "\n  ".join(different[:20])
+        more = f"\n  and {len(different) - 20} more" if len(different) > 20 else ""
+        raise CheckpointError(
+            f"{path} belongs to another run. Checkpoint -> now:\n  {shown}{more}\nGo back to those "
+            "settings and data, choose another run folder (name=...), or start over with --resume never."
+        )
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -15,7 +15,7 @@ import pcl_clora
 from pcl_clora import ops
 from pcl_clora.config import dump_yaml
 from pcl_clora.engine.config import RunConfig
-from pcl_clora.io import write_json, write_text
+from pcl_clora.io import read_json, write_json, write_text
 
 PACKAGES = ("torch", "numpy", "h5py", "pydantic", "pyyaml", "safetensors", "rich", "timm", "tensorboard")
 
@@ -78,6 +78,14 @@ class RunFolder:
         """Write settings and environment."""
         write_text(self.config, dump_yaml(cfg))
         write_json(self.env, env)
+
+    def read_result(self) -> dict[str, Any]:
+        """Read what came out.
+
+        Raises:
+            DataError: if the file is missing or damaged.
+        """
+        return read_json(self.result)
 
     def holds_a_run(self) -> bool:
         """Tell whether there is a checkpoint to go on from, or a result that starting over would lose."""
