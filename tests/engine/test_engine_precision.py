@@ -154,7 +154,7 @@ def test_a_report_never_averages_two_precisions(tmp_path, native) -> None:
 
 def test_folds_are_all_of_the_precision_of_the_first(tmp_path, native) -> None:
     def run(folds: Sequence[int]) -> None:
-        few = {"optim": {"epochs": 1, "batch_size": 2}, "output": str(tmp_path)}
+        few = {"optim": {"epochs": 1, "batch_size": 2}, "output": str(tmp_path), "data": {"test_size": 60}}
         run_fewshot(tiny_config(AUTO, few), ways=3, shots=2, folds=folds)
 
     native(False)
