@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from pcl_clora.handover import registered_by
+
 __version__ = "0.1.0"
 
 _PUBLIC = {
@@ -26,6 +28,8 @@ _PUBLIC = {
 }
 
 __all__ = ["__version__", *_PUBLIC]
+
+registered_by("the reader of runs", lambda: import_module("pcl_clora.engine"))
 
 
 def __getattr__(name: str) -> Any:

@@ -427,6 +427,22 @@ class AdaptedModel(nn.Module):
         """Map names of the state_dict to names in the adapter's file; see `keys.file_keys`."""
         return file_keys(self, self._require_active("map its names"))
 
+    def backbone_tensors(self) -> dict[str, Tensor]:
+        """List the live tensors of the bare backbone, by the names it has without adapters.
+
+        Where the active adapter has copies of its own, these are the backbone's, which wait in `originals`.
+
+        Raises:
+            AdapterStateError: if an adapter is merged.
+        """
+        self._require_unmerged("reach the backbone's tensors")
+        before = self._active
+        self._install(None)
+        try:
+            return base_tensors(self.base)
+        finally:
+            self._install(before)
+
     def base_hash(self) -> str:
         """Return the SHA-256 over the tensors of the backbone that the active adapter does not carry."""
         name = self._require_active("hash its base")

@@ -134,7 +134,7 @@ def _dry_run(cfg: RunConfig) -> None:
 def missing_files(cfg: RunConfig) -> list[str]:
     """Say what a run needs and does not find, one message each; reads names and headers only."""
     from pcl_clora.data import check_headers
-    from pcl_clora.models.weights._sources import missing_source
+    from pcl_clora.models.weights.load import missing_source
 
     missing = [f"{finding.file}: {finding.message}" for finding in check_headers(cfg.data)]
     if cfg.weights.path and (problem := missing_source(cfg.weights.path)):

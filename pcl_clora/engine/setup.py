@@ -32,6 +32,7 @@ from pcl_clora.engine.run.snapshot import Snapshot
 from pcl_clora.engine.run.state import RunState
 from pcl_clora.engine.tasks import TASKS, Task, make_task
 from pcl_clora.models import LoadReport, build_model, load_weights
+from pcl_clora.models.weights.load import register_run_reader
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def make_backbone(cfg: RunConfig) -> tuple[nn.Module, LoadReport | None]:
 
 
 def weights_of_run(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of the best model of a finished run, merged; `load_weights` asks for them here.
+    """Return the tensors of the best model of a finished run, merged; registered with `load_weights`.
 
     Raises:
         ConfigError: if the folder holds no finished run.
@@ -113,6 +114,9 @@ def weights_of_run(folder: Path) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         _, model = load_run(folder)
     return model.merge_and_unload().state_dict()
+
+
+register_run_reader(weights_of_run)
 
 
 def load_run(folder: str | Path) -> tuple[RunConfig, AdaptedModel]:

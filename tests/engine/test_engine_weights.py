@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -35,6 +36,14 @@ def test_a_model_starts_from_the_folder_of_a_finished_run(tmp_path: Path) -> Non
     again = create_model("point_mae", weights=tmp_path / "run", **SIZES)
     assert all(torch.equal(value, merged[name]) for name, value in again.state_dict().items())
     assert compare_weights(tmp_path / "run", tmp_path / "run").changes == ()
+    alone = (
+        "import sys; from pcl_clora.models import create_model, load_weights;"
+        "early = 'pcl_clora.engine' in sys.modules;"
+        f"model = create_model('point_mae', **{SIZES!r});"
+        f"print(early, len(load_weights(model, {str(tmp_path / 'run')!r}).matched))"
+    )
+    made = subprocess.run([sys.executable, "-c", alone], capture_output=True, check=True, text=True)
+    assert made.stdout.split() == ["False", str(len(merged))]
 
 
 def test_a_config_names_an_id_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

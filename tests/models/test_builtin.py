@@ -17,8 +17,8 @@ from pcl_clora.config import ConfigError, build, config_hash
 from pcl_clora.engine import RunConfig, Trainer, load_run, load_run_config
 from pcl_clora.engine import pretraining_export as export
 from pcl_clora.models import WeightsError, builtin, create_model, load_weights, parse_model_config
-from pcl_clora.models.weights._sources import missing_source
 from pcl_clora.models.weights.inspect import inspect_weights
+from pcl_clora.models.weights.load import missing_source
 
 SIZES: dict[str, Any] = {
     "embed_dim": 24,

@@ -41,13 +41,17 @@ class Match:
     too_deep: tuple[str, ...]
 
 
-def match(model: nn.Module, checkpoint: Checkpoint) -> Match:
+def match(model: nn.Module, own: Mapping[str, Tensor], checkpoint: Checkpoint) -> Match:
     """Sort the tensors of a file; nothing is read and nothing changed.
 
     The keys may be official ones, those of the hub, or ours: whichever places more of them. A head for
     another number of classes is left out as a whole.
+
+    Args:
+        model: a plain backbone.
+        own: its tensors by their names.
+        checkpoint: the file.
     """
-    own = model.state_dict()
     naming, names, official = _place(model, checkpoint, own)
     unwrapped = {key: unwrap(name) for key, name in official.items()}
     shapes = {unwrapped[key]: checkpoint.like(key).shape for key in checkpoint.tensors}

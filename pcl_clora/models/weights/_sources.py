@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from pcl_clora.handover import call_registrar
 from pcl_clora.models.builtin import BUILTIN, builtin_file, list_builtin, only_builtin
 from pcl_clora.models.weights._containers import Checkpoint, open_checkpoint
 from pcl_clora.models.weights.hub import HUB_PREFIX, cached_path, fetch
 
-# The engine rebuilds runs and stands above this layer, so that it is named here and found when needed.
-RUN_READER = "pcl_clora.engine.setup:weights_of_run"
 RUN_CONFIG = "config.yaml"
+RunReader = Callable[[Path], Mapping[str, Tensor]]
+_run_readers: list[RunReader] = []
+
+
+def register_run_reader(reader: RunReader) -> None:
+    """Make known what turns the folder of a finished run into the tensors of its best model, merged."""
+    _run_readers[:] = [reader]
 
 
 @dataclass(frozen=True)
@@ -77,8 +84,9 @@ def open_source(source: str | Path | Mapping[str, Any], config: object = None) -
         fetched = fetch(str(source))
         return Source(str(source), open_checkpoint(fetched.path), fetched.notes)
     if (Path(source) / RUN_CONFIG).is_file():
-        module, _, name = RUN_READER.partition(":")
-        tensors = getattr(import_module(module), name)(Path(source))
+        if not _run_readers:
+            call_registrar("the reader of runs")
+        tensors = _run_readers[0](Path(source))
         return Source(str(source), open_checkpoint(tensors), ("best model of a finished run, merged",))
     checkpoint = open_checkpoint(source)
     return Source(checkpoint.source, checkpoint)

@@ -1,10 +1,11 @@
 """Load weights safely and say exactly what was loaded: matched, missing, unexpected, and why.
 
-The tables stand elsewhere: containers.py, origins.py, hub_names.py and the models' `official_keys`.
+The tables stand elsewhere: `_containers.py`, `_left_out.py`, `_hub_names.py` and the models' `official_keys`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,15 +13,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pcl_clora.models.errors import WeightsError
 from pcl_clora.models.weights._containers import Checkpoint, read_state_dict
 from pcl_clora.models.weights._match import Match, advice, count_not_finite, match
 from pcl_clora.models.weights._naming import native_name
-from pcl_clora.models.weights._sources import Source, open_source
+from pcl_clora.models.weights._sources import Source, missing_source, open_source, register_run_reader
+from pcl_clora.models.weights._target import Target, target_of
 
-__all__ = ["LoadReport", "WeightsError", "load_weights", "native_name", "preview", "read_state_dict"]
+__all__ = [
+    "LoadReport",
+    "WeightsError",
+    "load_weights",
+    "missing_source",
+    "native_name",
+    "preview",
+    "read_state_dict",
+    "register_run_reader",
+]
+
+_log = logging.getLogger("pcl_clora")
 
 
 @dataclass(frozen=True)
@@ -82,8 +95,11 @@ def load_weights(
     layer. A head for another number of classes is left out as a whole. Missing head and class tokens are
     normal for pre-trained files. One tensor of a safetensors file is in memory at a time.
 
+    Below an adapter the backbone's own tensors are filled. Parts that the active adapter has copies of (its
+    head, class tokens, ...) keep the adapter's values while it is active, which the report and the log say.
+
     Args:
-        model: a model of `create_model`.
+        model: a model of `create_model`, or an adapted one.
         source: path of a weights file; folder of a finished run; "hub:<id>", see `list_pretrained`;
             "builtin", those in the package; or a state dict, also inside one of the known containers.
         allow_partial: accept a file that leaves tensors of the backbone unfilled, or that has more blocks.
@@ -92,21 +108,21 @@ def load_weights(
         The report; print it.
 
     Raises:
-        WeightsError: if the model carries an adapter, nothing matches, a backbone tensor is missing (unless
-            allow_partial), a shape differs, a value is nan, infinite or too large for the model's dtype, or
-            the file is refused (see `models.containers`). The model
-            is then unchanged.
+        WeightsError: if nothing matches, a backbone tensor is missing (unless allow_partial), a shape
+            differs, a value is nan, infinite or too large for the model's dtype, or the file is refused (see
+            `open_source`). The model is then unchanged.
+        AdapterStateError: if an adapter is merged into the model.
     """
-    opened = open_source(source, getattr(model, "config", None))
-    _refuse_adapted(model, opened.label)
-    matched = match(model, opened.checkpoint)
-    _refuse(model, opened.label, matched, len(opened.checkpoint.tensors), allow_partial)
-    _refuse_values(model, opened, matched)
-    own, tensors = model.state_dict(), opened.checkpoint.tensors
+    target, opened, matched = _match(model, source, allow_partial)
+    _refuse_values(target, opened, matched)
+    own, tensors = target.tensors, opened.checkpoint.tensors
     with torch.no_grad():
         for name, key in matched.found.items():
             own[name].copy_(tensors[key].reshape(own[name].shape))
-    return _report(model, opened, matched)
+    report = _report(target, opened, matched)
+    if target.kept(matched.found):
+        _log.warning("%s: %s.", report.source, report.notes[-1])
+    return report
 
 
 def preview(
@@ -117,14 +133,22 @@ def preview(
     Raises:
         WeightsError: as `load_weights`, except for nan and infinity.
     """
-    opened = open_source(source, getattr(model, "config", None))
-    matched = match(model, opened.checkpoint)
-    _refuse(model, opened.label, matched, len(opened.checkpoint.tensors), allow_partial)
-    return _report(model, opened, matched)
+    return _report(*_match(model, source, allow_partial))
 
 
-def _report(model: nn.Module, opened: Source, matched: Match) -> LoadReport:
-    own = model.state_dict()
+def _match(
+    model: nn.Module, source: str | Path | Mapping[str, Any], allow_partial: bool
+) -> tuple[Target, Source, Match]:
+    """Open weights and find their places; refuse what does not fit by names and shapes."""
+    target = target_of(model)
+    opened = open_source(source, target.config)
+    matched = match(target.model, target.tensors, opened.checkpoint)
+    _refuse(target.model, opened.label, matched, len(opened.checkpoint.tensors), allow_partial)
+    return target, opened, matched
+
+
+def _report(target: Target, opened: Source, matched: Match) -> LoadReport:
+    own = target.tensors
     return LoadReport(
         source=opened.label,
         container=opened.checkpoint.container,
@@ -133,8 +157,8 @@ def _report(model: nn.Module, opened: Source, matched: Match) -> LoadReport:
         unexpected=dict(matched.unexpected),
         holds=str(matched.identity),
         naming=matched.naming,
-        cast=_casts(model, opened.checkpoint, matched),
-        notes=opened.notes + _method_note(matched),
+        cast=_casts(own, opened.checkpoint, matched),
+        notes=opened.notes + _method_note(matched) + _copies_note(target, matched),
     )
 
 
@@ -145,25 +169,24 @@ def _method_note(matched: Match) -> tuple[str, ...]:
     return (f"what {method} added is left out: the model computes what the file's base alone computes",)
 
 
-def _casts(model: nn.Module, checkpoint: Checkpoint, matched: Match) -> dict[str, int]:
-    own = model.state_dict()
+def _copies_note(target: Target, matched: Match) -> tuple[str, ...]:
+    kept = target.kept(matched.found)
+    if not kept:
+        return ()
+    shown = ", ".join(kept[:4]) + (f" and {len(kept) - 4} more" if len(kept) > 4 else "")
+    return (
+        f"the active adapter has copies of its own of {shown}, which keep their values; the backbone's own, "
+        "which run while no adapter is active, were filled",
+    )
+
+
+def _casts(own: Mapping[str, Tensor], checkpoint: Checkpoint, matched: Match) -> dict[str, int]:
     kinds = Counter(
         f"{checkpoint.like(key).dtype} to {own[name].dtype}".replace("torch.", "")
         for name, key in matched.found.items()
         if checkpoint.like(key).dtype != own[name].dtype
     )
     return dict(kinds)
-
-
-def _refuse_adapted(model: nn.Module, label: str) -> None:
-    """Refuse a model whose layers were replaced, since its tensors are called differently."""
-    if isinstance(getattr(model, "base", None), nn.Module) or any(
-        ".base_layer." in name for name in model.state_dict()
-    ):
-        raise WeightsError(
-            f"{label}: the model ({type(model).__name__}) carries an adapter; load weights into the plain "
-            "model, before attach_adapter(), or merge the adapter first."
-        )
 
 
 def _refuse(model: nn.Module, label: str, matched: Match, num_keys: int, allow_partial: bool) -> None:
@@ -193,9 +216,9 @@ def _refuse(model: nn.Module, label: str, matched: Match, num_keys: int, allow_p
         )
 
 
-def _refuse_values(model: nn.Module, opened: Source, matched: Match) -> None:
+def _refuse_values(target: Target, opened: Source, matched: Match) -> None:
     """Refuse what cannot be cast, and nan or infinity in what would be loaded; reads each tensor once."""
-    own, checkpoint = model.state_dict(), opened.checkpoint
+    own, checkpoint = target.tensors, opened.checkpoint
     for name, key in matched.found.items():
         like = checkpoint.like(key)
         kind = like.dtype
