@@ -1,4 +1,7 @@
-"""A backbone with adapters: activate, route, merge, and say what training changes."""
+"""A backbone with adapters: activate, route, merge, and say what training changes.
+
+It is long because one class keeps the state that every switch of adapters must leave consistent.
+"""
 
 from __future__ import annotations
 
