@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pcl_clora.models.layers import product
+from pcl_clora.models.layers.product import Linear
+
 
 class EdgeConv(nn.Module):
     """A linear layer over the edges from every patch to its neighbours, normalised, and their maximum.
@@ -26,7 +29,7 @@ class EdgeConv(nn.Module):
         self, in_features: int, out_features: int, *, num_norm_groups: int = 4, slope: float = 0.2
     ) -> None:
         super().__init__()
-        self.linear = nn.Linear(2 * in_features, out_features, bias=False)
+        self.linear = Linear(2 * in_features, out_features, bias=False)
         self.norm = nn.GroupNorm(num_norm_groups, out_features)
         self.slope = slope
         self.published = False
@@ -49,7 +52,7 @@ class EdgeConv(nn.Module):
             edges = self.linear(torch.cat([sources[batch, idx] - own, own], dim=3))
         else:
             of_difference, of_self = self.linear.weight.split(queries.shape[2], dim=1)
-            edges = F.linear(sources, of_difference)[batch, idx]
-            edges = edges + F.linear(queries, of_self - of_difference)[:, :, None]
+            edges = product.linear(sources, of_difference)[batch, idx]
+            edges = edges + product.linear(queries, of_self - of_difference)[:, :, None]
         edges = self.norm(edges.view(b, q * k, -1).transpose(1, 2))
         return F.leaky_relu(edges, self.slope).unflatten(2, (q, k)).amax(dim=3).transpose(1, 2)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from pcl_clora.models.layers.product import Linear
+
 
 class ClassificationHead(nn.Sequential):
     """Three linear layers with BatchNorm, ReLU and dropout between them: the family's `cls_head_finetune`.
@@ -19,14 +21,14 @@ class ClassificationHead(nn.Sequential):
 
     def __init__(self, in_features: int, num_classes: int, *, width: int = 256, dropout: float = 0.5) -> None:
         super().__init__(
-            nn.Linear(in_features, width),
+            Linear(in_features, width),
             nn.BatchNorm1d(width),
             nn.ReLU(inplace=True),
             nn.Dropout(dropout),
-            nn.Linear(width, width),
+            Linear(width, width),
             nn.BatchNorm1d(width),
             nn.ReLU(inplace=True),
             nn.Dropout(dropout),
-            nn.Linear(width, num_classes),
+            Linear(width, num_classes),
         )
         self.num_classes = num_classes

@@ -18,6 +18,7 @@ from pcl_clora.models.interface import Tokens
 from pcl_clora.models.key_map import KeyMap
 from pcl_clora.models.layers.family_keys import DECODER_RULES, PATCH_EMBED_RULES, TRANSFORMER_RULES
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
+from pcl_clora.models.layers.product import Linear
 from pcl_clora.models.layers.transformer import Block, NoPrefix
 
 
@@ -203,7 +204,7 @@ class MaskedAutoencoder(WithoutClassifier, PatchTransformer):
         self.decoder_pos_embed = self.make_decoder_pos_embed()
         heads = settings.decoder_heads or config.num_heads
         self.decoder = Decoder(dim, settings.decoder_depth, heads, config.mlp_ratio, config.drop_path)
-        self.rebuild = nn.Linear(dim, 3 * config.group_size)
+        self.rebuild = Linear(dim, 3 * config.group_size)
         self.interface = self.describe()
 
     def make_prefix(self) -> nn.Module:

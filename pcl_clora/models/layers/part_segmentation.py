@@ -20,7 +20,9 @@ from pcl_clora import ops
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.config import TransformerConfig
 from pcl_clora.models.interface import ModelInterface, Tokens
+from pcl_clora.models.layers import product
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
+from pcl_clora.models.layers.product import Linear
 from pcl_clora.models.layers.transformer import NoPrefix, folded_linear
 
 LABEL_SLOPE = 0.2  # of the LeakyReLU behind the embedding of a category
@@ -103,8 +105,8 @@ class FeaturePropagation(nn.Module):
     ) -> None:
         super().__init__()
         first, second = widths
-        self.linear1 = nn.Linear(num_extra + 3 + in_features, first)
-        self.linear2 = nn.Linear(first, second)
+        self.linear1 = Linear(num_extra + 3 + in_features, first)
+        self.linear2 = Linear(first, second)
         self.norm1 = nn.BatchNorm1d(first)
         self.norm2 = nn.BatchNorm1d(second)
         self.num_extra = num_extra
@@ -137,12 +139,12 @@ class FeaturePropagation(nn.Module):
         of_extra, of_xyz, of_features = matrix.split(
             [self.num_extra, 3, matrix.shape[1] - 3 - self.num_extra], dim=1
         )
-        x = F.linear(points, of_xyz, bias)
-        projected = F.linear(features, of_features).to(weight.dtype)  # no operator takes bfloat16
+        x = product.linear(points, of_xyz, bias)
+        projected = product.linear(features, of_features).to(weight.dtype)  # no operator takes bfloat16
         x = x + ops.three_interpolate(projected, idx, weight)
         if extra is not None:
-            x = x + F.linear(extra, of_extra)[:, None]
-        return second.finish(F.linear(first.finish(x), *second.weights()))
+            x = x + product.linear(extra, of_extra)[:, None]
+        return second.finish(product.linear(first.finish(x), *second.weights()))
 
 
 class CategoryEmbedding(nn.Module):
@@ -150,7 +152,7 @@ class CategoryEmbedding(nn.Module):
 
     def __init__(self, num_categories: int, width: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(num_categories, width, bias=False)
+        self.linear = Linear(num_categories, width, bias=False)
         self.norm = nn.BatchNorm1d(width)
 
     def forward(self, category: Tensor) -> Tensor:
@@ -197,12 +199,12 @@ class SegmentationHead(nn.Module):
         self.label = CategoryEmbedding(num_categories, label_width)
         self.propagation = FeaturePropagation(in_features, propagation_widths, fold=fold)
         num_global = 2 * in_features + extra_features + label_width
-        self.linear1 = nn.Linear(propagation_widths[1] + num_global, first)
+        self.linear1 = Linear(propagation_widths[1] + num_global, first)
         self.norm1 = nn.BatchNorm1d(first)
         self.dropout = nn.Dropout(dropout)
-        self.linear2 = nn.Linear(first, second)
+        self.linear2 = Linear(first, second)
         self.norm2 = nn.BatchNorm1d(second)
-        self.linear3 = nn.Linear(second, num_parts)
+        self.linear3 = Linear(second, num_parts)
         self.num_parts, self.num_categories = num_parts, num_categories
         self.fold = fold
         self.published = False
@@ -235,9 +237,9 @@ class SegmentationHead(nn.Module):
             return self.linear3(second.published(self.dropout(x)))
         matrix, bias = first.weights()
         own = x.shape[-1]
-        x = F.linear(x, matrix[:, :own]) + F.linear(shared, matrix[:, own:], bias)[:, None]
+        x = product.linear(x, matrix[:, :own]) + product.linear(shared, matrix[:, own:], bias)[:, None]
         x = self.dropout(first.finish(x))
-        return self.linear3(second.finish(F.linear(x, *second.weights())))
+        return self.linear3(second.finish(product.linear(x, *second.weights())))
 
 
 class Fetched(NamedTuple):

@@ -19,6 +19,7 @@ from pcl_clora.models.config import TransformerConfig
 from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.key_map import KeyMap
 from pcl_clora.models.layers.heads import ClassificationHead
+from pcl_clora.models.layers.product import Linear
 from pcl_clora.models.layers.transformer import Block, PatchEncoder, PrefixTokens
 
 
@@ -60,11 +61,11 @@ class PatchTransformer(nn.Module):
     def make_reduce_dim(self) -> nn.Module:
         """Build what brings a patch (B, G, C) to the width of a token (B, G, D); nothing for equal widths."""
         dim, encoder_dim = self.config.embed_dim, self.config.encoder_dim or self.config.embed_dim
-        return nn.Linear(encoder_dim, dim) if encoder_dim != dim else nn.Identity()
+        return Linear(encoder_dim, dim) if encoder_dim != dim else nn.Identity()
 
     def make_pos_embed(self) -> nn.Module:
         """Build what turns centres (B, G, 3) into positions (B, G, D)."""
-        return nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, self.config.embed_dim))
+        return nn.Sequential(Linear(3, 128), nn.GELU(), Linear(128, self.config.embed_dim))
 
     def make_prefix(self) -> nn.Module:
         """Build the learned tokens that stand before the patches."""

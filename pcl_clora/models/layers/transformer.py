@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcl_clora.models.interface import Tokens
+from pcl_clora.models.layers import product
+from pcl_clora.models.layers.product import Linear
 
 
 def pool_max_mean(x: Tensor) -> Tensor:
@@ -48,8 +50,8 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=False)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D); mask (T, T) is True where the row's token may look at the column's."""
@@ -65,9 +67,9 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.q = nn.Linear(dim, dim, bias=False)
-        self.kv = nn.Linear(dim, 2 * dim, bias=False)
-        self.proj = nn.Linear(dim, dim)
+        self.q = Linear(dim, dim, bias=False)
+        self.kv = Linear(dim, 2 * dim, bias=False)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """Queries from x (B, S, D), keys and values from context (B, T, D) -> (B, S, D)."""
@@ -84,9 +86,9 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
+        self.fc1 = Linear(dim, hidden)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
@@ -178,12 +180,12 @@ class PatchEncoder(nn.Module):
     def __init__(self, out_dim: int, widths: Sequence[int] = (128, 256, 512), *, fold: bool = True) -> None:
         super().__init__()
         w0, w1, w2 = widths
-        self.linear1 = nn.Linear(3, w0)
+        self.linear1 = Linear(3, w0)
         self.norm1 = nn.BatchNorm1d(w0)
-        self.linear2 = nn.Linear(w0, w1)
-        self.linear3 = nn.Linear(2 * w1, w2)
+        self.linear2 = Linear(w0, w1)
+        self.linear3 = Linear(2 * w1, w2)
         self.norm2 = nn.BatchNorm1d(w2)
-        self.linear4 = nn.Linear(w2, out_dim)
+        self.linear4 = Linear(w2, out_dim)
         self.fold = fold
         self.published = False
 
@@ -208,12 +210,12 @@ class PatchEncoder(nn.Module):
         split = x.shape[1]
         if self._folds():
             weight, bias = folded_linear(self.linear3, self.norm2)
-            shared = F.linear(pooled, weight[:, :split], bias)
-            x = _add_to_groups(F.linear(x, weight[:, split:]), shared, k)
+            shared = product.linear(pooled, weight[:, :split], bias)
+            x = _add_to_groups(product.linear(x, weight[:, split:]), shared, k)
         else:
             weight = self.linear3.weight
-            shared = F.linear(pooled, weight[:, :split], self.linear3.bias)
-            x = self.norm2(_add_to_groups(F.linear(x, weight[:, split:]), shared, k))
+            shared = product.linear(pooled, weight[:, :split], self.linear3.bias)
+            x = self.norm2(_add_to_groups(product.linear(x, weight[:, split:]), shared, k))
         return _max_over_group(self.linear4(F.relu(x, inplace=True)), k)
 
     def _published_rows(self, rows: Tensor, k: int) -> Tensor:
@@ -227,7 +229,7 @@ class PatchEncoder(nn.Module):
 
     def _linear_norm(self, x: Tensor, linear: nn.Linear, norm: nn.BatchNorm1d) -> Tensor:
         if self._folds():
-            return F.linear(x, *folded_linear(linear, norm))
+            return product.linear(x, *folded_linear(linear, norm))
         return norm(linear(x))
 
 

@@ -12,6 +12,7 @@ from pcl_clora.errors import UserValueError
 from pcl_clora.models.backbones.pcp_mae.keys import CLASSIFICATION_KEYS
 from pcl_clora.models.config import MaskedConfig, PretrainingConfig
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
+from pcl_clora.models.layers.product import Linear
 
 
 class PCPMAEPretrainingConfig(PretrainingConfig):
@@ -58,7 +59,7 @@ class SinCosPosEmbed(nn.Sequential):
     """Two linear layers over the sines and cosines of a centre."""
 
     def __init__(self, dim: int) -> None:
-        super().__init__(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
+        super().__init__(Linear(dim, dim), nn.GELU(), Linear(dim, dim))
         self.dim = dim
 
     def forward(self, center: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from pcl_clora.models.layers.masked_autoencoder import (
     add_terms,
     take,
 )
+from pcl_clora.models.layers.product import Linear
 
 
 class PCPMAEPretraining(MaskedAutoencoder, PCPMAE):
@@ -46,7 +47,7 @@ class PCPMAEPretraining(MaskedAutoencoder, PCPMAE):
         self.mask_pos_token = nn.Parameter(torch.empty(1, 1, dim))
         nn.init.trunc_normal_(self.mask_pos_token, std=0.02)
         self.predict_pos = nn.Sequential(
-            nn.Linear(dim, dim), nn.LayerNorm(dim), nn.ReLU(inplace=True), nn.Linear(dim, dim)
+            Linear(dim, dim), nn.LayerNorm(dim), nn.ReLU(inplace=True), Linear(dim, dim)
         )
         self.interface = self.describe()
 

@@ -13,6 +13,7 @@ from pcl_clora.models.backbones.point_bert.keys import CLASSIFICATION_KEYS
 from pcl_clora.models.config import TransformerConfig
 from pcl_clora.models.key_map import KeyMap
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
+from pcl_clora.models.layers.product import Linear
 from pcl_clora.models.layers.transformer import PrefixTokens
 
 
@@ -84,10 +85,10 @@ class TwoLayerHead(nn.Sequential):
 
     def __init__(self, in_features: int, num_classes: int, *, width: int = 256, dropout: float = 0.5) -> None:
         super().__init__(
-            nn.Linear(in_features, width),
+            Linear(in_features, width),
             nn.ReLU(inplace=True),
             nn.Dropout(dropout),
-            nn.Linear(width, num_classes),
+            Linear(width, num_classes),
         )
         self.num_classes = num_classes
 
@@ -109,7 +110,7 @@ class PointBERT(PatchTransformer):
     def make_reduce_dim(self) -> nn.Module:
         """Build what brings a patch to the width of a token; it is there for equal widths too."""
         config = self.config
-        return nn.Linear(config.encoder_dim or config.embed_dim, config.embed_dim)
+        return Linear(config.encoder_dim or config.embed_dim, config.embed_dim)
 
     def make_prefix(self) -> nn.Module:
         """Build the class token, with the released initial values: zero, at a random position."""

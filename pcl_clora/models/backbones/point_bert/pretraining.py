@@ -23,6 +23,7 @@ from pcl_clora.models.layers.masked_autoencoder import (
     init_transformer,
     take,
 )
+from pcl_clora.models.layers.product import Linear
 from pcl_clora.models.layers.transformer import PatchEncoder, PrefixTokens
 
 _NUM_NEIGHBORS = 4  # of a patch in the tokenizer's graph, itself included; published
@@ -51,9 +52,9 @@ class PatchTokenizer(nn.Module):
     ) -> None:
         super().__init__()
         self.patch_embed = PatchEncoder(encoder_dim, encoder_widths)
-        self.reduce = nn.Linear(encoder_dim, widths[0])
+        self.reduce = Linear(encoder_dim, widths[0])
         self.edges = nn.ModuleList(EdgeConv(before, after) for before, after in pairwise(widths))
-        self.vocabulary = nn.Linear(sum(widths[1:]), num_tokens, bias=False)
+        self.vocabulary = Linear(sum(widths[1:]), num_tokens, bias=False)
         self.norm = nn.GroupNorm(4, num_tokens)
 
     def forward(self, neighborhood: Tensor, center: Tensor) -> Tensor:
@@ -106,9 +107,9 @@ class PointBERTPretraining(WithoutClassifier, PointBERT):
         self.num_classes = 0
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
-        self.token_head = nn.Linear(dim, settings.num_tokens)
+        self.token_head = Linear(dim, settings.num_tokens)
         width = settings.contrast_width
-        self.contrast_head = nn.Sequential(nn.Linear(dim, width), nn.GELU(), nn.Linear(width, width))
+        self.contrast_head = nn.Sequential(Linear(dim, width), nn.GELU(), Linear(width, width))
         init_transformer(self)
         self.tokenizer = PatchTokenizer(
             settings.num_tokens,

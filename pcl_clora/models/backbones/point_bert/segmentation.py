@@ -11,8 +11,10 @@ from pcl_clora import ops
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.backbones.point_bert.keys import SEGMENTATION_KEYS
 from pcl_clora.models.backbones.point_bert.network import PointBERT
+from pcl_clora.models.layers import product
 from pcl_clora.models.layers.edge_conv import EdgeConv
 from pcl_clora.models.layers.part_segmentation import FeaturePropagation, PartSegmenter, PointwiseLayer
+from pcl_clora.models.layers.product import Linear
 from pcl_clora.models.layers.transformer import PrefixTokens
 
 NUM_NEIGHBORS = 4  # of every point in the graphs
@@ -74,10 +76,10 @@ class PointBERTSegmentationHead(nn.Module):
         self.propagation0 = FeaturePropagation(dim, propagation_widths, fold=fold, num_extra=num_categories)
         self.graph1 = GraphPropagation(dim, hidden)
         self.graph2 = GraphPropagation(dim, hidden)
-        self.linear1 = nn.Linear(propagation_widths[1], last)
+        self.linear1 = Linear(propagation_widths[1], last)
         self.norm1 = nn.BatchNorm1d(last)
         self.dropout = nn.Dropout(dropout)
-        self.linear2 = nn.Linear(last, num_parts)
+        self.linear2 = Linear(last, num_parts)
         self.num_parts, self.num_categories = num_parts, num_categories
         self.num_points = tuple(num_points)
         self.fold, self.fps_compat = fold, fps_compat
@@ -116,7 +118,7 @@ class PointBERTSegmentationHead(nn.Module):
         code = F.one_hot(category, self.num_categories).to(x1.dtype)
         x = self.propagation0(points, level1, x1, code)
         last = PointwiseLayer(self.linear1, self.norm1, fold=self.fold)
-        x = last.published(x) if self.published else last.finish(F.linear(x, *last.weights()))
+        x = last.published(x) if self.published else last.finish(product.linear(x, *last.weights()))
         return self.linear2(self.dropout(x))
 
 

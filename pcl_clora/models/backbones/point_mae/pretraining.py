@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.backbones.point_mae.network import PointMAEConfig, PointMAETinyConfig
 from pcl_clora.models.layers.masked_autoencoder import MaskedAutoencoder, PretrainingOutput, add_terms
+from pcl_clora.models.layers.product import Linear
 from pcl_clora.models.layers.transformer import pool_max_mean
 
 HIDDEN, WIDTH = 256, 128  # of the projection that is compared; our choice
@@ -70,10 +71,10 @@ class TwoViewAutoencoder(MaskedAutoencoder):
         super().__init__(config)
         if config.pretraining.contrast:
             self.project = nn.Sequential(
-                nn.Linear(2 * config.embed_dim, HIDDEN),
+                Linear(2 * config.embed_dim, HIDDEN),
                 nn.BatchNorm1d(HIDDEN),
                 nn.ReLU(),
-                nn.Linear(HIDDEN, WIDTH),
+                Linear(HIDDEN, WIDTH),
             )
 
     def reconstruct(self, neighborhood: Tensor, center: Tensor, mask: Tensor) -> PretrainingOutput:

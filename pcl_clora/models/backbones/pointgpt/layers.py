@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pcl_clora.models.interface import Tokens
 from pcl_clora.models.layers.masked_autoencoder import chamfer_loss
+from pcl_clora.models.layers.product import Linear
 from pcl_clora.models.layers.transformer import Attention, Block, PatchEncoder
 
 
@@ -100,7 +101,7 @@ class CausalAttention(Attention):
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__(dim, num_heads)
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.qkv = Linear(dim, 3 * dim)
         nn.init.xavier_uniform_(self.qkv.weight)
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.proj.bias)
@@ -192,7 +193,7 @@ class Generator(nn.Module):
         nn.init.normal_(self.start)
         self.blocks = nn.ModuleList(CausalBlock(dim, num_heads, mlp_ratio, 0.0) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
-        self.increase_dim = nn.Linear(dim, 3 * group_size)
+        self.increase_dim = Linear(dim, 3 * group_size)
 
     def decode(self, x: Tensor) -> Tensor:
         """Turn what the last block puts out into points: (B, G, D) -> (B, G, K, 3)."""
@@ -231,9 +232,9 @@ class LargePatchEncoder(PatchEncoder):
 
     def __init__(self, out_dim: int, widths: tuple[int, int, int, int], *, fold: bool = True) -> None:
         super().__init__(out_dim, widths[1:], fold=fold)
-        self.linear0 = nn.Linear(3, widths[0])
+        self.linear0 = Linear(3, widths[0])
         self.norm0 = nn.BatchNorm1d(widths[0])
-        self.linear1 = nn.Linear(widths[0], widths[1])
+        self.linear1 = Linear(widths[0], widths[1])
 
     def _rows(self, rows: Tensor, k: int) -> Tensor:
         return super()._rows(F.relu(self._linear_norm(rows, self.linear0, self.norm0), inplace=True), k)

@@ -27,6 +27,7 @@ from pcl_clora.models.config import TransformerConfig
 from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.key_map import KeyMap
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
+from pcl_clora.models.layers.product import Linear
 
 
 class GenerativeConfig(Config):
@@ -118,7 +119,7 @@ class PointGPT(PatchTransformer):
         dim = config.embed_dim
         self.head_norm = self.make_head_norm()
         self.feature_norm = nn.LayerNorm(dim)
-        self.increase_dim = nn.Linear(dim, 3 * config.group_size)
+        self.increase_dim = Linear(dim, 3 * config.group_size)
         self.generator = Generator(
             dim, config.generator_depth, config.num_heads, config.mlp_ratio, config.group_size
         )

@@ -10,6 +10,7 @@ from pcl_clora.errors import UserValueError
 from pcl_clora.models.backbones.recon.keys import PRETRAINING_KEYS, TOKEN_NAMES
 from pcl_clora.models.backbones.recon.network import ContrastBlock, ReCon, ReConConfig
 from pcl_clora.models.layers.masked_autoencoder import MaskedAutoencoder, PretrainingOutput, add_terms
+from pcl_clora.models.layers.product import Linear
 
 
 class ReConPretraining(MaskedAutoencoder, ReCon):
@@ -33,8 +34,8 @@ class ReConPretraining(MaskedAutoencoder, ReCon):
     def __init__(self, config: ReConConfig) -> None:
         super().__init__(config)
         settings = config.pretraining
-        self.img_proj = nn.Linear(config.embed_dim, settings.image_dim)
-        self.text_proj = nn.Linear(config.embed_dim, settings.text_dim)
+        self.img_proj = Linear(config.embed_dim, settings.image_dim)
+        self.text_proj = Linear(config.embed_dim, settings.text_dim)
         for layer in (self.img_proj, self.text_proj):
             nn.init.normal_(layer.weight, 0.02, 0.01)
             nn.init.zeros_(layer.bias)

@@ -1,0 +1,244 @@
+"""The matrix product of every linear layer, done by the library that is faster on this processor.
+
+On a CPU torch has two libraries for float32 products: its BLAS (MKL), and oneDNN behind a private operator
+that its compiler uses too. Which is faster depends on the processor: on AMD cores with AVX-512 oneDNN is
+twice as fast, on cores with AVX2 only they are alike. A trial of a few milliseconds decides, once a process.
+The two round differently, so a run writes down what was chosen, and whoever goes on with it asks for the same
+(`use_route`).
+
+The product is a registered operator with its own gradient, `torch.ops.pcl_clora.linear`. Under autocast,
+while a graph is captured (compile, export), on other devices and for other dtypes it is torch's own `linear`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.library import Library, register_autograd, register_fake
+from torch.utils.flop_counter import register_flop_formula
+
+from pcl_clora.errors import UserValueError
+
+Route = Literal["torch", "onednn"]
+ROUTES: tuple[Route, ...] = get_args(Route)
+ENVIRONMENT = "PCL_CLORA_PRODUCT"
+"""Environment variable that names a route instead of the trial."""
+
+MARGIN = 1.1  # times as fast as torch's own that oneDNN must be, so that the choice does not hang on noise
+WIDTH = 384  # of the product that is tried where no layer says its own
+
+_asked: ContextVar[Route | None] = ContextVar("product route", default=None)
+_found: dict[str, Route] = {}
+
+
+def has_onednn() -> bool:
+    """Whether this torch has oneDNN's product; its operator is private, so a release may lack it."""
+    built: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return built and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def route(width: int = WIDTH) -> Route:
+    """Say which library does float32 products on the CPU now.
+
+    What `use_route` asks for, else what the environment variable PCL_CLORA_PRODUCT names, else the faster one
+    in a trial at the first call of the process.
+
+    Args:
+        width: features of a token, of the product that is tried.
+
+    Raises:
+        ValueError: if the environment names a route that is not known, or not there in this torch.
+    """
+    asked = _asked.get()
+    if asked is not None:
+        return asked
+    if not _found:
+        named = os.environ.get(ENVIRONMENT, "")
+        _found["route"] = _checked(named, ENVIRONMENT) if named else _try(width)
+    return _found["route"]
+
+
+@contextmanager
+def use_route(name: str) -> Iterator[None]:
+    """Do float32 products by one library inside the block; "" leaves the choice as it is.
+
+    Raises:
+        ValueError: if the route is not known, or this torch does not have it.
+    """
+    if not name:
+        yield
+        return
+    token = _asked.set(_checked(name, "product route"))
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def _checked(name: str, what: str) -> Route:
+    if name not in ROUTES:
+        raise UserValueError(f"{what}={name!r} is not known; use {' or '.join(ROUTES)}.")
+    if name == "onednn" and not has_onednn():
+        raise UserValueError(
+            f"{what}=onednn, but torch {torch.__version__} has no such product here; use torch (results then "
+            "differ in the last digits)."
+        )
+    return name
+
+
+def _try(width: int) -> Route:
+    """Time both libraries, one after another, on a product of the model's width.
+
+    Processor time is compared, so that other programs on the machine do not decide.
+    """
+    if not has_onednn():
+        return "torch"
+    products: dict[Route, Callable[[Tensor, Tensor, None], Tensor]] = {"torch": F.linear, "onednn": _onednn}
+    seconds: dict[Route, float] = dict.fromkeys(products, float("inf"))
+    with torch.inference_mode():
+        x, weight = torch.ones(128, width), torch.ones(4 * width, width)
+        for name in ROUTES * 8:
+            start = time.process_time()
+            products[name](x, weight, None)
+            seconds[name] = min(seconds[name], time.process_time() - start)
+    return "onednn" if seconds["torch"] > MARGIN * seconds["onednn"] else "torch"
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Multiply rows by a matrix: x @ weight^T + bias.
+
+    Args:
+        x: (..., C_in), float.
+        weight: (C_out, C_in), of the same dtype.
+        bias: (C_out,), or None.
+
+    Returns:
+        (..., C_out).
+
+    Source: torch.nn.functional.linear, which it equals up to rounding: 2e-6 of the largest output.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or not (x.is_cpu and x.dtype == weight.dtype == torch.float32)
+        or torch.is_autocast_enabled("cpu")
+        or route(weight.shape[1]) == "torch"
+    ):
+        return F.linear(x, weight, bias)
+    return cast(Tensor, _ops.linear(x, weight, bias))
+
+
+class Linear(nn.Linear):
+    """A linear layer whose product is `linear`; parameters, names and initialisation are torch's."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., C_in) -> (..., C_out)."""
+        return linear(input, self.weight, self.bias)
+
+
+# The operator. Its kernel also takes what the door above sends elsewhere: gradients are checked in float64.
+
+_library = Library("pcl_clora", "FRAGMENT")  # type: ignore[no-untyped-call]  # must live as long as the op
+_tags = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_contiguous_strides)
+_library.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor", tags=_tags)  # type: ignore[no-untyped-call]
+_library.define("linear_weight_gradient(Tensor gradient, Tensor x) -> Tensor", tags=_tags)  # type: ignore[no-untyped-call]
+_ops = torch.ops.pcl_clora
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiply by oneDNN, whose reference kernel, 100 times slower, takes inputs that are not contiguous."""
+    if not _is_plain(weight):
+        weight = weight.contiguous()
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], ""))
+
+
+def _is_plain(matrix: Tensor) -> bool:
+    """Whether a matrix lies in memory without gaps, as rows or as columns."""
+    return matrix.is_contiguous() or matrix.t().is_contiguous()
+
+
+def _by_onednn(*tensors: Tensor | None) -> bool:
+    return route() == "onednn" and all(
+        tensor is None or (tensor.is_cpu and tensor.dtype == torch.float32 and tensor.numel() > 0)
+        for tensor in tensors
+    )
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if _by_onednn(x, weight, bias):
+        return _onednn(x, weight, bias)
+    return F.linear(x, weight, bias).clone() if x.numel() == 0 else F.linear(x, weight, bias)
+
+
+def _weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
+    rows, inputs = gradient.reshape(-1, gradient.shape[-1]).t(), x.reshape(-1, x.shape[-1])
+    if _by_onednn(gradient, x):
+        return _onednn(rows, inputs.t(), None)
+    return rows @ inputs
+
+
+_library.impl("linear", _linear, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+_library.impl("linear_weight_gradient", _weight_gradient, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+
+
+def _fake_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+def _fake_weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
+    return x.new_empty((gradient.shape[-1], x.shape[-1]))
+
+
+register_fake("pcl_clora::linear", _fake_linear)
+register_fake("pcl_clora::linear_weight_gradient", _fake_weight_gradient)
+
+
+def _setup(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+    x, weight, _ = inputs
+    x_counts, weight_counts = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+    ctx.save_for_backward(x if weight_counts else None, weight if x_counts else None)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    x, weight = ctx.saved_tensors
+    for_x = None if weight is None else _ops.linear(gradient, weight.t(), None)
+    for_weight = None if x is None else _ops.linear_weight_gradient(gradient, x)
+    for_bias = gradient.flatten(0, -2).sum(0) if ctx.needs_input_grad[2] else None
+    return for_x, for_weight, for_bias
+
+
+def _setup_weight_gradient(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward_weight_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    upper, x = ctx.saved_tensors
+    for_upper = _ops.linear(x, gradient, None) if ctx.needs_input_grad[0] else None
+    for_x = _ops.linear(upper, gradient.t(), None) if ctx.needs_input_grad[1] else None
+    return for_upper, for_x
+
+
+register_autograd("pcl_clora::linear", _backward, setup_context=_setup)
+register_autograd(
+    "pcl_clora::linear_weight_gradient", _backward_weight_gradient, setup_context=_setup_weight_gradient
+)
+
+
+def _linear_flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(x) * weight[0]
+
+
+def _weight_gradient_flops(gradient: Sequence[int], x: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(x) * gradient[-1]
+
+
+register_flop_formula(_ops.linear)(_linear_flops)
+register_flop_formula(_ops.linear_weight_gradient)(_weight_gradient_flops)
