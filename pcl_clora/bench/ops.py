@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -174,7 +174,7 @@ def measure(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         row = race(
             contenders(size.op),
             task,
-            lambda result, task=task, judge=judge: judge(task, result),
+            partial(judge, task),
             repeats=job["repeats"],
             budget_s=job["budget_s"],
             threads=job["threads"],
@@ -198,8 +198,8 @@ def judge_sampling(task: Task, result: Tensor) -> Verdict:
     """Compare a sampling order with ours; a library that starts elsewhere is followed from its start."""
     if result.dim() == 3:
         pairs = zip(result.float().tolist(), task.queries.tolist(), strict=True)
-        same = [sorted(found) == sorted(expected) for found, expected in pairs]
-        return Verdict(all(same), f"same points in {sum(same)} of {len(same)} clouds, their order is lost")
+        alike = [sorted(found) == sorted(expected) for found, expected in pairs]
+        return Verdict(all(alike), f"same points in {sum(alike)} of {len(alike)} clouds, their order is lost")
     starts = result[:, 0].tolist()
     if not any(starts):
         expected, where = task.chosen, ""

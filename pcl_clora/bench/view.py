@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from pcl_clora.bench.ops import NATIVE
 from pcl_clora.errors import UserValueError
+from pcl_clora.report.shapes import Shape, check_shape, parse_object
 from pcl_clora.report.show import plain_table
 from pcl_clora.report.units import markdown_table
 
@@ -18,6 +20,65 @@ TITLES = {
     "knn": "Nearest neighbours, k = 32",
     "group": "Grouping, patches of 32",
 }
+
+
+class EntryShape(Shape):
+    """What a contender took, and whether it was right."""
+
+    min_ms: float
+    median_ms: float
+    exact: bool
+    note: str
+
+
+class RowShape(Shape):
+    """A size of an operator."""
+
+    op: Literal["fps", "knn", "group"]
+    size: str
+    threads: int
+    target: float
+    ratio: float | None
+    clock: str
+    load: float | None
+    contenders: dict[str, EntryShape]
+    absent: dict[str, str]
+
+
+class MachineShape(Shape):
+    """What it was measured on."""
+
+    cpu: str
+    cores: int | None
+
+
+class EnvironmentShape(Shape):
+    """Versions and commit."""
+
+    versions: dict[str, str]
+    git: str | None
+
+
+class RecordShape(Shape):
+    """A record of `bench_ops`."""
+
+    benchmark: Literal["ops"]
+    machine: MachineShape
+    environment: EnvironmentShape
+    peers: dict[str, str | None]
+    rows: list[RowShape]
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """Read a record of `bench_ops`, the one that this module lays out.
+
+    Raises:
+        ReportError: if the file is damaged, or a record of something else.
+        OSError: if it cannot be read.
+    """
+    content = parse_object(path, Path(path).read_bytes())
+    check_shape(RecordShape, content, path, writer="pcl-clora bench ops", remedy="measure again")
+    return content
 
 
 def row_line(row: Mapping[str, Any]) -> str:

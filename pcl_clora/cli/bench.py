@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -119,11 +118,12 @@ def show_result(
     ] = None,
 ) -> None:
     """Print a result file as tables, for the terminal or as markdown, or renew it on a page."""
-    from pcl_clora.bench.view import bench_markdown, bench_view, put_into
-    from pcl_clora.io.safe import write_text
+    from pcl_clora.bench.view import bench_markdown, bench_view, put_into, read_record
+    from pcl_clora.io import refuse_overwriting_inputs, write_text
 
-    result = json.loads(file.read_text(encoding="utf-8"))
+    result = read_record(file)
     if into:
+        refuse_overwriting_inputs([into], [file])
         write_text(into, put_into(into.read_text(encoding="utf-8"), result))
     elif markdown:
         typer.echo(bench_markdown(result), nl=False)

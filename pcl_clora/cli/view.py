@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -69,6 +70,8 @@ def view(
     pcl-clora view --run runs/shapenetpart --out gallery.html
     """
     from pcl_clora.config import ConfigError
+    from pcl_clora.engine import RunFolder
+    from pcl_clora.io import refuse_overwriting_inputs
     from pcl_clora.vis.files import read_cloud
 
     if not files and not run:
@@ -83,9 +86,15 @@ def view(
         raise ConfigError(f"--out {out}: a page ends in .html; --png and --ply write other files.")
     if labels is not None and len(files or []) != 1:
         raise ConfigError("--labels belongs to exactly one FILE.")
-    if out is None and png is None and ply is None and not window:
-        out = Path("page.html")
+    shown = Shown(out, png, renderer, ply, window, up, quantise)
+    if not (shown.written or window):
+        shown = replace(shown, page=Path("page.html"))
     runs = list(run or [])
+    read: list[str | Path] = [*(files or []), *(f for one in runs for f in RunFolder(one).files)]
+    read += [labels] if labels else []
+    refuse_overwriting_inputs(
+        shown.written, [*read, *(file for one in runs for file in RunFolder(one).files)]
+    )
     if files:
         clouds = [read_cloud(file, labels, label_column) for file in files]
         panels = _file_panels(clouds, runs, data, category)
@@ -95,33 +104,41 @@ def view(
     else:
         if png is not None or ply is not None or window:
             raise ConfigError("A whole test set is shown as a page; choose clouds with --index for the rest.")
-        _gallery(runs, data, category, limit, out or Path("page.html"), up)
+        _gallery(runs, data, category, limit, shown)
         return
-    _write(panels, title, out, png, renderer, ply, window, up, quantise)
+    shown.show(panels, title)
 
 
-def _write(
-    panels: Sequence[Panel],
-    title: str,
-    out: Path | None,
-    png: Path | None,
-    renderer: Any,
-    ply: Path | None,
-    window: bool,
-    up: str,
-    quantise: bool | None,
-) -> None:
-    from pcl_clora.vis import render_html, render_png, show_window, write_ply
+@dataclass(frozen=True)
+class Shown:
+    """What is written and shown, and how: the options of the command of the same names."""
 
-    if out is not None:
-        render_html(out, panels, title=title, up=up, quantise=quantise)
-        show(f"{out}: {out.stat().st_size / 2**20:.1f} MiB, opens in any browser")
-    if png is not None:
-        show(str(render_png(png, panels, up=up, renderer=renderer)))
-    if ply is not None:
-        show(str(write_ply(ply, panels[0])))
-    if window:
-        show_window(panels, title=title, up=up)
+    page: Path | None
+    png: Path | None
+    renderer: str
+    ply: Path | None
+    window: bool
+    up: str
+    quantise: bool | None
+
+    @property
+    def written(self) -> list[Path]:
+        """The files."""
+        return [path for path in (self.page, self.png, self.ply) if path is not None]
+
+    def show(self, panels: Sequence[Panel], title: str) -> None:
+        """Write and show panels."""
+        from pcl_clora.vis import render_html, render_png, show_window, write_ply
+
+        if self.page is not None:
+            render_html(self.page, panels, title=title, up=self.up, quantise=self.quantise)
+            show(f"{self.page}: {self.page.stat().st_size / 2**20:.1f} MiB, opens in any browser")
+        if self.png is not None:
+            show(str(render_png(self.png, panels, up=self.up, renderer=self.renderer)))
+        if self.ply is not None:
+            show(str(write_ply(self.ply, panels[0])))
+        if self.window:
+            show_window(panels, title=title, up=self.up)
 
 
 def _file_panels(
@@ -173,7 +190,7 @@ def _sample_panels(runs: Sequence[Path], data: Path | None, index: str) -> tuple
     return found, ", ".join(names)
 
 
-def _gallery(runs: Sequence[Path], data: Path | None, category: str, limit: int, out: Path, up: str) -> None:
+def _gallery(runs: Sequence[Path], data: Path | None, category: str, limit: int, shown: Shown) -> None:
     from pcl_clora.config import ConfigError
     from pcl_clora.predict import Predictor
     from pcl_clora.vis import render_gallery
@@ -185,6 +202,8 @@ def _gallery(runs: Sequence[Path], data: Path | None, category: str, limit: int,
     labels = predictor.dataset().labels.tolist()
     wanted = None if not category else predictor.category(category)
     indices = [number for number, label in enumerate(labels) if wanted is None or label == wanted]
-    items = [found.item(up) for found in segment_test_set(predictor, indices[: limit or None])]
-    render_gallery(out, items, title=f"{runs[0].name}: test set, worst first", up=up)
+    items = [found.item(shown.up) for found in segment_test_set(predictor, indices[: limit or None])]
+    out = shown.page
+    assert out is not None
+    render_gallery(out, items, title=f"{runs[0].name}: test set, worst first", up=shown.up)
     show(f"{out}: {len(items)} clouds, {out.stat().st_size / 2**20:.1f} MiB, opens in any browser")

@@ -16,12 +16,13 @@ PART_COLOURS = (
 )  # fmt: skip
 """Colours of parts: seven of Okabe and Ito (2008) and a grey, then Paul Tol's muted set."""
 
-_VIRIDIS = (
+VIRIDIS = (
     (68, 1, 84), (72, 24, 106), (71, 45, 123), (66, 64, 134), (59, 82, 139), (51, 99, 141), (44, 114, 142),
     (38, 130, 142), (33, 145, 140), (31, 160, 136), (40, 174, 128), (63, 188, 115), (94, 201, 98),
     (132, 212, 75), (173, 220, 48), (216, 226, 25), (253, 231, 37),
 )  # fmt: skip
-_TURN, _TILT = 0.6, 0.35  # radians; where a picture is seen from
+PLAIN = "#6f93b8"  # colour of points without labels or numbers
+TURN, TILT = 0.6, 0.35  # radians; where a picture is seen from
 _AMBIENT = 0.62  # brightness of what looks away
 
 
@@ -52,10 +53,10 @@ def scalar_colours(values: np.ndarray) -> np.ndarray:
 
     Source: the colour map viridis (van der Walt and Smith, 2015, CC0), from 17 of its colours.
     """
-    anchors = np.array(_VIRIDIS, dtype=np.float64)
+    anchors = np.array(VIRIDIS, dtype=np.float64)
     place = np.clip(np.asarray(values, dtype=np.float64), 0.0, 1.0) * (len(anchors) - 1)
     columns = [np.interp(place, np.arange(len(anchors)), column) for column in anchors.T]
-    return np.stack(columns, axis=-1).round().astype(np.uint8)
+    return np.asarray(np.stack(columns, axis=-1).round(), dtype=np.uint8)
 
 
 def up_is_y(points: np.ndarray, up: str) -> np.ndarray:
@@ -69,6 +70,13 @@ def up_is_y(points: np.ndarray, up: str) -> np.ndarray:
     if up != "z":
         raise UserValueError(f"up={up!r}; use 'y' or 'z'.")
     return np.stack([points[:, 0], points[:, 2], -points[:, 1]], axis=1)
+
+
+def view_axes() -> tuple[np.ndarray, np.ndarray]:
+    """Return what points to the right in a picture, and what points towards the eye: (3,), of length 1."""
+    across = np.array([np.cos(TURN), 0.0, -np.sin(TURN)])
+    towards = np.array([np.sin(TURN) * np.cos(TILT), np.sin(TILT), np.cos(TURN) * np.cos(TILT)])
+    return across, towards
 
 
 def draw_cloud(
@@ -102,8 +110,7 @@ def draw_cloud(
     reach = np.sqrt(((around - middle) ** 2).sum(axis=1).max()) or 1.0
     xyz = xyz - middle
     ball = float(np.clip(0.75 * size / np.sqrt(len(xyz)), 0.8, 0.04 * size)) if radius is None else radius
-    across = np.array([np.cos(_TURN), 0.0, -np.sin(_TURN)])
-    towards = np.array([np.sin(_TURN) * np.cos(_TILT), np.sin(_TILT), np.cos(_TURN) * np.cos(_TILT)])
+    across, towards = view_axes()
     scale = (size / 2 - ball - 1) / reach
     column = size / 2 + scale * (xyz @ across)
     row = size / 2 - scale * (xyz @ np.cross(towards, across))

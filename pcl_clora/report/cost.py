@@ -220,7 +220,7 @@ def _training_peak(model: nn.Module, inputs: Sequence[Tensor]) -> int | None:
         loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=device))
         if isinstance(scratch, AdaptedModel):
             loss = loss + sum(scratch.extra_losses().values())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     with _generators_kept(device), torch.enable_grad():

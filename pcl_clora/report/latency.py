@@ -16,11 +16,11 @@ from pcl_clora.engine.modes import evaluation_mode
 from pcl_clora.report.macs import OWN_OPS
 
 
-class _OwnOpsClock(TorchDispatchMode):
+class _OwnOpsClock(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the time spent in operators of our own: sampling and neighbour search."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seconds = 0.0
 
     def __torch_dispatch__(
@@ -107,9 +107,10 @@ def grouping_latency_ms(model: nn.Module, points: Tensor, *more: Tensor, repeats
     """
     if points.device.type != "cpu":
         return None
-    times = []
+    times: list[float] = []
     for _ in range(repeats):
-        with _OwnOpsClock() as clock, evaluation_mode(model), torch.no_grad():
+        clock = _OwnOpsClock()
+        with clock, evaluation_mode(model), torch.no_grad():
             model(points, *more)
         times.append(clock.seconds)
     return 1000 * statistics.median(times) / points.shape[0]

@@ -16,7 +16,7 @@ METHOD = (
 )
 
 
-class LiveTensors(TorchDispatchMode):
+class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the bytes of all tensor storages that come into being inside the context.
 
     Args:
@@ -28,7 +28,7 @@ class LiveTensors(TorchDispatchMode):
     """
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live_bytes = 0
         self.peak_bytes = 0
         self._seen: dict[int, weakref.ref[Any]] = {}
@@ -69,7 +69,8 @@ def peak_bytes(run: Callable[[], object], known: Iterable[Tensor] = ()) -> int:
         run: called without arguments; what it returns counts as alive until the end.
         known: tensors that exist already: weights, buffers, input.
     """
-    with LiveTensors(known) as mode:
+    mode = LiveTensors(known)
+    with mode:
         result = run()
     del result
     return mode.peak_bytes

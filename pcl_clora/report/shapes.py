@@ -159,7 +159,14 @@ def parse_object(where: str | Path, text: str | bytes) -> dict[str, Any]:
         raise ReportError(str(error)) from error
 
 
-def check_shape(shape: type[Shape], content: Mapping[str, Any], where: str | Path) -> None:
+def check_shape(
+    shape: type[Shape],
+    content: Mapping[str, Any],
+    where: str | Path,
+    *,
+    writer: str = "a run",
+    remedy: str = "train again",
+) -> None:
     """Refuse what is not of a shape, naming keys with what was found and expected.
 
     Raises:
@@ -171,8 +178,8 @@ def check_shape(shape: type[Shape], content: Mapping[str, Any], where: str | Pat
         problems = [_say(problem) for problem in error.errors()]
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ReportError(
-            f"{where} is not as a run writes it: {'; '.join(problems[:SHOWN])}{more}. Restore the file, or "
-            "train again."
+            f"{where} is not as {writer} writes it: {'; '.join(problems[:SHOWN])}{more}. "
+            f"Restore the file, or {remedy}."
         ) from error
 
 

@@ -202,7 +202,7 @@ class RunTable:
             UserValueError: if that is a file of one of the runs.
         """
         path = Path(path)
-        read = [file for row in self.rows for run in row.runs for file in run.files.path.glob("*.*")]
+        read = [file for row in self.rows for run in row.runs for file in run.files.files]
         refuse_overwriting_inputs([path], read)
         cells = [row.cells() for row in self.rows]
         if path.suffix == ".md":

@@ -17,6 +17,7 @@ import numpy as np
 
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import write_text
+from pcl_clora.io.pictures import PLAIN, TILT, TURN, VIRIDIS, rgb
 from pcl_clora.vis.panel import LabelLayer, Panel, ScalarLayer, check_panels
 
 QUANTISE_ABOVE = 200_000  # points; larger clouds get positions of 16 bits unless told otherwise
@@ -143,6 +144,10 @@ def _write(
         "title": title,
         "up": up,
         "gallery": gallery,
+        "turn": TURN,
+        "tilt": TILT,
+        "plain": rgb(PLAIN),
+        "scale": VIRIDIS,
         "items": [_item(item, store, quantise) for item in items],
     }
     script, style = _part("viewer.js"), _part("viewer.css")

@@ -107,4 +107,5 @@ def _last_attention(model: AdaptedModel, inputs: tuple[Tensor, ...]) -> Tensor |
     scores = q @ k.transpose(-1, -2) / (width // 3 // num_heads) ** 0.5
     if seen.get("mask") is not None:
         scores = scores.masked_fill(~seen["mask"], -torch.inf)
-    return scores.softmax(dim=-1)
+    weights: Tensor = scores.softmax(dim=-1)
+    return weights

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from pcl_clora.errors import UserTypeError, UserValueError
-from pcl_clora.io.pictures import part_colour, rgb, scalar_colours
+from pcl_clora.io.pictures import PLAIN, part_colour, rgb, scalar_colours
 
 MAX_LABELS = 65536  # what two bytes a point can tell apart
-PLAIN = "#6f93b8"  # colour of points without labels or numbers
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,8 @@ class LabelLayer:
 
     def rgb(self) -> np.ndarray:
         """Colour the points: (N, 3), uint8."""
-        return np.array([rgb(colour) for colour in self.colours], dtype=np.uint8)[self.index]
+        table = np.array([rgb(colour) for colour in self.colours], dtype=np.uint8)
+        return table.take(self.index, axis=0)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ class ScalarLayer:
         spread = self.high - self.low
         if not spread > 0:
             return np.zeros_like(self.values)
-        return np.clip((self.values - np.float32(self.low)) / np.float32(spread), 0.0, 1.0)
+        share = (self.values - np.float32(self.low)) / np.float32(spread)
+        return np.asarray(share.clip(0.0, 1.0))
 
     def rgb(self) -> np.ndarray:
         """Colour the points: (N, 3), uint8."""

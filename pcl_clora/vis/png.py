@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from pcl_clora.errors import MissingPackageError, UserValueError
 from pcl_clora.io import atomic_write
-from pcl_clora.io.pictures import draw_cloud, scalar_colours, up_is_y
+from pcl_clora.io.pictures import draw_cloud, scalar_colours, up_is_y, view_axes
+from pcl_clora.io.text import visible
 from pcl_clora.vis.panel import LabelLayer, Panel, ScalarLayer, check_panels
 
 PIXELS = 480  # sides of one panel
@@ -20,7 +20,6 @@ DPI = 120
 MAX_LEGEND = 12  # names below a panel
 OPEN3D_LIBRARIES = "libusb-1.0-0 libgl1 libgomp1 libx11-6 libegl1"  # Debian's packages, to load it
 OPEN3D_DRAWING = "libvulkan1 mesa-vulkan-drivers libgl1-mesa-dri"  # and to draw without a display
-_VIEW = (0.6, 0.35)  # turn and tilt, as the raster has them
 
 
 def render_png(
@@ -28,7 +27,7 @@ def render_png(
     panels: Sequence[Panel],
     *,
     up: str = "y",
-    renderer: Literal["matplotlib", "open3d"] = "matplotlib",
+    renderer: str = "matplotlib",
     columns: int = 0,
 ) -> Path:
     """Draw panels side by side, with titles and legends.
@@ -37,8 +36,8 @@ def render_png(
         path: where to, ending in ".png".
         panels: what to draw.
         up: which axis points up, "y" or "z".
-        renderer: what draws the points: our raster, put together by matplotlib; or Open3D's off-screen
-            renderer.
+        renderer: what draws the points: "matplotlib", which puts our raster together, or "open3d", its
+            off-screen renderer.
         columns: panels in a row; 0 for at most three.
 
     Returns:
@@ -71,14 +70,12 @@ def render_png(
         _legend(figure, axes, panel)
     for axes in cells:
         axes.set_axis_off()
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    atomic_write(path, lambda aside: aside.write_bytes(content.getvalue()))
+    atomic_write(path, lambda aside: figure.savefig(aside, format="png"))
     return path
 
 
 def _plain(text: str) -> str:
-    return text.replace("$", r"\$")  # matplotlib would read it as a formula
+    return visible(text).replace("$", r"\$")  # matplotlib would read it as a formula
 
 
 def _legend(figure: Any, axes: Any, panel: Panel) -> None:
@@ -152,7 +149,6 @@ def _open3d_pixels(panel: Panel, up: str) -> np.ndarray:
     renderer.scene.set_background([1.0, 1.0, 1.0, 1.0])
     renderer.scene.view.set_post_processing(False)  # tone mapping would change the colours of the legend
     renderer.scene.add_geometry("cloud", open3d_cloud(open3d, panel, up), material)
-    turn, tilt = _VIEW
-    towards = np.array([np.sin(turn) * np.cos(tilt), np.sin(tilt), np.cos(turn) * np.cos(tilt)])
-    renderer.setup_camera(35.0, [0.0, 0.0, 0.0], (3.4 * towards).tolist(), [0.0, 1.0, 0.0])
+    eye = (3.4 * view_axes()[1]).tolist()
+    renderer.setup_camera(35.0, [0.0, 0.0, 0.0], eye, [0.0, 1.0, 0.0])
     return np.asarray(renderer.render_to_image())[:, :, :3]

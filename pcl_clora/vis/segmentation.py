@@ -261,7 +261,7 @@ def _segment(
 def _back(center: Tensor, cloud: Tensor, points: np.ndarray) -> np.ndarray:
     """Move centres from the model's coordinates to those of the file."""
     nearest = ops.knn(cloud[None], center[None], 1).idx[0, :, 0]
-    return np.asarray(points)[nearest.numpy()]
+    return np.asarray(points).take(nearest.numpy(), axis=0)
 
 
 def _check_truth(truth: np.ndarray, taxonomy: PartTaxonomy, category: int, count: int, name: str) -> None:

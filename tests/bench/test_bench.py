@@ -10,7 +10,8 @@ from pcl_clora import ops
 from pcl_clora.bench import ops as bench_ops
 from pcl_clora.bench.harness import Contender, Verdict, best_peer, in_child, race, record, write_record
 from pcl_clora.bench.ops import QUICK, SIZES, Size, Task, judge_groups, judge_neighbors, judge_sampling
-from pcl_clora.bench.view import bench_markdown, milliseconds, put_into, row_line
+from pcl_clora.bench.view import bench_markdown, milliseconds, put_into, read_record, row_line
+from pcl_clora.report import ReportError
 from pcl_clora.report.latency import interleaved_times
 
 ROOT = Path(__file__).parents[2]
@@ -311,6 +312,34 @@ def test_without_the_folder_of_peers_our_own_backends_are_measured_and_it_says_s
     assert done.exit_code == 0, done.output
     assert "install a checkout" in done.stderr
     assert json.loads(done.stdout)["peers"].keys() == {"pcl-clora-ops"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "of a list"),
+        ("{", "not complete json"),
+        ('{"benchmark": "page"}', "benchmark is 'page', expected 'ops'"),
+        ('{"benchmark": "ops", "rows": {}}', "machine is missing"),
+    ],
+)
+def test_a_record_of_another_shape_is_refused(tmp_path, text, message):
+    file = tmp_path / "r.json"
+    file.write_text(text)
+    with pytest.raises(ReportError, match=message):
+        read_record(file)
+
+
+def test_the_page_that_is_renewed_is_not_the_record(tmp_path):
+    from typer.testing import CliRunner
+
+    from pcl_clora.cli import app
+
+    file = tmp_path / "r.json"
+    file.write_bytes((ROOT / "results" / "bench" / "ops.json").read_bytes())
+    done = CliRunner().invoke(app, ["bench", "show", str(file), "--into", str(tmp_path / "." / "r.json")])
+    assert "over the input" in str(done.exception)
+    assert file.read_bytes() == (ROOT / "results" / "bench" / "ops.json").read_bytes()
 
 
 @pytest.mark.parametrize("command", ["ops", "show"])

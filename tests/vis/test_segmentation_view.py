@@ -8,6 +8,7 @@ from sklearn.metrics import jaccard_score
 from torch import nn
 
 from pcl_clora.data import PartTaxonomy
+from pcl_clora.engine.run_pictures import CELL
 from pcl_clora.io import DataError, write_points
 from pcl_clora.predict import Predictor
 from pcl_clora.vis import render_html
@@ -179,7 +180,7 @@ def test_training_shows_segmentations_in_tensorboard(segmentation_run):
     assert name in events.Tags()["images"]
     images = events.Images(name)
     assert len(images) == 2  # the curve's evaluation and the result's
-    assert struct.unpack(">II", images[0].encoded_image_string[16:24]) == (600, 800)
+    assert struct.unpack(">II", images[0].encoded_image_string[16:24]) == (3 * CELL, 4 * CELL)
     assert "eval/test/instance_miou" in events.Tags()["scalars"]
 
 

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from pcl_clora.cli import app
 from pcl_clora.engine import RunFolder
-from pcl_clora.io import load_tensors
+from pcl_clora.errors import UserValueError
+from pcl_clora.io import load_tensors, write_points
 from pcl_clora.report import write_report
 from tests.support.vis_cases import page_data
 
@@ -34,6 +35,27 @@ def test_view_shows_a_file_as_page_picture_and_ply(tmp_path):
     )
     assert (tmp_path / "p.png").stat().st_size > 1000
     assert (tmp_path / "p.ply").is_file()
+
+
+@pytest.mark.parametrize("option", ["--ply", "--png", "--out"])
+def test_what_is_read_is_not_written_over(option, tmp_path):
+    ending = {"--ply": "ply", "--png": "png", "--out": "html"}[option]
+    file, other = tmp_path / "a.ply", tmp_path / f"b.{ending}"
+    write_points(file, np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32))
+    other.hardlink_to(file)
+    before = file.read_bytes()
+    for out in {file, other, tmp_path / "." / "a.ply"} if option == "--ply" else {other}:
+        with pytest.raises(UserValueError, match="over the input"):
+            call("view", file, option, out)
+    assert file.read_bytes() == before
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_the_files_of_a_run_are_not_written_over(segmentation_run, tmp_path):
+    page = tmp_path / "page.html"
+    page.symlink_to(segmentation_run / "result.json")
+    with pytest.raises(UserValueError, match="over the input"):
+        call("view", "--run", segmentation_run, "--out", page)
 
 
 def test_a_run_without_files_is_a_gallery_sorted_by_worst_iou(segmentation_run, tmp_path, monkeypatch):

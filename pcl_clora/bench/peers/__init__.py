@@ -6,8 +6,10 @@ trial, so that nobody loses by a bad default. This folder is no part of the whee
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,9 +51,11 @@ def _torch_fps(task: Any, call: Callable[[Any, Tensor, Tensor], Any]) -> Run:
 def _quickfps_sampling(task: Any) -> Run:
     import torch_quickfps
 
-    return _best(
-        [lambda h=h: torch_quickfps.sample_idx(task.points, task.samples, h, 0) for h in _heights(task)]
-    )
+    def run(height: int) -> Tensor:
+        found: Tensor = torch_quickfps.sample_idx(task.points, task.samples, height, 0)
+        return found
+
+    return _best([partial(run, height) for height in _heights(task)])
 
 
 def _fpsample_sampling(task: Any) -> Run:
@@ -63,7 +67,7 @@ def _fpsample_sampling(task: Any) -> Run:
         chosen = [fpsample.bucket_fps_kdline_sampling(c, task.samples, height, 0) for c in clouds]
         return torch.from_numpy(np.stack(chosen).astype(np.int64))
 
-    return _best([lambda h=h: run(h) for h in _heights(task)])
+    return _best([partial(run, height) for height in _heights(task)])
 
 
 def _torch_fps_sampling(task: Any) -> Run:
@@ -114,12 +118,12 @@ def _scipy_neighbors(task: Any) -> Run:
 
 
 def _open3d_neighbors(task: Any) -> Run:
-    import open3d
+    core: Any = importlib.import_module("open3d").core
 
     def search(points: Any, queries: Any) -> Any:
-        tree = open3d.core.nns.NearestNeighborSearch(open3d.core.Tensor(points))
+        tree = core.nns.NearestNeighborSearch(core.Tensor(points))
         tree.knn_index()
-        idx, dist2 = tree.knn_search(open3d.core.Tensor(queries), task.neighbors)
+        idx, dist2 = tree.knn_search(core.Tensor(queries), task.neighbors)
         return np.sqrt(dist2.numpy()), idx.numpy()
 
     return _per_cloud(task, search)

@@ -70,6 +70,12 @@ class RunFolder:
         """What came out, in numbers."""
         return self.path / "result.json"
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them but tensorboard's, whether they are there or not."""
+        chosen = (self.chosen, self.checkpoint)
+        return (self.config, self.env, self.plan, self.metrics, self.result, *chosen)
+
     def nonfinite(self, step: int) -> Path:
         """State and batch of a step whose loss was not finite."""
         return self.path / f"nonfinite-step-{step}.safetensors"

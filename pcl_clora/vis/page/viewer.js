@@ -6,10 +6,7 @@
   const canvas = byId("canvas"), stage = byId("stage"), grid = byId("grid");
   const gl = canvas.getContext("webgl2", { antialias: false, alpha: true, premultipliedAlpha: true });
   const BACKGROUNDS = [[1, 1, 1], [0.078, 0.094, 0.114], [0.78, 0.8, 0.83]];
-  const MAP = [[68, 1, 84], [72, 24, 106], [71, 45, 123], [66, 64, 134], [59, 82, 139], [51, 99, 141], [44, 114, 142],
-    [38, 130, 142], [33, 145, 140], [31, 160, 136], [40, 174, 128], [63, 188, 115], [94, 201, 98], [132, 212, 75],
-    [173, 220, 48], [216, 226, 25], [253, 231, 37]];
-  const PLAIN = [111, 147, 184];
+  const MAP = data.scale, PLAIN = data.plain;
   const FIELD = 0.6, NEAR = 0.02, FAR = 40, PICK = 4;
   const LARGE = 150000, BUDGET = 40;  // points; milliseconds a frame while the camera moves
   const state = { panels: [], background: 0, size: 1, linked: true, centers: false, active: 0, dirty: true, frames: 0, cost: 0, moving: false };
@@ -141,7 +138,7 @@
   }
 
   // ---- cameras ----------------------------------------------------------------------------------------------
-  const startCamera = () => ({ turn: 0.6, tilt: 0.32, distance: 3.95, x: 0, y: 0, z: 0 });
+  const startCamera = () => ({ turn: data.turn, tilt: data.tilt, distance: 3.95, x: 0, y: 0, z: 0 });
   function axes(camera) {
     const ct = Math.cos(camera.turn), st = Math.sin(camera.turn), cp = Math.cos(camera.tilt), sp = Math.sin(camera.tilt);
     return { right: [ct, 0, -st], up: [-st * sp, cp, -ct * sp], back: [st * cp, sp, ct * cp] };
