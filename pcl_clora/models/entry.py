@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from pcl_clora.models.config import ModelConfig, Task
-from pcl_clora.models.key_map import KeyMap
+from pcl_clora.models.key_map import KeyMap, LeftOut
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -71,7 +71,7 @@ class OfficialFiles:
     rather_than: tuple[str, ...] = ()
     wrappers: Mapping[str, str] = field(default_factory=dict)
     beside: str = "$"
-    left_out: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[tuple[str, LeftOut], ...] = ()
     hub_tables: Mapping[str, KeyMap] = field(default_factory=dict)
     trained_with: Mapping[str, str] = field(default_factory=dict)
 

@@ -1,9 +1,13 @@
-"""How the tensors of one naming are called in another: rules as data, read in both directions."""
+"""How the tensors of one naming are called in another: rules as data, read in both directions.
+
+And of what kind the reason is where a tensor has no name on the other side.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -37,6 +41,35 @@ class Rule:
             raise UserValueError(f"{self} is a prefix on one side only; end both names in a dot, or neither.")
         if _stars(self.first) != _stars(self.second):
             raise UserValueError(f"{self} has another number of '*' on each side; each must be carried over.")
+
+
+LeftOutKind = Literal[
+    "pretraining", "unused", "branch", "token", "head", "method", "scalar", "second", "unknown"
+]
+
+
+class LeftOut(str):
+    """Why a tensor of a file has no place in a network: a text for people, and of what kind the reason is.
+
+    Args:
+        kind: "pretraining" (used there only), "unused" (by any network), "branch" (of ReCon), "token" and
+            "head" (of another task or other classes), "method" (added by a fine-tuning method), "scalar" (of
+            PointLoRA, where a weight used to be), "second" (tensor for one name) or "unknown".
+        text: the reason in words.
+    """
+
+    __slots__ = ("kind",)
+    kind: LeftOutKind
+
+    def __new__(cls, kind: LeftOutKind, text: str) -> LeftOut:
+        """Make the text, and note its kind."""
+        made = super().__new__(cls, text)
+        made.kind = kind
+        return made
+
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
+        """Give what copies and pickles are made from."""
+        return self.kind, str(self)
 
 
 def _stars(pattern: str) -> int:

@@ -1,12 +1,15 @@
 """Key maps: both directions of one table are inverse, and every rule does what it says."""
 
+import copy
+import pickle
+
 import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given
 
 from pcl_clora.models.backbones.point_mae.keys import CLASSIFICATION_KEYS as OFFICIAL_KEYS
-from pcl_clora.models.key_map import KeyMap, Rule
+from pcl_clora.models.key_map import KeyMap, LeftOut, Rule
 
 SHADOWED = KeyMap((Rule("a.norm.", "a.first."), Rule("a.", "a."), Rule("*.x", "y.*")))
 MAPS = {"point_mae": OFFICIAL_KEYS, "shadowed": SHADOWED}
@@ -96,3 +99,10 @@ def test_a_map_translates_to_its_own_sides_and_to_no_other():
         hub.translate("a.x", to="ours")
     with pytest.raises(ValueError, match="to='ours' is no side"):
         hub.translate_tensor("a.x", torch.ones(1), to="ours")
+
+
+def test_a_reason_reads_as_its_text_and_keeps_its_kind_in_copies():
+    reason = LeftOut("head", "head of another task")
+    for made in (reason, copy.deepcopy(reason), pickle.loads(pickle.dumps(reason))):
+        assert made == "head of another task"
+        assert made.kind == "head"

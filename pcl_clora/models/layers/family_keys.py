@@ -6,7 +6,7 @@ from typing import Any
 
 from pcl_clora.models.config import Task
 from pcl_clora.models.entry import FileFacts
-from pcl_clora.models.key_map import Rule
+from pcl_clora.models.key_map import LeftOut, Rule
 
 PATCH_EMBED_RULES: tuple[Rule, ...] = (
     Rule("encoder.first_conv.0.", "patch_embed.linear1.", conv=True),
@@ -34,7 +34,7 @@ DECODER_RULES: tuple[Rule, ...] = (
     Rule("increase_dim.0.", "rebuild.", conv=True),
 )
 
-PRETRAINING_ONLY = "used in pre-training only"
+PRETRAINING_ONLY = LeftOut("pretraining", "used in pre-training only")
 MASKED_AUTOENCODER = {"MAE_encoder.": "encoder of a masked autoencoder: Point-MAE, ReCon, PCP-MAE"}
 BESIDE_ENCODER = r"(mask_token|MAE_decoder|decoder_pos_embed|increase_dim|pred_pos_proj|(img|text)_proj)\b"
 DECODER_LEFT_OUT = (

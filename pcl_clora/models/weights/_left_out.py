@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from functools import cache
 
 from pcl_clora.models.entry import BackboneEntry
-from pcl_clora.models.key_map import KeyMap, Rule
+from pcl_clora.models.key_map import KeyMap, LeftOut, Rule
 from pcl_clora.models.registry import entries, find_entry
 
 # Prefix -> where it comes from, beside those of the backbones' own files. They are taken off one after
@@ -33,12 +33,12 @@ METHODS: dict[str, str] = {
 }
 
 # Keys of any network that another may have no place for -> why they are left out.
-LEFT_OUT: tuple[tuple[str, str], ...] = (
-    (r"^(cls_token|cls_pos)$", "learned token, which this model does not have"),
+LEFT_OUT: tuple[tuple[str, LeftOut], ...] = (
+    (r"^(cls_token|cls_pos)$", LeftOut("token", "learned token, which this model does not have")),
     (
         r"^(blocks\.)?cls_(head_finetune|norm)\.|^(label_conv|propagation_\d|convs\d|bns\d)(_cls)?\."
         r"|^dgcnn_pro_\d\.|^(conv|bn)[12]\.",
-        "head of another task",
+        LeftOut("head", "head of another task"),
     ),
 )
 
@@ -69,7 +69,7 @@ def _wrappers(known: tuple[BackboneEntry, ...]) -> dict[str, str]:
 
 
 @cache
-def _reasons(known: tuple[BackboneEntry, ...]) -> tuple[tuple[re.Pattern[str], str], ...]:
+def _reasons(known: tuple[BackboneEntry, ...]) -> tuple[tuple[re.Pattern[str], LeftOut], ...]:
     of_entries = (reason for entry in known if entry.files for reason in entry.files.left_out)
     return tuple((re.compile(marks), reason) for marks, reason in dict.fromkeys((*of_entries, *LEFT_OUT)))
 
@@ -116,7 +116,7 @@ def method_of(keys: Iterable[str]) -> str:
     return ""
 
 
-def reason_left_out(key: str, keys: Collection[str], method: str = "") -> str:
+def reason_left_out(key: str, keys: Collection[str], method: str = "") -> LeftOut:
     """Say why an unwrapped key has no place in a model.
 
     Args:
@@ -126,8 +126,12 @@ def reason_left_out(key: str, keys: Collection[str], method: str = "") -> str:
     """
     owner, _, leaf = key.rpartition(".")
     if leaf == "weight" and f"{owner}.linear.weight" in keys:
-        return "scalar of PointLoRA where the layer's weight used to be, which is under `linear`"
+        return LeftOut(
+            "scalar", "scalar of PointLoRA where the layer's weight used to be, which is under `linear`"
+        )
     for marks, reason in _reasons(entries()):
         if marks.search(key):
             return reason
-    return f"part of {method}, which this model does not have" if method else "not part of this model"
+    if method:
+        return LeftOut("method", f"part of {method}, which this model does not have")
+    return LeftOut("unknown", "not part of this model")

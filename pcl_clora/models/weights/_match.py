@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pcl_clora.models.interface import get_interface
+from pcl_clora.models.key_map import LeftOut
 from pcl_clora.models.weights._containers import Checkpoint
 from pcl_clora.models.weights._identify import Identity, differences, identify, same_network
 from pcl_clora.models.weights._left_out import reason_left_out, unwrap, wrappers_of
@@ -36,7 +37,7 @@ class Match:
     found: Mapping[str, str]
     missing: tuple[str, ...]
     needed: tuple[str, ...]
-    unexpected: Mapping[str, str]
+    unexpected: Mapping[str, LeftOut]
     wrong_shape: Mapping[str, str]
     too_deep: tuple[str, ...]
 
@@ -57,14 +58,14 @@ def match(model: nn.Module, own: Mapping[str, Tensor], checkpoint: Checkpoint) -
     shapes = {unwrapped[key]: checkpoint.like(key).shape for key in checkpoint.tensors}
     identity = identify(shapes, wrappers_of(checkpoint.tensors))
     found: dict[str, str] = {}
-    unexpected: dict[str, str] = {}
+    unexpected: dict[str, LeftOut] = {}
     wrong_shape: dict[str, str] = {}
     for key in checkpoint.tensors:
         name = names.get(key)
         if name is None or f"{unwrapped[key].removesuffix('weight')}linear.weight" in shapes:
             unexpected[key] = reason_left_out(unwrapped[key], shapes, identity.method)
         elif name in found:
-            unexpected[key] = f"a second tensor for {name}"
+            unexpected[key] = LeftOut("second", f"a second tensor for {name}")
         elif not _fits(checkpoint.like(key), own[name]):
             wrong_shape[name] = (
                 f"{tuple(checkpoint.like(key).shape)} in the file, {tuple(own[name].shape)} in the model"
@@ -122,14 +123,14 @@ def _leave_other_head(
     head: set[str],
     names: Mapping[str, str],
     found: dict[str, str],
-    unexpected: dict[str, str],
+    unexpected: dict[str, LeftOut],
     wrong_shape: dict[str, str],
 ) -> None:
     """Where a part of the head has another shape, take nothing of it, so that it is not half trained."""
     other = [name for name in wrong_shape if name in head]
     if not other:
         return
-    reason = f"head for other classes: {wrong_shape[other[0]]}"
+    reason = LeftOut("head", f"head for other classes: {wrong_shape[other[0]]}")
     for name in [name for name in found if name in head]:
         unexpected[found.pop(name)] = reason
     unexpected.update({key: reason for key, name in names.items() if name in other})

@@ -16,11 +16,6 @@ from pcl_clora.models.weights._official_view import OfficialView, is_buffer, vie
 from pcl_clora.models.weights._sources import open_source
 
 GROUPS = ("backbone", "backbone statistics", "tokens", "head", "other")
-_HEAD = (
-    r"^(blocks\.)?(cls_head_finetune|cls_norm)\.|^(label_conv|propagation_\d|convs\d|bns\d)(_cls)?\."
-    r"|^dgcnn_pro_\d\.|^(conv|bn)[12]\."
-)
-_TOKENS = r"^(cls|img|text)_(token|pos)$|^sos_pos$|^blocks\.sos$"
 
 
 @dataclass(frozen=True)
@@ -138,14 +133,13 @@ def _without(names: Mapping[str, str], shared: Sequence[str]) -> tuple[str, ...]
 
 
 def group_of(name: str) -> str:
-    """Name the group of an unwrapped official name."""
-    if re.search(_HEAD, name):
-        return "head"
-    if re.search(_TOKENS, name):
-        return "tokens"
-    if reason_left_out(name, ()) != "not part of this model" and "_contrast." not in name:
-        return "other"
-    if not re.match(r"(encoder|reduce_dim|pos_embed|blocks|norm)\b", name):
+    """Name the group of an unwrapped official name: by why another network would leave it out."""
+    kind = reason_left_out(name, ()).kind
+    if kind in ("head", "token"):
+        return "head" if kind == "head" else "tokens"
+    if kind not in ("branch", "unknown") or not re.match(
+        r"(encoder|reduce_dim|pos_embed|blocks|norm)\b", name
+    ):
         return "other"
     return "backbone statistics" if is_buffer(name) else "backbone"
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pcl_clora.io import atomic_write, save_tensors
 from pcl_clora.models.errors import WeightsError
+from pcl_clora.models.key_map import LeftOut
 from pcl_clora.models.registry import model_classes
 from pcl_clora.models.weights._hub_names import hub_table_of
 from pcl_clora.models.weights._left_out import reason_left_out, unwrap
@@ -42,7 +43,7 @@ class Conversion:
     holds: str
     naming: tuple[str, str]
     num_tensors: int
-    left_out: Mapping[str, str]
+    left_out: Mapping[str, LeftOut]
 
 
 def convert_weights(
@@ -86,7 +87,7 @@ def convert_weights(
     return Conversion(str(source), str(target), str(view.identity), (view.naming, to), len(tensors), left_out)
 
 
-def renamed(view: OfficialView, to: Names) -> tuple[dict[str, Tensor], dict[str, str]]:
+def renamed(view: OfficialView, to: Names) -> tuple[dict[str, Tensor], dict[str, LeftOut]]:
     """Read all tensors of a file under other names.
 
     Returns:
@@ -100,11 +101,11 @@ def renamed(view: OfficialView, to: Names) -> tuple[dict[str, Tensor], dict[str,
     return {name: tensor.detach().clone() for name, tensor in found.items()}, left_out
 
 
-def _official(view: OfficialView) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _official(view: OfficialView) -> tuple[dict[str, Tensor], dict[str, LeftOut]]:
     return {official: view.tensor(official) for official in view.keys}, {}
 
 
-def _hub(view: OfficialView) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _hub(view: OfficialView) -> tuple[dict[str, Tensor], dict[str, LeftOut]]:
     wanted = [official for official in view.keys if not official.startswith(BESIDE)]
     table = hub_table_of(wanted, naming="official")
     strange = [
@@ -118,7 +119,7 @@ def _hub(view: OfficialView) -> tuple[dict[str, Tensor], dict[str, str]]:
         )
     key_map = table[1]
     found: dict[str, Tensor] = {}
-    left_out: dict[str, str] = {}
+    left_out: dict[str, LeftOut] = {}
     for official in view.keys:
         name = key_map.translate(official, to="hub")
         if name is None:
@@ -128,7 +129,7 @@ def _hub(view: OfficialView) -> tuple[dict[str, Tensor], dict[str, str]]:
     return found, left_out
 
 
-def _native(view: OfficialView) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _native(view: OfficialView) -> tuple[dict[str, Tensor], dict[str, LeftOut]]:
     classes = model_classes()
     places = [(view.identity.model, task) for task in (view.identity.task, "classification")]
     place = next((place for place in places if place in classes), None)
@@ -139,19 +140,19 @@ def _native(view: OfficialView) -> tuple[dict[str, Tensor], dict[str, str]]:
         )
     key_map, known = key_map_of(classes[place]), vocabulary(*place)
     found: dict[str, Tensor] = {}
-    left_out: dict[str, str] = {}
+    left_out: dict[str, LeftOut] = {}
     for official in view.keys:
         places_here = places_of_key(key_map, official)
         alias, name = next(((a, n) for a, n in places_here if name_pattern(n) in known), ("", ""))
         reason = _reason(view, official)
-        if not name or name in found or reason.startswith("scalar of"):
+        if not name or name in found or reason.kind == "scalar":
             left_out[official] = reason
         else:
             found[name] = key_map.translate_tensor(alias, view.tensor(official), to="ours")
     return found, left_out
 
 
-def _reason(view: OfficialView, official: str) -> str:
+def _reason(view: OfficialView, official: str) -> LeftOut:
     unwrapped = view.unwrapped()
     return reason_left_out(unwrap(official), unwrapped, view.identity.method)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pcl_clora.models.errors import WeightsError
+from pcl_clora.models.key_map import LeftOut
 from pcl_clora.models.weights._containers import Checkpoint, read_state_dict
 from pcl_clora.models.weights._match import Match, advice, count_not_finite, match
 from pcl_clora.models.weights._naming import native_name
@@ -56,7 +57,7 @@ class LoadReport:
     container: str
     matched: tuple[str, ...]
     missing: tuple[str, ...]
-    unexpected: Mapping[str, str] = field(default_factory=dict)
+    unexpected: Mapping[str, LeftOut] = field(default_factory=dict)
     holds: str = ""
     naming: str = "official"
     cast: Mapping[str, int] = field(default_factory=dict)

@@ -118,6 +118,11 @@ def test_files_without_a_common_tensor_are_said_to_have_none(tmp_path, golden):
         ("mask_token", "other"),
         ("MAE_decoder.blocks.0.norm1.weight", "other"),
         ("transformer_k.norm.weight", "other"),
+        ("blocks.cls_norm.weight", "head"),
+        ("img_pos", "tokens"),
+        ("sos_pos", "tokens"),
+        ("generator_blocks.layers.0.ln_1.weight", "other"),
+        ("something.else", "other"),
     ],
 )
 def test_tensors_are_grouped_by_what_owns_them(name, group):

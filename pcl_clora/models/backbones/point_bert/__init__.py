@@ -10,6 +10,7 @@ from pcl_clora.models.backbones.point_bert.pretraining import PointBERTPretraini
 from pcl_clora.models.backbones.point_bert.segmentation import PointBERTSegmenter
 from pcl_clora.models.config import Task
 from pcl_clora.models.entry import BackboneEntry, FileFacts, OfficialFiles
+from pcl_clora.models.key_map import LeftOut
 from pcl_clora.models.layers import family_keys
 
 
@@ -50,9 +51,9 @@ ENTRIES = (
             },
             beside=r"(transformer_k|queue|queue_ptr|dvae)\b",
             left_out=(
-                (r"^transformer_k\.", "momentum copy of the network"),
-                (r"^queue(_ptr)?$", "queue of the contrastive loss"),
-                (r"^dvae\.", "tokenizer (dVAE) of pre-training"),
+                (r"^transformer_k\.", LeftOut("pretraining", "momentum copy of the network")),
+                (r"^queue(_ptr)?$", LeftOut("pretraining", "queue of the contrastive loss")),
+                (r"^dvae\.", LeftOut("pretraining", "tokenizer (dVAE) of pre-training")),
                 (r"^(lm_head|cls_head)\.|^mask_token$", family_keys.PRETRAINING_ONLY),
             ),
             hub_tables=HUB_TABLES,

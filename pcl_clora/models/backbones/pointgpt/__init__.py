@@ -19,6 +19,7 @@ from pcl_clora.models.backbones.pointgpt.pretraining import PointGPTLargePretrai
 from pcl_clora.models.backbones.pointgpt.segmentation import PointGPTLargeSegmenter, PointGPTSegmenter
 from pcl_clora.models.config import Task
 from pcl_clora.models.entry import BackboneEntry, FileFacts, OfficialFiles
+from pcl_clora.models.key_map import LeftOut
 from pcl_clora.models.layers import family_keys
 
 _WIDTH_OF_L = 1024
@@ -90,9 +91,9 @@ _FILES_OF_S = OfficialFiles(
     sizes=_read_sizes,
     wrappers={"GPT_Transformer.": "extractor and generator of PointGPT"},
     left_out=(
-        (r"^generator_blocks\.", "generator, used by the generation loss only"),
-        (r"^blocks\.increase_dim\.", "not used by the published network"),
-        (r"^(sos_pos|blocks\.sos)$", "learned token, which this model does not have"),
+        (r"^generator_blocks\.", LeftOut("pretraining", "generator, used by the generation loss only")),
+        (r"^blocks\.increase_dim\.", LeftOut("unused", "not used by the published network")),
+        (r"^(sos_pos|blocks\.sos)$", LeftOut("token", "learned token, which this model does not have")),
     ),
     hub_tables=HUB_TABLES,
     trained_with=family_keys.TRAINED_WITH,

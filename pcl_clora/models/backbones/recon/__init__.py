@@ -8,7 +8,10 @@ from pcl_clora.models.backbones.recon.network import ReCon, ReConConfig, ReConPl
 from pcl_clora.models.backbones.recon.pretraining import ReConPretraining
 from pcl_clora.models.backbones.recon.segmentation import ReConPlainSegmenter, ReConSegmenter
 from pcl_clora.models.entry import BackboneEntry, FileFacts, OfficialFiles
+from pcl_clora.models.key_map import LeftOut
 from pcl_clora.models.layers import family_keys
+
+_BRANCH = "contrast branch of ReCon, which this model does not have"
 
 
 def _are(file: FileFacts) -> bool:
@@ -35,15 +38,13 @@ ENTRIES = (
             wrappers=family_keys.MASKED_AUTOENCODER,
             beside=family_keys.BESIDE_ENCODER,
             left_out=(
-                (r"^(img|text)_encoder\.", "frozen teacher of pre-training"),
+                (r"^(img|text)_encoder\.", LeftOut("pretraining", "frozen teacher of pre-training")),
                 (
                     r"^(img|text)_proj(\.|$)",
-                    "projection to the teacher's features, used in pre-training only",
+                    LeftOut("pretraining", "projection to the teacher's features, used in pre-training only"),
                 ),
-                (
-                    r"_contrast\.|^(img|text)_(token|pos)$",
-                    "contrast branch of ReCon, which this model does not have",
-                ),
+                (r"_contrast\.", LeftOut("branch", _BRANCH)),
+                (r"^(img|text)_(token|pos)$", LeftOut("token", _BRANCH)),
                 *family_keys.DECODER_LEFT_OUT,
             ),
             trained_with=family_keys.TRAINED_WITH,
