@@ -9,8 +9,8 @@ from pcl_clora.adapters.methods.full import FullConfig
 from pcl_clora.adapters.methods.linear_probe import LinearProbeConfig
 from pcl_clora.adapters.methods.lora import LoRAConfig
 from pcl_clora.adapters.methods.sade import SadeConfig
-from pcl_clora.adapters.model import AdaptedModel
-from pcl_clora.adapters.plan import format_plan, trainable_plan
+from pcl_clora.adapters.model import AdaptedModel, trainable_plan
+from pcl_clora.adapters.plan import format_plan
 from pcl_clora.adapters.registry import list_adapters, parse_adapter_config, register_adapter
 
 __all__ = [

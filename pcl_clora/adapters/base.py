@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from typing import Any, ClassVar, cast
 
 import torch
@@ -16,6 +17,11 @@ class AdapterStateError(PclCloraError, RuntimeError):
     """A call that the adapted model cannot follow in its present state, for example merging twice."""
 
 
+def module_key(name: str) -> str:
+    """Make a name a key under which a module can be registered: programs of torch.export write it as code."""
+    return f"{name}/" if keyword.iskeyword(name) else name
+
+
 class Delta(nn.Module):
     """What one adapter changes in one layer; subclasses hold the tensors that this layer owns.
 
@@ -24,7 +30,7 @@ class Delta(nn.Module):
     transformer block. It returns what the layer returns, and before the first step bit for bit the same.
     """
 
-    def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def merged_weight(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Fold the change into a linear layer.
 
         Args:
@@ -60,7 +66,7 @@ class TunerLayer(nn.Module):
         super().__init__()
         self.base_layer = base_layer
         self.deltas = nn.ModuleDict()
-        self.active: str | None = None
+        self.active: str | None = None  # key of the delta, see `module_key`
         self.is_merged = False
         self.register_buffer("kept_weight", None, persistent=False)
         self.register_buffer("kept_bias", None, persistent=False)
@@ -73,7 +79,8 @@ class TunerLayer(nn.Module):
 
     def activate(self, name: str | None) -> None:
         """Use the delta of an adapter; the bare layer if that adapter has none here."""
-        self.active = name if name is not None and name in self.deltas else None
+        key = "" if name is None else module_key(name)
+        self.active = key if key in self.deltas else None
 
     @torch.no_grad()
     def compute_merged(self) -> tuple[Tensor, Tensor | None]:
@@ -85,7 +92,7 @@ class TunerLayer(nn.Module):
                 "into, so this adapter cannot be merged; run it unmerged."
             )
         bias64 = None if layer.bias is None else layer.bias.to("cpu", torch.float64)
-        weight, bias = delta.merged(layer.weight.to("cpu", torch.float64), bias64)
+        weight, bias = delta.merged_weight(layer.weight.to("cpu", torch.float64), bias64)
         return weight.to(layer.weight), None if bias is None else bias.to(layer.weight)
 
     def merge(self, weight: Tensor, bias: Tensor | None) -> None:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pcl_clora.adapters.parts import at_or_inside
+from pcl_clora.adapters.paths import at_or_inside
 from pcl_clora.config import Config, ConfigError, build
 from pcl_clora.errors import UserValueError
+from pcl_clora.io.digest import digest_tensors
 from pcl_clora.io.errors import DataError
 from pcl_clora.io.safe import load_tensors, save_tensors
-
-if TYPE_CHECKING:
-    from pcl_clora.adapters.model import AdaptedModel
 
 FORMAT = "pcl_clora.adapter"
 FORMAT_VERSION = 1
@@ -40,7 +37,7 @@ class AdapterHeader(Config):
     num_classes: int | None = None  # logits of the head
     head_dtype: str = "float32"  # precision the head is stored in
     classes: tuple[str, ...] = ()  # names of the classes, in the order of the logits
-    normalisation: Any = ""  # what is done to the points before the model sees them
+    input_rule: Mapping[str, Any] = Field(default_factory=dict)  # what the model sees of a cloud
     protocol: Any = ""  # how checkpoint and test points were chosen
     metrics: Mapping[str, Any] = Field(default_factory=dict)  # under that protocol, accuracies in [0, 1]
     licence: str = ""  # of these weights
@@ -48,7 +45,7 @@ class AdapterHeader(Config):
     extra: Mapping[str, Any] = Field(default_factory=dict)  # anything else
 
 
-_FREE_FIELDS = ("base_id", "classes", "normalisation", "protocol", "metrics", "licence", "git", "extra")
+_FREE_FIELDS = ("base_id", "classes", "input_rule", "protocol", "metrics", "licence", "git", "extra")
 
 
 def base_id(base: nn.Module) -> str:
@@ -57,23 +54,24 @@ def base_id(base: nn.Module) -> str:
     return str(getattr(described, "name", type(base).__name__))
 
 
-def make_header(model: AdaptedModel, head_dtype: str, metadata: Mapping[str, Any]) -> AdapterHeader:
-    """Describe the active adapter of a model.
+def make_header(base: nn.Module, metadata: Mapping[str, Any], **facts: Any) -> AdapterHeader:
+    """Describe an adapter.
+
+    Args:
+        base: its backbone.
+        metadata: what the user says besides; keys that are no field go to `extra`.
+        facts: what the adapted model knows: adapter, base_sha256, num_classes, head_dtype.
 
     Raises:
         ConfigError: if a known key of the metadata has a value of the wrong type.
     """
-    described = getattr(model.base, "config", None)
-    base_model = described.model_dump(mode="json") if isinstance(described, Config) else {}
+    described = getattr(base, "config", None)
     free = {key: value for key, value in metadata.items() if key in _FREE_FIELDS}
     extra = {key: value for key, value in metadata.items() if key not in _FREE_FIELDS}
     values = {
-        "base_id": base_id(model.base),
-        "adapter": model.config.model_dump(mode="json"),
-        "base_sha256": model.base_hash(),
-        "base_model": base_model,
-        "num_classes": model.num_classes,
-        "head_dtype": head_dtype,
+        "base_id": base_id(base),
+        "base_model": described.model_dump(mode="json") if isinstance(described, Config) else {},
+        **facts,
         **free,
         "extra": {**free.get("extra", {}), **extra},
     }
@@ -81,21 +79,8 @@ def make_header(model: AdaptedModel, head_dtype: str, metadata: Mapping[str, Any
 
 
 def hash_tensors(tensors: Mapping[str, Tensor], without: Collection[str]) -> str:
-    """Return the SHA-256 over name, dtype, shape and bytes of tensors, in the order of their names.
-
-    Args:
-        tensors: the tensors by name.
-        without: dotted paths; tensors at or below them are left out.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        if at_or_inside(name, without):
-            continue
-        value = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        if value.numel():
-            digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    """Return the SHA-256 over tensors, except those at or below the dotted paths in `without`."""
+    return digest_tensors({name: t for name, t in tensors.items() if not at_or_inside(name, without)})
 
 
 def to_half(name: str, value: Tensor) -> Tensor:
@@ -154,6 +139,9 @@ def read_adapter(path: str | Path) -> tuple[AdapterHeader, dict[str, Tensor]]:
             f"has format version {version}; the newest known here is {FORMAT_VERSION}",
             "update pcl_clora",
         )
+    said = values.pop("normalisation", "")  # files of before `input_rule`: text that nothing reads
+    if said:
+        values["extra"] = {**values.get("extra", {}), "normalisation": said}
     try:
         return build(AdapterHeader, values, source=f"header of {path}"), state
     except ConfigError as error:

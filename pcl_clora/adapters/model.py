@@ -15,19 +15,29 @@ import torch
 from torch import Tensor, nn
 
 from pcl_clora.adapters import files
-from pcl_clora.adapters.base import AdapterMethod, AdapterStateError, TunerLayer
+from pcl_clora.adapters.base import AdapterMethod, AdapterStateError, TunerLayer, module_key
 from pcl_clora.adapters.config import AdapterConfig
-from pcl_clora.adapters.keys import file_keys
-from pcl_clora.adapters.parts import Shelf, at_or_inside, check_targets, copy_items, outermost
-from pcl_clora.adapters.paths import base_tensors, live_path, locate, tuner_layers, walk
+from pcl_clora.adapters.files import AdapterHeader
+from pcl_clora.adapters.parts import check_targets, copy_items
+from pcl_clora.adapters.paths import (
+    at_or_inside,
+    base_tensors,
+    live_path,
+    locate,
+    outermost,
+    tuner_layers,
+    walk,
+)
 from pcl_clora.adapters.plan import (
     apply_gradients,
     count_parameters,
+    file_keys,
     freeze_statistics,
+    make_plan,
     statistics_paths,
-    trainable_plan,
 )
 from pcl_clora.adapters.routing import group_samples, put_in_order
+from pcl_clora.adapters.slot import Shelf, Slot
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.interface import ModelInterface, auxiliary_losses, get_interface
 
@@ -38,24 +48,21 @@ class AdaptedModel(nn.Module):
     `attach_adapter` and `load_adapter` make it. Layers of the backbone are replaced in place by
     `TunerLayer`s. What an adapter trains besides (head, class tokens, ...) is a copy of its own, which sits
     in the backbone while the adapter is active; the backbone's own waits in `originals`, the copies of other
-    adapters in `shelves`. Switching moves references, never values.
+    adapters in their slots. Switching moves references, never values.
 
     Attributes:
         base: the backbone, with the active adapter in place.
-        methods: adapter name -> method, the owner of what its layers share.
+        slots: all adapters, by `Slot.key`.
         originals: what the backbone had where the active adapter now has its copies.
-        shelves: adapter name -> its copies, while it is not active.
     """
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         get_interface(base)
         self.base = base
-        self.methods = nn.ModuleDict()
+        self.slots = nn.ModuleDict()
         self.originals = Shelf()
-        self.shelves = nn.ModuleDict()
-        self._owned: dict[str, dict[str, str]] = {}
-        self._classes: dict[str | None, int | None] = {None: getattr(base, "num_classes", None)}
+        self._base_classes: int | None = getattr(base, "num_classes", None)
         self._active: str | None = None
         self._merged = False
         self._required_grad = {
@@ -74,7 +81,7 @@ class AdaptedModel(nn.Module):
     @property
     def adapter_names(self) -> tuple[str, ...]:
         """Names of all adapters, in the order they were attached."""
-        return tuple(self.methods)
+        return tuple(slot.name for slot in self._all_slots())
 
     @property
     def active(self) -> str | None:
@@ -84,17 +91,36 @@ class AdaptedModel(nn.Module):
     @property
     def method(self) -> AdapterMethod:
         """The method of the active adapter."""
-        return cast(AdapterMethod, self.methods[self._require_active("ask for its method")])
+        return self.slot(self._require_active("ask for its method")).method
 
     @property
     def config(self) -> AdapterConfig:
         """Settings of the active adapter."""
         return self.method.config
 
+    def slot(self, name: str) -> Slot:
+        """Return what the model holds of an adapter.
+
+        Raises:
+            ValueError: if there is no adapter of this name.
+        """
+        key = module_key(name)
+        if key not in self.slots:
+            raise UserValueError(
+                f"There is no adapter {name!r}; attached are: {', '.join(self.adapter_names) or 'none'}."
+            )
+        return cast(Slot, self.slots[key])
+
+    def _all_slots(self) -> Iterator[Slot]:
+        return cast(Iterator[Slot], iter(self.slots.values()))
+
     @property
     def num_classes(self) -> int | None:
         """Number of logits of the active head; None if the backbone does not say."""
-        return self._classes[self._active]
+        return self._classes_of(self._active)
+
+    def _classes_of(self, name: str | None) -> int | None:
+        return self._base_classes if name is None else self.slot(name).num_classes
 
     @property
     def is_merged(self) -> bool:
@@ -103,8 +129,8 @@ class AdaptedModel(nn.Module):
 
     @property
     def plan(self) -> dict[str, str]:
-        """What training changes and why; see `trainable_plan`."""
-        return trainable_plan(self)
+        """What training changes and why; see `plan.make_plan`."""
+        return {} if self._active is None else make_plan(self.base, self.slot(self._active))
 
     def saved_names(self) -> tuple[str, ...]:
         """Name the tensors that training changes and an adapter file holds, as the state_dict does."""
@@ -112,7 +138,7 @@ class AdaptedModel(nn.Module):
 
     def owned_paths(self, name: str) -> Mapping[str, str]:
         """Say what an adapter has copies of: dotted path in the backbone -> reason."""
-        return self._owned[name]
+        return self.slot(name).owned
 
     def live_tuners(self) -> dict[str, TunerLayer]:
         """List the layers that carry deltas by their path in `base`, as it is now."""
@@ -120,7 +146,7 @@ class AdaptedModel(nn.Module):
 
     def parameter_counts(self) -> dict[str, int]:
         """Count total, trainable, adapter, head and tokens parameters; see `plan.count_parameters`."""
-        return count_parameters(self)
+        return count_parameters(self.base, None if self._active is None else self.slot(self._active))
 
     def no_weight_decay(self) -> set[str]:
         """Name the parameters that weight decay spares, as this model names them; asks the backbone."""
@@ -192,13 +218,21 @@ class AdaptedModel(nn.Module):
 
     # Which adapter
 
-    def add_adapter(self, name: str, method: AdapterMethod, *, num_classes: int | None = None) -> None:
+    def add_adapter(
+        self,
+        name: str,
+        method: AdapterMethod,
+        *,
+        num_classes: int | None = None,
+        header: AdapterHeader | None = None,
+    ) -> None:
         """Attach one more adapter and make it the active one. Everything is matched before anything changes.
 
         Args:
             name: letters, digits, "_" and "-"; not in use.
             method: the method, with its own tensors.
             num_classes: a new head with so many logits; None copies the backbone's head.
+            header: of the file that its tensors come from.
 
         Raises:
             ValueError: if the name is taken or not allowed, or a role or part does not match; the message
@@ -219,15 +253,11 @@ class AdaptedModel(nn.Module):
         except Exception:
             self._install(before)
             raise
-        self.methods[name] = method
+        classes = num_classes if num_classes is not None else self._base_classes
+        slot = Slot(name, method, copies, owned, classes, header)
         for path, delta in deltas.items():
-            self._tuner_at(path).deltas[name] = delta
-        shelf = Shelf()
-        for path, item in copies.items():
-            shelf.put(path, item)
-        self.shelves[name] = shelf
-        self._owned[name] = owned
-        self._classes[name] = num_classes if num_classes is not None else self._classes[None]
+            self._tuner_at(path).deltas[slot.key] = delta
+        self.slots[slot.key] = slot
         self.set_active(name)
 
     def _paths_to_own(self, method: AdapterMethod) -> dict[str, str]:
@@ -245,15 +275,15 @@ class AdaptedModel(nn.Module):
             AdapterStateError: if an adapter is merged.
         """
         self._require_unmerged("remove an adapter")
-        self._check_known(name)
+        key = self.slot(name).key
         keep = None if self._active == name else self._active
         self.set_active(None)
         for path, tuner in reversed(tuner_layers(self.base).items()):
-            if name in tuner.deltas:
-                del tuner.deltas[name]
+            if key in tuner.deltas:
+                del tuner.deltas[key]
             if not tuner.deltas:
                 self._unwrap(path, tuner)
-        del self.methods[name], self.shelves[name], self._owned[name], self._classes[name]
+        del self.slots[key]
         self.set_active(keep)
 
     def set_active(self, name: str | None) -> None:
@@ -265,7 +295,7 @@ class AdaptedModel(nn.Module):
         """
         self._require_unmerged("change the active adapter")
         if name is not None:
-            self._check_known(name)
+            self.slot(name)
         self._install(name)
         apply_gradients(self, self.plan)
         self.train(self.training)
@@ -285,21 +315,22 @@ class AdaptedModel(nn.Module):
         if name == self._active:
             return
         if self._active is not None:
-            shelf = cast(Shelf, self.shelves[self._active])
-            for path in self._owned[self._active]:
+            slot = self.slot(self._active)
+            for path in slot.owned:
                 owner, leaf = locate(self.base, path)
-                shelf.put(path, getattr(owner, leaf))
+                slot.copies.put(path, getattr(owner, leaf))
                 setattr(owner, leaf, self.originals.take(path))
         if name is not None:
-            shelf = cast(Shelf, self.shelves[name])
-            for path in self._owned[name]:
+            slot = self.slot(name)
+            for path in slot.owned:
                 owner, leaf = locate(self.base, path)
                 self.originals.put(path, getattr(owner, leaf))
-                setattr(owner, leaf, shelf.take(path))
+                setattr(owner, leaf, slot.copies.take(path))
         for tuner in tuner_layers(self.base).values():
             tuner.activate(name)
-        if self._classes[name] is not None:
-            cast(Any, self.base).num_classes = self._classes[name]
+        classes = self._classes_of(name)
+        if classes is not None:
+            cast(Any, self.base).num_classes = classes
         self._active = name
 
     def _tuner_at(self, path: str) -> TunerLayer:
@@ -397,7 +428,7 @@ class AdaptedModel(nn.Module):
     def _release(self, training: bool) -> nn.Module:
         for path, tuner in reversed(tuner_layers(self.base).items()):
             self._unwrap(path, tuner)
-        new = self._owned[self._active] if self._active is not None else {}
+        new = self.slot(self._active).owned if self._active is not None else {}
         for name, parameter in self.base.named_parameters(remove_duplicate=False):
             parameter.requires_grad_(name in self._required_grad or at_or_inside(name, new))
         self._unloaded = True
@@ -427,8 +458,8 @@ class AdaptedModel(nn.Module):
             value.copy_(state[key])
 
     def key_map(self) -> dict[str, str]:
-        """Map names of the state_dict to names in the adapter's file; see `keys.file_keys`."""
-        return file_keys(self, self._require_active("map its names"))
+        """Map names of the state_dict to names in the adapter's file; see `plan.file_keys`."""
+        return file_keys(self.base, self.slot(self._require_active("map its names")))
 
     def backbone_tensors(self) -> dict[str, Tensor]:
         """List the live tensors of the bare backbone, by the names it has without adapters.
@@ -449,7 +480,7 @@ class AdaptedModel(nn.Module):
     def base_hash(self) -> str:
         """Return the SHA-256 over the tensors of the backbone that the active adapter does not carry."""
         name = self._require_active("hash its base")
-        return files.hash_tensors(base_tensors(self.base), without=self._owned[name])
+        return files.hash_tensors(base_tensors(self.base), without=self.slot(name).owned)
 
     def save_adapter(
         self,
@@ -463,7 +494,7 @@ class AdaptedModel(nn.Module):
         Args:
             path: the file; missing folders are made.
             head_dtype: "float16" halves the size of the head; "float32" writes it as it is.
-            metadata: what the header should say besides: base_id, classes, normalisation, protocol, metrics,
+            metadata: what the header should say besides: base_id, classes, input_rule, protocol, metrics,
                 licence, git, see `AdapterHeader`; other keys go to its `extra`.
 
         Raises:
@@ -477,7 +508,14 @@ class AdaptedModel(nn.Module):
             state = {
                 key: files.to_half(key, t) if at_or_inside(key, heads) else t for key, t in state.items()
             }
-        header = files.make_header(self, head_dtype, metadata or {})
+        header = files.make_header(
+            self.base,
+            metadata or {},
+            adapter=self.config.model_dump(mode="json"),
+            base_sha256=self.base_hash(),
+            num_classes=self.num_classes,
+            head_dtype=head_dtype,
+        )
         files.write_adapter(path, state, header)
 
     # Checks
@@ -501,14 +539,8 @@ class AdaptedModel(nn.Module):
                 f"Adapter {self._active!r} is merged; call unmerge() before you {purpose}."
             )
 
-    def _check_known(self, name: str) -> None:
-        if name not in self.methods:
-            raise UserValueError(
-                f"There is no adapter {name!r}; attached are: {', '.join(self.adapter_names) or 'none'}."
-            )
-
     def _check_new_name(self, name: str) -> None:
-        if name in self.methods:
+        if name in self.adapter_names:
             raise UserValueError(
                 f"An adapter named {name!r} is attached already; choose another name than "
                 f"{', '.join(self.adapter_names)}, or call remove_adapter() first."
@@ -517,3 +549,21 @@ class AdaptedModel(nn.Module):
             raise UserValueError(
                 f"{name!r} cannot name an adapter; use letters, digits, '_' and '-', and no method of a dict."
             )
+
+
+def trainable_plan(model: AdaptedModel, config: AdapterConfig | None = None) -> dict[str, str]:
+    """Say which tensors training changes and why: name in the adapted model's state_dict -> reason.
+
+    Args:
+        model: the adapted model.
+        config: settings of its active adapter; its own by default.
+
+    Raises:
+        ValueError: if config is not the one the active adapter was attached with.
+    """
+    if model.active is not None and config is not None and config != model.config:
+        raise UserValueError(
+            f"The plan was asked for with other settings than adapter {model.active!r} was attached with; "
+            f"asked: {config!r}; attached: {model.config!r}."
+        )
+    return model.plan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,21 @@ def walk(module: nn.Module, path: str = "", live: str = "") -> Iterator[Node]:
 def join(path: str, name: str) -> str:
     """Append a name to a dotted path."""
     return f"{path}.{name}" if path else name
+
+
+def outermost(paths: Mapping[str, str]) -> dict[str, str]:
+    """Leave out paths that lie inside another one, and the second of two equal ones."""
+    return {path: reason for path, reason in paths.items() if not inside(path, paths)}
+
+
+def inside(path: str, others: Iterable[str]) -> bool:
+    """Tell whether a dotted path lies below one of the others."""
+    return any(path.startswith(f"{other}.") for other in others)
+
+
+def at_or_inside(path: str, others: Collection[str]) -> bool:
+    """Tell whether a dotted path is one of the others or lies below one."""
+    return path in others or inside(path, others)
 
 
 def tuner_layers(model: nn.Module) -> dict[str, TunerLayer]:

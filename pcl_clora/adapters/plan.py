@@ -3,56 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from pcl_clora.adapters.config import AdapterConfig
-from pcl_clora.adapters.parts import at_or_inside
-from pcl_clora.adapters.paths import join, live_path, locate, walk
-from pcl_clora.errors import UserValueError
-from pcl_clora.models.interface import Part
-
-if TYPE_CHECKING:
-    from pcl_clora.adapters.model import AdaptedModel
+from pcl_clora.adapters.base import TunerLayer
+from pcl_clora.adapters.paths import at_or_inside, join, live_path, locate, walk
+from pcl_clora.adapters.slot import Slot
+from pcl_clora.models.interface import Part, get_interface
 
 
-def trainable_plan(model: AdaptedModel, config: AdapterConfig | None = None) -> dict[str, str]:
+def make_plan(base: nn.Module, slot: Slot) -> dict[str, str]:
     """Say which tensors training changes and why: name in the adapted model's state_dict -> reason.
 
-    These are the tensors of the active adapter, the parts it trains besides, and the statistics of the
-    BatchNorms that run in training mode: those of a trained part, and with `freeze.norm_stats="track"` all.
-    Everything else stays as it is, bit for bit. Dropout and stochastic depth of frozen layers have no state
-    and stay active in training, as in the published recipes.
+    These are the tensors of the adapter, the parts it trains besides, and the statistics of the BatchNorms
+    that run in training mode: those of a trained part, and with `freeze.norm_stats="track"` all. Everything
+    else stays as it is, bit for bit. Dropout and stochastic depth of frozen layers have no state and stay
+    active in training, as in the published recipes.
 
     Args:
-        model: the adapted model.
-        config: settings of its active adapter; its own by default.
-
-    Raises:
-        ValueError: if config is not the one the active adapter was attached with.
+        base: the backbone, with the adapter in place.
+        slot: the adapter.
     """
-    if model.active is None:
-        return {}
-    if config is not None and config != model.config:
-        raise UserValueError(
-            f"The plan was asked for with other settings than adapter {model.active!r} was attached with; "
-            f"asked: {config!r}; attached: {model.config!r}."
-        )
-    name, method = model.active, model.config.method
+    method = slot.method.config.method
     plan = {
-        f"methods.{name}.{key}": f"{method}, shared by all layers"
-        for key, _ in model.methods[name].named_parameters(remove_duplicate=False)
+        f"slots.{slot.key}.method.{key}": f"{method}, shared by all layers"
+        for key, _ in slot.method.named_parameters(remove_duplicate=False)
     }
-    for live, tuner in model.live_tuners().items():
-        if name in tuner.deltas:
-            prefix = f"base.{live}.deltas.{name}"
-            for key, _ in tuner.deltas[name].named_parameters(remove_duplicate=False):
-                plan[f"{prefix}.{key}"] = f"{method}, one layer's own"
-    for path, reason in model.owned_paths(name).items():
-        owner, leaf = locate(model.base, path)
-        prefix, item = f"base.{live_path(model.base, path)}", getattr(owner, leaf)
+    for node in walk(base):
+        if isinstance(node.module, TunerLayer) and slot.key in node.module.deltas:
+            delta = node.module.deltas[slot.key]
+            for key, _ in delta.named_parameters(remove_duplicate=False):
+                plan[f"base.{node.live}.deltas.{slot.key}.{key}"] = f"{method}, one layer's own"
+    for path, reason in slot.owned.items():
+        owner, leaf = locate(base, path)
+        prefix, item = f"base.{live_path(base, path)}", getattr(owner, leaf)
         if isinstance(item, nn.Module):
             for key, _ in item.named_parameters(remove_duplicate=False):
                 plan[join(prefix, key)] = reason
@@ -61,6 +46,30 @@ def trainable_plan(model: AdaptedModel, config: AdapterConfig | None = None) -> 
         else:
             plan[prefix] = reason
     return plan
+
+
+def file_keys(base: nn.Module, slot: Slot) -> dict[str, str]:
+    """Map names of the state_dict to names in the file, for what an adapter saves; one to one.
+
+    Names in the file carry neither the adapter's name nor `base_layer`: "method.*" is shared by layers,
+    "layers.<path>.*" is one layer's own, "model.<path>" is the backbone's name of a trained part.
+
+    Args:
+        base: the backbone, with the adapter in place.
+        slot: the adapter.
+    """
+    prefixes = {f"slots.{slot.key}.method.": "method."}
+    for node in walk(base):
+        if isinstance(node.module, TunerLayer):
+            prefixes[f"base.{node.live}.deltas.{slot.key}."] = f"layers.{node.path}."
+    for path in slot.owned:
+        prefixes[f"base.{live_path(base, path)}"] = f"model.{path}"
+    keys: dict[str, str] = {}
+    for live in make_plan(base, slot):
+        prefix = max((p for p in prefixes if live.startswith(p)), key=len)
+        keys[live] = prefixes[prefix] + live.removeprefix(prefix).replace("/", "")
+    assert len(set(keys.values())) == len(keys), "two tensors of an adapter have one name in its file"
+    return keys
 
 
 def moving_statistics(module: nn.Module) -> Iterator[str]:
@@ -99,22 +108,31 @@ def freeze_statistics(model: nn.Module, plan: Mapping[str, str]) -> None:
             module.eval()
 
 
-def count_parameters(model: AdaptedModel) -> dict[str, int]:
+def count_parameters(base: nn.Module, slot: Slot | None) -> dict[str, int]:
     """Count the parameters of the network that runs; a shared tensor counts once.
+
+    Args:
+        base: the backbone, with the adapter in place.
+        slot: the adapter; None counts the bare backbone.
 
     Returns:
         "total": backbone with the active head and adapter; "trainable": of these, the planned ones;
         "adapter": what the method added; "head" and "tokens": the trained ones of these parts, 0 if frozen.
     """
-    plan, name = trainable_plan(model), model.active
-    trained = {key: p.numel() for key, p in model.named_parameters() if key in plan}
-    own = (f"methods.{name}.", f".deltas.{name}.")
-    adapter = sum(size for key, size in trained.items() if key.startswith(own[0]) or own[1] in key)
-    backbone = sum(p.numel() for key, p in model.base.named_parameters() if ".deltas." not in f".{key}")
-    counts = {"total": backbone + adapter, "trainable": sum(trained.values()), "adapter": adapter}
+    plan = {} if slot is None else make_plan(base, slot)
+    sizes = {f"base.{key}": p.numel() for key, p in base.named_parameters()}
+    trained = {key: size for key, size in sizes.items() if key in plan}
+    own = 0 if slot is None else sum(p.numel() for p in slot.method.parameters())
+    in_layers = 0 if slot is None else sum(n for key, n in trained.items() if f".deltas.{slot.key}." in key)
+    backbone = sum(size for key, size in sizes.items() if ".deltas." not in key)
+    counts = {
+        "total": backbone + own + in_layers,
+        "trainable": sum(trained.values()) + own,
+        "adapter": own + in_layers,
+    }
     parts: tuple[Part, ...] = ("head", "tokens")
     for part in parts:
-        places = [f"base.{live_path(model.base, path)}" for path in model.interface.parts.get(part, ())]
+        places = [f"base.{live_path(base, path)}" for path in get_interface(base).parts.get(part, ())]
         counts[part] = sum(size for key, size in trained.items() if at_or_inside(key, places))
     return counts
 

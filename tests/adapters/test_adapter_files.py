@@ -52,7 +52,7 @@ def test_the_header_says_what_it_is_and_where_it_belongs(model: AdaptedModel, tm
     metadata = {
         "base_id": "point_mae pre-trained",
         "classes": ["a", "b", "c", "d", "e"],
-        "normalisation": "unit sphere",
+        "input_rule": {"frame": "unit_sphere", "num_points": 1024},
         "protocol": {"name": "honest", "votes": 1},
         "metrics": {"oa": 0.9},
         "licence": "Apache-2.0",

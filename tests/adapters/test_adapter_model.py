@@ -293,7 +293,7 @@ def test_the_plan_says_why() -> None:
     model = make(freeze={"norm_stats": "track"})
     plan = trainable_plan(model, model.config)
 
-    assert plan["methods.default.spaces.global.down"] == "clora, shared by all layers"
+    assert plan["slots.default.method.spaces.global/.down"] == "clora, shared by all layers"
     assert plan["base.blocks.0.mlp.fc1.deltas.default.lrms.input.core.weight"] == "clora, one layer's own"
     assert plan["base.head.0.weight"] == "part head"
     assert plan["base.head.1.num_batches_tracked"] == "part head, normalisation statistics"

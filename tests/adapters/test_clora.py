@@ -339,8 +339,8 @@ def test_layers_hold_shared_spaces_without_registering_them() -> None:
     delta = tuner_layers(model.base)[QKV].deltas["default"]
 
     assert isinstance(delta, CLoRADelta)
-    assert names == ["methods.default.spaces.global.down", "methods.default.spaces.global.up"]
-    assert delta.at("input").used_spaces is model.method.spaces["global"]
+    assert names == ["slots.default.method.spaces.global/.down", "slots.default.method.spaces.global/.up"]
+    assert delta.at("input").used_spaces is model.method.spaces["global/"]
 
 
 VALUES = {

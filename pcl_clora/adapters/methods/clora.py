@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from pcl_clora.adapters.base import AdapterMethod, Delta
+from pcl_clora.adapters.base import AdapterMethod, Delta, module_key
 from pcl_clora.adapters.config import AdapterConfig, unique
 from pcl_clora.adapters.methods.lora import at_rows
 from pcl_clora.adapters.methods.sade import SadeConfig, pair_similarities
@@ -330,7 +330,7 @@ class CLoRADelta(Delta):
         ]
         return y + at_rows(biases, self.out_features)[0] if biases else y
 
-    def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def merged_weight(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Fold in: W' = W (1 + s Delta)^T for the input, W' = W + s Delta^T at the rows of those beside."""
         new_weight = weight.clone()
         shift = weight.new_zeros(weight.shape[0])
@@ -420,7 +420,7 @@ class CLoRA(AdapterMethod):
         config, like = self.config, site.layer.weight
         if config.sharing == "none":
             return LowRankModule(config, dim, like)
-        key = "global"
+        key = module_key("global")
         if config.sharing == "per_role":
             key = "ffn" if site.role in ("fc1", "fc2") else "attention"
         if key not in self.spaces:

@@ -9,8 +9,7 @@ from torch import nn
 
 from pcl_clora.adapters.base import AdapterMethod, TunerLayer
 from pcl_clora.adapters.config import AdapterConfig, FreezeConfig
-from pcl_clora.adapters.parts import at_or_inside
-from pcl_clora.adapters.paths import join, walk
+from pcl_clora.adapters.paths import at_or_inside, join, walk
 from pcl_clora.adapters.plan import tracks_statistics
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.interface import PARTS, ModelInterface, Part

@@ -86,7 +86,7 @@ class LoRADelta(Delta):
             return downs[0].t(), ups[0]
         return torch.cat(downs).t(), torch.cat(ups)
 
-    def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def merged_weight(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Add alpha / rank times B A to the rows of every role."""
         weight = weight.clone()
         for update in self.updates.values():

@@ -7,13 +7,11 @@ flipped bit is refused.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,6 +19,7 @@ from torch import Tensor
 from pcl_clora.engine.config import differences
 from pcl_clora.errors import PclCloraError, UserTypeError
 from pcl_clora.io import atomic_write
+from pcl_clora.io.digest import digest_tensors
 
 FORMAT = "pcl_clora.checkpoint"
 FORMAT_VERSION = 1
@@ -49,7 +48,7 @@ def save_checkpoint(path: Path, tree: Mapping[str, Any], identity: Mapping[str, 
         "format": FORMAT,
         "version": str(FORMAT_VERSION),
         "content": text,
-        "sha256": _digest(text, tensors),
+        "sha256": digest_tensors(tensors, text=text, mark=";"),
     }
     atomic_write(path, lambda aside: save_file(tensors, aside, metadata=metadata))
 
@@ -128,28 +127,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, UnicodeDecodeError) as error:
         raise CheckpointError(torn.format(error)) from error
-    if _digest(metadata.get("content", ""), tensors) != metadata.get("sha256"):
+    if digest_tensors(tensors, text=metadata.get("content", ""), mark=";") != metadata.get("sha256"):
         raise CheckpointError(torn.format("its SHA-256 is another one"))
     return json.loads(metadata["content"]), tensors
-
-
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        update_digest(digest, name, tensors[name])
-    return digest.hexdigest()
-
-
-def update_digest(digest: Any, name: str, tensor: Tensor) -> None:
-    """Add a tensor's name, dtype, shape and bytes to a hashlib digest."""
-    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-    flat = tensor.detach().cpu().contiguous().flatten()
-    digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Name a set of tensors by the first 16 hex digits of a SHA-256 over names, dtypes, shapes and values."""
-    return _digest("", tensors)[:16]
 
 
 def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 
 from pcl_clora.adapters import AdaptedModel
+from pcl_clora.adapters.state import current_name
 from pcl_clora.data import Batch
 from pcl_clora.engine.ema import WeightAverage
 from pcl_clora.engine.events import logger
 from pcl_clora.engine.optim import trained_parameters
 from pcl_clora.engine.randomness import capture_rng_state, restore_rng_state
-from pcl_clora.engine.run.checkpoint import CheckpointError, fingerprint, save_checkpoint
+from pcl_clora.engine.run.checkpoint import CheckpointError, save_checkpoint
 from pcl_clora.engine.run.state import RunState
 from pcl_clora.errors import PclCloraError
+from pcl_clora.io.digest import digest_tensors
 
 
 class NonFiniteLossError(PclCloraError, RuntimeError):
@@ -49,7 +51,7 @@ class Snapshot:
         self._parameters = list(trained_parameters(model))
         changed = set(model.saved_names())
         frozen = {name: value for name, value in model.state_dict().items() if name not in changed}
-        self._base = fingerprint(frozen)
+        self._base = digest_tensors(frozen, mark=";")[:16]
         self._statistics = {
             name: buffer for name, buffer in model.named_buffers() if name in changed
         }  # of norms that track: a forward pass in training changes them
@@ -79,10 +81,14 @@ class Snapshot:
         Raises:
             CheckpointError: if the frozen weights or the trained parameters are other ones.
         """
-        for name, now in (("base", self._base), ("parameters", self._parameters)):
-            if saved[name] != now:
+        parameters = [current_name(name) for name in saved["parameters"]]
+        for name, then, now in (
+            ("base", saved["base"], self._base),
+            ("parameters", parameters, self._parameters),
+        ):
+            if then != now:
                 raise CheckpointError(
-                    f"The checkpoint belongs to another run: its {name} was {saved[name]}, now it is {now}. "
+                    f"The checkpoint belongs to another run: its {name} was {then}, now it is {now}. "
                     "Was the weights file or the code changed? Start over with --resume never."
                 )
         if saved["threads"] != torch.get_num_threads():
@@ -95,7 +101,7 @@ class Snapshot:
             )
         self._model.load_adapter_state(saved["model"])
         self._optimizer.load_state_dict(saved["optimizer"])
-        self._average.load(saved["average"])
+        self._average.load({current_name(name): value for name, value in saved["average"].items()})
         self._state.load(saved["state"])
         restore_rng_state(saved["rng"])
 
