@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -89,6 +91,16 @@ def check_radius(radius: float) -> None:
         raise UserValueError(
             f"radius={radius!r} is not a positive number; pass it in the unit of the points."
         )
+
+
+def as_count(value: SupportsIndex, name: str) -> int:
+    """Return a whole number, which may come as a tensor or numpy array of one."""
+    if isinstance(value, int):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise UserTypeError(f"{name}={value!r} is a {type(value).__name__}; pass a whole number.") from None
 
 
 def check_count(value: int, name: str, num_points: int | None = None, remedy: str = "") -> None:

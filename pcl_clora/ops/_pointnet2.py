@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pcl_clora.errors import MissingPackageError, UserValueError
-from pcl_clora.ops import reference
+from pcl_clora.ops import _served, reference
 
 DEVICE_TYPE = "cuda"  # a constant so that tests can put packages of the same signatures in their place
 REMEDY = "choose use_backend('auto')"
@@ -149,10 +149,16 @@ def _pointnet2() -> Any:
 
 def _package(module: str) -> Any:
     try:
-        return import_module(module)
+        found = import_module(module)
     except ImportError as error:
         raise MissingPackageError(
             f"backend 'pointnet2' needs the packages pointnet2_ops and knn_cuda, and {module} cannot be "
             f"imported ({error}); install both from their repositories, or {REMEDY}. To run code written for "
             "them without them, import pcl_clora.ops.pointnet2 instead."
         ) from error
+    if _served.is_served(found):
+        raise MissingPackageError(
+            f"backend 'pointnet2' needs the package {module}, and pcl_clora.ops.pointnet2.install() serves "
+            f"our own kernels under that name; remove() what it serves, or {REMEDY}."
+        )
+    return found
