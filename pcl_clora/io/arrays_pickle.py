@@ -42,7 +42,9 @@ class _DType:
             raise _Refused(f"dtype {self.code!r}") from None
         if dtype.kind not in "biufSU":
             raise _Refused(f"dtype {self.code!r}, which does not hold plain numbers or text")
-        return dtype.newbyteorder(self.order) if self.order in "<>=" else dtype
+        if self.order in ("<", ">"):
+            dtype = np.dtype(f"{self.order}{dtype.str[1:]}")
+        return dtype
 
 
 class _Array:
@@ -65,7 +67,8 @@ class _Array:
         if not isinstance(shape, tuple) or not all(isinstance(size, int) and size >= 0 for size in shape):
             raise _Refused(f"an array of shape {shape!r}")
         built = dtype.build()
-        flat = np.frombuffer(data, dtype=built) if len(memoryview(data)) else np.empty(0, dtype=built)
+        view = memoryview(data)
+        flat = np.frombuffer(view, dtype=built) if len(view) else np.empty(0, dtype=built)
         array = flat.reshape(shape, order="F" if fortran in (True, "F") else "C")
         return array.astype(built.newbyteorder("="))  # a copy of our own, in the byte order of this machine
 

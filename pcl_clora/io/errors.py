@@ -102,3 +102,30 @@ def explained(path: str | os.PathLike[str], doing: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise file_access_error(path, error, doing) from error
+
+
+@contextmanager
+def as_data_error(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
+    """Turn whatever a library says of a torn or hostile file into a `DataError`; one helper for all of them.
+
+    Put as little as possible into the block, only what the library does: any exception in it counts as a
+    fault of the file, except those of ours and those of the system (no right to read).
+
+    Args:
+        path: the file that the user named.
+        kind: what it should be, for example "npy file".
+    """
+    try:
+        yield
+    except PclCloraError:
+        raise
+    except Exception as error:  # broken input makes parsers raise nearly anything, RecursionError included
+        if isinstance(error, OSError) and error.errno in _REMEDIES:
+            raise file_access_error(path, error, "read") from error
+        words = str(error).strip().partition("\n")[0][:200]
+        if "pickle" in words or "max_header_size" in words:  # numpy advises to load it in an unsafe way
+            words = "its header is none of plain numbers"
+        why = (
+            words if isinstance(error, OSError | ValueError) and words else f"{type(error).__name__}: {words}"
+        )
+        raise DataError(path, f"is not a complete {kind} ({why})", "get or write the file again") from error

@@ -1,0 +1,109 @@
+"""Points as arrays of numpy: npy and npz."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from pcl_clora.io.errors import DataError, as_data_error, explained
+from pcl_clora.io.fields import AGAIN, Array, Read, point_key, split_columns
+
+MOST_EXPANSION = 1100
+"""How many times larger than its file what a file holds may be; deflate reaches 1,032."""
+
+
+def read_npy(path: Path, part: str, row: int | None, max_points: int | None) -> Read:
+    """Read (N, C), or (N,) with named fields, from npy; object arrays (pickles) are refused."""
+    with explained(path, "read"), path.open("rb") as file:
+        table = read_array(path, file, os.fstat(file.fileno()).st_size, "npy file", max_points)
+    points, fields, faces = split_columns(path, table)
+    return points[:max_points], {name: values[:max_points] for name, values in fields.items()}, faces
+
+
+def read_array(path: Path, file: IO[bytes], size: int, kind: str, first: int | None = None) -> Array:
+    """Read one array in npy format whose header and data fill `size` bytes exactly.
+
+    Args:
+        path: for messages.
+        file: at its beginning.
+        size: of header and data together.
+        kind: what the file is, for messages.
+        first: read at most so many rows.
+
+    Raises:
+        DataError: if it holds something else than numbers or text, or is longer or shorter than it says.
+    """
+    with as_data_error(path, f"{kind} of numbers"):
+        version = np.lib.format.read_magic(file)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, fortran, dtype = read(file)
+        start = file.tell()
+    if dtype.hasobject:
+        raise DataError(
+            path,
+            f"is not a complete {kind} of numbers: it holds Python objects, which are never loaded",
+            "save its numbers as arrays",
+        )
+    count = 1
+    for length in shape:
+        count *= int(length)
+    if start + count * dtype.itemsize != size or any(length < 0 for length in shape):
+        raise DataError(
+            path,
+            f"is not a complete {kind} of numbers: its header announces {dtype} {shape}, "
+            f"{count * dtype.itemsize} bytes, and {size - start} follow",
+            AGAIN,
+        )
+    if first is not None and shape and not fortran:
+        shape = (min(first, shape[0]), *shape[1:])
+        count = int(np.prod(shape, dtype=np.int64))
+    with as_data_error(path, f"{kind} of numbers"):
+        data = file.read(count * dtype.itemsize)
+        table = np.frombuffer(data, dtype=dtype, count=count) if count else np.empty(0, dtype)
+        table = table.reshape(shape[::-1]).T if fortran else table.reshape(shape)
+        return table.astype(dtype.newbyteorder("="))
+
+
+def read_archive(path: Path) -> dict[str, Array]:
+    """Read all arrays of an npz file, which together are not larger than packing can make them.
+
+    Raises:
+        DataError: if it is torn, or holds something else than arrays of numbers and text.
+    """
+    kind = "npz file of numbers"
+    with as_data_error(path, kind), zipfile.ZipFile(path) as archive:
+        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        total, stored = sum(entry.file_size for entry in entries), path.stat().st_size
+        if total > MOST_EXPANSION * stored:
+            raise DataError(
+                path,
+                f"is not a complete {kind}: {stored} bytes announce {total}, more than packing can make",
+                AGAIN,
+            )
+        arrays = {}
+        for entry in entries:
+            if not entry.filename.endswith(".npy"):
+                continue
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise DataError(path, f"{entry.filename} is packed in a way that numpy does not write", AGAIN)
+            with archive.open(entry) as file:
+                name = f"npz file ({entry.filename})"
+                arrays[entry.filename.removesuffix(".npy")] = read_array(path, file, entry.file_size, name)
+        return arrays
+
+
+def read_npz(path: Path, part: str, row: int | None, max_points: int | None) -> Read:
+    """Read "points" (or another usual name, or the only array) and fields; object arrays are refused."""
+    arrays = read_archive(path)
+    points, fields, _ = split_columns(path, arrays.pop(point_key(path, list(arrays))))
+    others: dict[str, Any] = {
+        name: array for name, array in arrays.items() if array.shape[:1] == points.shape[:1]
+    }
+    fields.update(others)
+    return points[:max_points], {name: values[:max_points] for name, values in fields.items()}, None

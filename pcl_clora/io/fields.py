@@ -1,0 +1,193 @@
+"""What the columns of a point file mean: which ones are x, y, z, and what the others are called.
+
+Every reader is called with (path, part, row, max_points); it gives points (N, 3), fields, triangles or None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from pcl_clora.io.errors import DataError
+
+AGAIN = "get or write the file again"
+
+Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+Read: TypeAlias = "tuple[Array, dict[str, Array], Array | None]"
+
+POINT_KEYS = (
+    "points", "xyz", "pos", "data", "coord", "coords", "coordinates", "positions", "vertices", "pc",
+    "point_cloud", "pointcloud",
+)  # fmt: skip
+"""Names that an array of points has, the first one found wins."""
+
+TRIPLES = {"normals": ("nx", "ny", "nz"), "colors": ("red", "green", "blue")}
+"""Fields of three columns, and how these are written."""
+
+_AXES = (
+    ("x", "y", "z"), ("points:0", "points:1", "points:2"), ("points_0", "points_1", "points_2"),
+    ("pos_x", "pos_y", "pos_z"), ("x_coord", "y_coord", "z_coord"), ("0", "1", "2"),
+)  # fmt: skip
+_READ_TRIPLES = (
+    *TRIPLES.items(),
+    ("normals", ("normal_x", "normal_y", "normal_z")),
+    ("normals", ("normals:0", "normals:1", "normals:2")),
+    ("colors", ("r", "g", "b")),
+    ("colors", ("diffuse_red", "diffuse_green", "diffuse_blue")),
+)
+_LABELS = (
+    "labels", "label", "class", "classification", "class_id", "classid", "semantic", "semantic_label",
+    "sem_label", "semantics", "part", "parts", "part_label", "segmentation", "segment", "ground_truth", "gt",
+)  # fmt: skip
+
+
+def place_of_axes(names: Sequence[str]) -> tuple[int, int, int] | None:
+    """Find which columns are x, y and z by their names, in any case."""
+    low = [name.lower() for name in names]
+    for x, y, z in _AXES:
+        if low.count(x) == low.count(y) == low.count(z) == 1:
+            return low.index(x), low.index(y), low.index(z)
+    return None
+
+
+def named_fields(path: Path, columns: Mapping[str, Array], labels: str = "") -> dict[str, Array]:
+    """Join columns that belong together: "normals" of nx ny nz, "colors" of red green blue, "labels".
+
+    Labels are found under the names that are usual for them, in any case and with the "scalar_" that
+    CloudCompare puts before every name: the first one of the list that holds whole numbers.
+
+    Raises:
+        DataError: if there is no field of the name `labels`, which is taken instead where it is given.
+    """
+    left, fields = dict(columns), dict[str, Array]()
+    for name, parts in _READ_TRIPLES:
+        low = {own.lower(): own for own in left}
+        if (
+            name not in fields
+            and name not in low
+            and all(part in low and left[low[part]].ndim == 1 for part in parts)
+        ):
+            fields[name] = np.stack([left.pop(low[part]) for part in parts], axis=1)
+    bare = {own.lower().removeprefix("scalar_"): own for own in reversed(left)}
+    if labels:
+        own = labels if labels in left else bare.get(labels.lower().removeprefix("scalar_"), "")
+        if not own:
+            found = ", ".join([*fields, *left]) or "no fields"
+            raise DataError(path, f"has {found}, and the labels were to be {labels!r}", "name one of these")
+        return {**fields, "labels": left.pop(own), **{name: left[name] for name in left if name != "labels"}}
+    for name in _LABELS:
+        own = bare.get(name, "")
+        if own in left and (name in ("labels", "label") or is_whole(left[own])):
+            return {**fields, "labels": left.pop(own), **left}
+    return {**fields, **left}
+
+
+def is_whole(values: Array) -> bool:
+    """Tell whether there is one whole number for every point."""
+    if values.ndim != 1 or values.dtype.kind not in "biuf":
+        return False
+    return values.dtype.kind != "f" or bool((np.isfinite(values) & (values == np.floor(values))).all())
+
+
+def split_columns(path: Path, table: Array, *, text: bool = False) -> Read:
+    """Take x, y, z from the first three columns, or from those that a structured array names.
+
+    Args:
+        path: for messages.
+        table: (N, C), or (N,) with named fields.
+        text: that the table is lines of a text, of which three long ones may be three points.
+    """
+    if table.dtype.names is not None:
+        return _by_field(path, table)
+    if table.ndim != 2 or table.shape[1] < 3 or table.dtype.kind not in "biuf":
+        swapped = table.ndim == 2 and table.shape[1] == 0 and table.shape[0] == 3
+        raise DataError(
+            path,
+            f"holds {table.dtype} {table.shape}, expected numbers (N, C) with at least x, y, z",
+            "swap the axes, .T" if swapped else "convert it",
+        )
+    rows, columns = table.shape
+    if (rows == 3 and columns > (10 if text else 3)) or (3 < rows <= 10 and columns > 32):
+        raise DataError(
+            path,
+            f"holds {table.shape}, which is ({'3' if rows == 3 else 'C'}, N), expected (N, C)",
+            "swap the axes, .T, and write it again",
+        )
+    return table[:, :3], {"extra": table[:, 3:]} if columns > 3 else {}, None
+
+
+def _by_field(path: Path, table: Array) -> Read:
+    """Read a structured array: a field for every column, or one of three columns for the points."""
+    if table.ndim == 2 and 1 in table.shape:
+        table = table.reshape(-1)
+    names = table.dtype.names or ()
+    if table.ndim != 1:
+        raise DataError(path, f"holds records {table.shape}, expected (N,)", "flatten it")
+    columns = {name: np.ascontiguousarray(table[name]) for name in names}
+    axes = place_of_axes(names)
+    if axes is not None:
+        points = np.stack([columns.pop(names[place]) for place in axes], axis=1)
+    else:
+        key = next(
+            (n for wanted in POINT_KEYS for n in names if n.lower() == wanted and columns[n].ndim == 2), None
+        )
+        if key is None or columns[key].shape[1] < 3:
+            raise DataError(
+                path, f"its records have {', '.join(names)}, expected x, y, z", "name these fields so"
+            )
+        points, more, _ = split_columns(path, columns.pop(key))
+        columns.update(more)
+    return points, {n: c for n, c in columns.items() if c.dtype.kind in "biuf"}, None
+
+
+def by_name(path: Path, names: Sequence[str], table: Array) -> Read:
+    """Read a table (N, C) whose columns have names."""
+    axes = place_of_axes(names)
+    if axes is None or len(names) != table.shape[1] or len(set(names)) != len(names):
+        found = ", ".join(name or "''" for name in names)
+        raise DataError(
+            path,
+            f"the header names {found} for {table.shape[1]} columns, expected x, y, z and as many different "
+            "names as columns",
+            "mend the header",
+        )
+    others = [column for column in range(len(names)) if column not in axes]
+    return table[:, axes], {names[column]: table[:, column] for column in others}, None
+
+
+def point_key(path: Path, names: Sequence[str]) -> str:
+    """Choose the array that holds the points: one of a usual name, or the only one.
+
+    Raises:
+        DataError: if there is none.
+    """
+    low = {name.lower(): name for name in reversed(names)}
+    for key in POINT_KEYS:
+        if key in low:
+            return low[key]
+    if len(names) == 1:
+        return names[0]
+    found = ", ".join(names) or "nothing"
+    raise DataError(
+        path, f"holds {found}, expected an array named {' or '.join(POINT_KEYS[:4])}", "rename it"
+    )
+
+
+def needs_float64(points: Array) -> bool:
+    """Tell whether float32 would move points visibly: by more than a millionth of the cloud's size.
+
+    The size is that of its middle half, so that one far outlier does not hide it.
+    """
+    if (points.dtype.kind == "f" and points.dtype.itemsize <= 4) or not points.size:
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        wide = points.astype(np.float64)
+        moved = np.abs(wide.astype(np.float32) - wide).max(axis=0)
+        if not moved.any():
+            return False
+        quarters = np.percentile(wide, (25, 75), axis=0)
+        size = float((quarters[1] - quarters[0]).max()) or float(np.ptp(wide, axis=0).max())
+        return bool(size > 0 and not (moved <= 1e-6 * size).all())

@@ -1,0 +1,213 @@
+"""Points in hdf5 files. Nothing outside the file is read: no link, storage or view that leads elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pcl_clora.io.arrays import MOST_EXPANSION
+from pcl_clora.io.errors import DataError, as_data_error, explained
+from pcl_clora.io.fields import AGAIN, POINT_KEYS, Array, Read, point_key, split_columns
+
+KIND = "hdf5 file, it may be truncated"
+_HOPS = 16  # soft links in a row
+_LISTED = 12  # data sets in a message
+_LOOKED_AT = 200  # groups that are searched for an example
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[Any]:
+    """Open an hdf5 file to be read; whatever h5py says of a broken one is a `DataError`.
+
+    Yields:
+        The h5py.File. Take data sets from it by `find` and read them by `read`.
+    """
+    import h5py
+
+    if not path.is_file():
+        raise DataError(path, "there is no such file", "check the path")
+    with explained(path, "read"), path.open("rb"):
+        pass  # what the system refuses is told apart from what is broken
+    with as_data_error(path, KIND), h5py.File(path, "r") as file:
+        yield file
+
+
+def find(path: Path, group: Any, name: str) -> Any:
+    """Find a group or data set inside the file, along hard and soft links.
+
+    Args:
+        path: for messages.
+        group: h5py.File or group where the search begins.
+        name: its name, with "/" between groups.
+
+    Returns:
+        The h5py object; None if there is nothing of the name.
+
+    Raises:
+        DataError: if a link leads to another file or in a circle, or data are kept outside the file.
+    """
+    import h5py
+
+    here, todo, hops = group, [part for part in name.split("/") if part], 0
+    while todo:
+        part = todo.pop(0)
+        link = here.get(part, getlink=True) if isinstance(here, h5py.Group) and part in here else None
+        if link is None:
+            return None
+        if isinstance(link, h5py.ExternalLink):
+            raise DataError(
+                path, f"{part!r} is a link to another file ({link.filename!r}), which is not followed",
+                "copy its data into this file",
+            )  # fmt: skip
+        if isinstance(link, h5py.SoftLink):
+            hops += 1
+            if hops > _HOPS:
+                raise DataError(path, f"the links behind {name!r} lead in a circle", AGAIN)
+            here = here.file if link.path.startswith("/") else here
+            todo = [step for step in link.path.split("/") if step and step != "."] + todo
+        else:
+            here = here[part]
+    if isinstance(here, h5py.Dataset) and (here.is_virtual or here.external):
+        raise DataError(
+            path, f"{name!r} keeps its data in another file, which is not read", "copy them into this file"
+        )
+    return here
+
+
+def read(path: Path, dataset: Any, place: tuple[Any, ...] = ()) -> Array:
+    """Read a part of a data set, which is not larger than packing can make the file's bytes.
+
+    Args:
+        path: for messages.
+        dataset: of h5py, from `find`.
+        place: what numpy's brackets would hold; everything by default.
+    """
+    shape = dataset.shape
+    if shape is None or dataset.dtype.hasobject:
+        raise DataError(
+            path,
+            f"{dataset.name!r} holds {'nothing' if shape is None else 'objects'}, expected numbers",
+            "convert it",
+        )
+    whole = int(np.prod([int(length) for length in shape], dtype=object) or 0) * dataset.dtype.itemsize
+    stored = dataset.id.get_storage_size()
+    plain = dataset.chunks is None and whole != stored
+    if plain or (whole > MOST_EXPANSION * max(stored, 1) and whole > 1 << 20):
+        raise DataError(
+            path,
+            f"{dataset.name!r} announces {whole} bytes ({dataset.dtype} {shape}), the file holds {stored}",
+            AGAIN,
+        )
+    with as_data_error(path, KIND):
+        return np.asarray(dataset[place])
+
+
+def read_hdf5(path: Path, part: str, row: int | None, max_points: int | None) -> Read:
+    """Read one cloud from hdf5: (N, C), or (n, N, C) with a row; other numbers of its points are fields."""
+    import h5py
+
+    with open_hdf5(path) as file:
+        chosen = find(path, file, part)
+        if chosen is None:
+            raise DataError(
+                path, f"has no {part!r}, it holds {_listing(file)}", "name one of these after '#'"
+            )
+        group = chosen.parent if isinstance(chosen, h5py.Dataset) else chosen
+        sets = _datasets(path, group)
+        if isinstance(chosen, h5py.Dataset):
+            key, data = next((name for name, one in sets.items() if one == chosen), ""), chosen
+        elif not any(name.lower() in POINT_KEYS for name in sets) and (len(sets) != 1 or _has_groups(group)):
+            raise DataError(
+                path,
+                f"holds {_listing(group)}, expected a data set named {' or '.join(POINT_KEYS[:4])}",
+                f"name the data set, as in {path.name}#{_example(file)}, or rename it",
+            )
+        else:
+            key = point_key(path, list(sets))
+            data = find(path, group, key)  # once more, for a link that leads elsewhere
+        if data.ndim == 3 and (row is None or not 0 <= row < len(data)):
+            asked = "none" if row is None else f"row {row}"
+            where = f"{path.name}#{part}#" if part else f"{path.name}#"
+            raise DataError(
+                path,
+                f"holds {len(data)} clouds, and {asked} was asked for",
+                f"name one as {where}0 to {where}{len(data) - 1}, or read the data set",
+            )
+        place: tuple[Any, ...] = (slice(max_points),) if data.ndim < 3 else (row, slice(max_points))
+        table = read(path, data, place if data.ndim else ())
+        points, fields, _ = split_columns(path, table)
+        if data.ndim < 3 or table.ndim == 2:
+            others = {
+                name: read(path, one, place)
+                for name, one in sets.items()
+                if name != key
+                and one.dtype.kind in "biuf"
+                and one.shape is not None
+                and one.ndim >= data.ndim - 1
+                and one.shape[: data.ndim - 1] == data.shape[: data.ndim - 1]
+            }
+            fields.update(others)
+        return points, fields, None
+
+
+def _datasets(path: Path, group: Any) -> dict[str, Any]:
+    """Find the data sets of a group; links that lead nowhere or elsewhere are no data sets."""
+    import h5py
+
+    sets = {}
+    for name in group:
+        link = group.get(name, getlink=True)
+        if isinstance(link, h5py.HardLink):
+            one = group[name]
+            if isinstance(one, h5py.Dataset) and not one.is_virtual and not one.external:
+                sets[name] = one
+    return sets
+
+
+def _has_groups(group: Any) -> bool:
+    import h5py
+
+    return any(group.get(name, getclass=True, getlink=True) is not h5py.HardLink for name in group) or any(
+        isinstance(group[name], h5py.Group) for name in group
+    )
+
+
+def _listing(group: Any) -> str:
+    """Say what a group holds, two floors deep."""
+    import h5py
+
+    words = []
+    for name in group:
+        link = group.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            words.append(f"the link {name}")
+        elif isinstance(group[name], h5py.Group):
+            words.append(f"the group {name} ({', '.join(list(group[name])[:_LISTED]) or 'empty'})")
+        else:
+            words.append(f"the data set {name} {group[name].shape}")
+    more = [f"and {len(words) - _LISTED} more"] if len(words) > _LISTED else []
+    return ", ".join(words[:_LISTED] + more) or "nothing"
+
+
+def _example(file: Any) -> str:
+    """Name a data set that may be the points: of a usual name, else the first."""
+    import h5py
+
+    found: list[str] = []
+    todo = [(file, "")]
+    for _ in range(_LOOKED_AT):  # a group may hold itself
+        if not todo:
+            break
+        group, prefix = todo.pop(0)
+        for name in group:
+            if isinstance(group.get(name, getlink=True), h5py.HardLink):
+                if isinstance(group[name], h5py.Group):
+                    todo.append((group[name], f"{prefix}{name}/"))
+                else:
+                    found.append(f"{prefix}{name}")
+    usual = [name for name in found if name.rpartition("/")[2].lower() in POINT_KEYS]
+    return (usual or found or ["group/points"])[0]
