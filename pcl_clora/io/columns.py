@@ -231,14 +231,15 @@ def _wrong_line(path: Path, body: Sequence[str], start: int, comma: bool) -> Dat
             continue
         first = first or len(words)
         if len(words) != first:
-            problem = f"{len(words)} numbers, expected the {first} numbers that the first one has"
+            found = f"it has {len(words)}"
         elif (bad := next((w for w in words if not _is_parsed(w, comma)), None)) is not None:
-            column = words.index(bad) + 1
-            problem = f"{bad!r} in column {column}, expected the {first} numbers that the first one has"
+            found = f"{bad!r} stands in column {words.index(bad) + 1}"
         else:
             continue
         return DataError(
-            path, f"line {number} has {problem} ({shown(line)})", "mend the line or get the file again"
+            path,
+            f"line {number} does not have the {first} numbers that the first one has: {found} ({shown(line)})",
+            "mend the line or get the file again",
         )
     return DataError(path, "is not a table of numbers", "mend it or get it again")
 
