@@ -238,7 +238,8 @@ def _wrong_line(path: Path, body: Sequence[str], start: int, comma: bool) -> Dat
             continue
         return DataError(
             path,
-            f"line {number} does not have the {first} numbers that the first one has: {found} ({shown(line)})",
+            f"line {number} does not have the {first} numbers that the first one has: {found} "
+            f"({shown(line)})",
             "mend the line or get the file again",
         )
     return DataError(path, "is not a table of numbers", "mend it or get it again")
