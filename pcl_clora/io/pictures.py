@@ -112,6 +112,8 @@ def draw_cloud(
     ball = float(np.clip(0.75 * size / np.sqrt(len(xyz)), 0.8, 0.04 * size)) if radius is None else radius
     across, towards = view_axes()
     scale = (size / 2 - ball - 1) / reach
+    order = np.argsort(xyz @ towards, kind="stable")  # of equal pixels the last one, the nearest, stays
+    xyz, colours = xyz[order], np.asarray(colours)[order]
     column = size / 2 + scale * (xyz @ across)
     row = size / 2 - scale * (xyz @ np.cross(towards, across))
     depth = scale * (xyz @ towards)
@@ -152,12 +154,10 @@ def _put(
     colours: np.ndarray,
     light: float,
 ) -> None:
-    """Write one pixel of every ball where nothing nearer stands."""
-    order = np.argsort(depth, kind="stable")
-    pixel, depth, colours = pixel[order], depth[order], colours[order]
+    """Write one pixel of every ball where nothing nearer stands; balls come from far to near."""
     seen = depth > nearest[pixel]
     pixel, depth, colours = pixel[seen], depth[seen], colours[seen]
-    nearest[pixel] = depth  # of equal pixels the last one, the nearest, stays
+    nearest[pixel] = depth
     picture[pixel] = (colours * light).astype(np.uint8)
 
 

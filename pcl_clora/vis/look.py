@@ -1,7 +1,9 @@
-"""Ask a model how it looks at a cloud: patches, and attention. Its outputs stay as they are."""
+"""See how a model looks at a cloud, patches and attention, while it answers. Its outputs stay as they are."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,74 +40,82 @@ class Look:
         return "attention of the class token" if self.of_class_token else "attention, mean over tokens"
 
 
-def look(model: AdaptedModel, points: Tensor, *more: Tensor) -> Look:
-    """Find patches and attention of one cloud.
+@contextmanager
+def watching(model: AdaptedModel) -> Iterator[Callable[[Tensor], Look]]:
+    """Follow a forward pass of one cloud inside the context.
 
     The attention is computed a second time from the queries and keys of the last block that runs, adapters
     included, because the fast path does not keep it.
 
     Args:
         model: in evaluation mode.
-        points: (N, 3), as the model takes them, on its device.
-        more: further inputs of the model, without the first dimension (the category).
+
+    Yields:
+        What turns the points (N, 3) that the model was given into a `Look`, once the pass is over.
 
     Raises:
         ValueError: if the model does not cut clouds into patches.
     """
-    base: Any = model.base
-    if not hasattr(base, "tokenize"):
+    if not hasattr(model.base, "tokenize"):
         raise UserValueError(
-            f"{type(base).__name__} does not cut clouds into patches; there is nothing to show."
+            f"{type(model.base).__name__} does not cut clouds into patches; there is nothing to show."
         )
-    inputs = (points[None], *(value[None] for value in more))
-    with torch.inference_mode():
-        center = base.tokenize(points[None]).center
-        weights = _last_attention(model, inputs)
-        patch = ops.knn(center, points[None], 1).idx[0, :, 0]
-    num_groups = center.shape[1]
-    attention, of_class_token = None, False
-    if weights is not None:
-        num_prefix = weights.shape[-1] - num_groups
-        of_class_token = num_prefix > 0
-        rows = weights[0, :, :1] if of_class_token else weights[0]
-        attention = rows.mean(dim=(0, 1))[num_prefix:] * num_groups
-    return Look(center[0], patch, attention, of_class_token)
+    interface, seen = model.interface, dict[str, Any]()
 
+    def module(path: str) -> nn.Module:
+        return model.base.get_submodule(live_path(model.base, path))
 
-def _last_attention(model: AdaptedModel, inputs: tuple[Tensor, ...]) -> Tensor | None:
-    """Run the model and compute the attention weights (B, heads, T, T) of its last block."""
-    interface = model.interface
-    if "qkv" not in interface.linears:
-        return None
-    path = f"{interface.blocks[-1]}.{interface.linears['qkv']}"
-    projection = model.base.get_submodule(live_path(model.base, path))
-    attention = model.base.get_submodule(live_path(model.base, path.rpartition(".")[0]))
-    num_heads = getattr(attention, "num_heads", None)
-    if num_heads is None:
-        return None
-    seen: dict[str, Any] = {}
+    def note_tokens(_: nn.Module, given: tuple[Any, ...]) -> None:
+        seen["center"] = given[2].center
 
-    def note_projection(module: nn.Module, given: tuple[Any, ...], result: Tensor) -> None:
-        seen["qkv"] = result
-
-    def note_mask(module: nn.Module, given: tuple[Any, ...]) -> None:
+    def note_mask(_: nn.Module, given: tuple[Any, ...]) -> None:
         seen["mask"] = given[1] if len(given) > 1 else None
 
-    handles = (
-        projection.register_forward_hook(note_projection),
-        attention.register_forward_pre_hook(note_mask),
-    )
+    def note_projection(_: nn.Module, given: tuple[Any, ...], result: Tensor) -> None:
+        seen["qkv"] = result
+
+    handles = [module(interface.blocks[-1]).register_forward_pre_hook(note_tokens)]
+    if "qkv" in interface.linears:
+        path = f"{interface.blocks[-1]}.{interface.linears['qkv']}"
+        attention = module(path.rpartition(".")[0])
+        seen["num_heads"] = getattr(attention, "num_heads", None)
+        handles.append(attention.register_forward_pre_hook(note_mask))
+        handles.append(module(path).register_forward_hook(note_projection))
     try:
-        model(*inputs)
+        yield lambda points: _look(points, seen)
     finally:
         for handle in handles:
             handle.remove()
-    if "qkv" not in seen:
-        return None
-    batch, tokens, width = seen["qkv"].shape
-    q, k, _ = seen["qkv"].float().view(batch, tokens, 3, num_heads, -1).permute(2, 0, 3, 1, 4)
+
+
+def look(model: AdaptedModel, points: Tensor, *more: Tensor) -> Look:
+    """Run a model on one cloud and find patches and attention; see `watching`.
+
+    Args:
+        model: in evaluation mode.
+        points: (N, 3), as the model takes them, on its device.
+        more: further inputs of the model, without the first dimension (the category).
+    """
+    with watching(model) as seen, torch.inference_mode():
+        model(points[None], *(value[None] for value in more))
+        return seen(points)
+
+
+def _look(points: Tensor, seen: dict[str, Any]) -> Look:
+    center = seen["center"][0]
+    patch = ops.knn(center[None], points[None], 1).idx[0, :, 0]
+    if "qkv" not in seen or seen["num_heads"] is None:
+        return Look(center, patch, None, False)
+    weights = _attention(seen["qkv"], seen["num_heads"], seen.get("mask"))
+    num_prefix = weights.shape[-1] - len(center)
+    rows = weights[0, :, :1] if num_prefix else weights[0]
+    return Look(center, patch, rows.mean(dim=(0, 1))[num_prefix:] * len(center), num_prefix > 0)
+
+
+def _attention(qkv: Tensor, num_heads: int, mask: Tensor | None) -> Tensor:
+    """Compute attention weights (B, heads, T, T) from what a block projects, (B, T, 3 D)."""
+    batch, tokens, width = qkv.shape
+    q, k, _ = qkv.float().view(batch, tokens, 3, num_heads, -1).permute(2, 0, 3, 1, 4)
     scores = q @ k.transpose(-1, -2) / (width // 3 // num_heads) ** 0.5
-    if seen.get("mask") is not None:
-        scores = scores.masked_fill(~seen["mask"], -torch.inf)
-    weights: Tensor = scores.softmax(dim=-1)
+    weights: Tensor = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(dim=-1)
     return weights
