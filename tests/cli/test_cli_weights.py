@@ -1,8 +1,6 @@
 """`pcl-clora weights`: what a user sees, and what he gets as json."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -68,15 +66,6 @@ def test_convert_writes_what_inspect_recognises(finetuned, tmp_path):
     assert made.exit_code == 0
     assert "75 tensors, hub names" in made.output
     assert json.loads(run("inspect", tmp_path / "out.safetensors", "--json").output)["naming"] == "hub"
-
-
-@pytest.mark.slow
-def test_the_tool_is_the_command(finetuned, tmp_path):
-    target = tmp_path / "native.pth"
-    command = [sys.executable, str(ROOT / "tools" / "convert_checkpoint.py"), str(finetuned), str(target)]
-    made = subprocess.run([*command, "--to", "native"], capture_output=True, text=True, check=False)
-    assert made.returncode == 0
-    assert target.is_file()
 
 
 def test_a_file_that_is_none_is_one_message_and_exit_code_2(tmp_path, capsys):
