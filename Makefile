@@ -1,7 +1,6 @@
 # Every target sets up what it needs in .venv; nothing outside the checkout is changed, except Debian packages in `system`.
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # One release of torch instead of the newest, with any target, in an environment of its own (.venv-torch-2.11.0):
@@ -13,6 +12,7 @@ ifneq ($(TORCH),)
 VENV := .venv-torch-$(TORCH)
 export PIP_CONSTRAINT := $(VENV)/torch.txt
 endif
+BIN := $(VENV)/bin
 
 .PHONY: demo test test-torch lint bench clean venv venv-dev native system
 

@@ -1,6 +1,7 @@
 """What was built, and how the build finds what it needs."""
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -121,3 +122,12 @@ def test_cuda_that_is_asked_for_and_cannot_be_built_is_an_error(build, monkeypat
         SystemExit, match="PCL_CLORA_CUDA=1 asks for the CUDA kernels, but nvcc was not found"
     ):
         build.Cuda([Path("fps.cu")])
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_another_torch_gets_an_environment_of_its_own():
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "-n", "test-torch", "TORCH=2.11.0", "TESTS=tests/ops"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert ".venv-torch-2.11.0/bin/python -m pytest -n 2 tests/ops" in done.stdout
+    assert ".venv/" not in done.stdout
