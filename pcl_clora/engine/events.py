@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pcl_clora.engine.progress import Event, make_progress
-from pcl_clora.io import finite
+from pcl_clora.io import DataError, explained, finite, parse_json
 
 logger = logging.getLogger("pcl_clora")
 
@@ -27,6 +27,7 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path, keep_bytes: int = 0) -> None:
+        self._path = path
         size = path.stat().st_size if path.exists() else 0
         if size < keep_bytes:
             logger.warning(
@@ -36,14 +37,20 @@ class MetricsLog:
                 size,
                 keep_bytes,
             )
-        self._file = path.open("r+b" if path.exists() else "w+b")
-        self._file.truncate(min(size, keep_bytes))
-        self._file.seek(0, 2)
+        with explained(path, "written"):
+            self._file = path.open("r+b" if path.exists() else "w+b")
+            kept = self._file.read(keep_bytes)
+            if len(kept) < keep_bytes:  # a power cut takes the end of a line, too
+                kept = kept[: kept.rfind(b"\n") + 1]
+            _parse_lines(path, kept)
+            self._file.truncate(len(kept))
+            self._file.seek(0, 2)
 
     def write(self, event: Mapping[str, Any]) -> None:
         """Append one line; nan and infinity are written as null, so that every json reader takes the file."""
-        self._file.write((json.dumps(finite(event)) + "\n").encode())
-        self._file.flush()
+        with explained(self._path, "written"):
+            self._file.write((json.dumps(finite(event)) + "\n").encode())
+            self._file.flush()
 
     def size(self) -> int:
         """Length of the file in bytes."""
@@ -55,9 +62,32 @@ class MetricsLog:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """Read a metrics.jsonl; a last line that is still being written is left out."""
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    """Read a metrics.jsonl; a last line that is still being written is left out.
+
+    Raises:
+        DataError: if the file is missing, or a line is no event: it was edited or damaged.
+    """
+    with explained(path, "read"):
+        content = Path(path).read_bytes()
+    return _parse_lines(path, content[: content.rfind(b"\n") + 1])
+
+
+def _parse_lines(path: str | Path, content: bytes) -> list[dict[str, Any]]:
+    """Read whole lines of a metrics.jsonl."""
+    events = []
+    for number, line in enumerate(content.splitlines(keepends=True), start=1):
+        try:
+            event = parse_json(path, line)
+            if not line.endswith(b"\n") or not isinstance(event.get("kind"), str):
+                raise DataError(path, "is no whole event", "")
+        except DataError:
+            raise DataError(
+                path,
+                f"line {number} is no event as a run writes it ({line[:60]!r}): it was edited or damaged",
+                "copy it again from where it is whole, or start over with --resume never",
+            ) from None
+        events.append(event)
+    return events
 
 
 class TensorboardLog:

@@ -16,6 +16,7 @@ from pcl_clora.config import ConfigError, config_hash, dump_yaml
 from pcl_clora.engine.config import RunConfig
 from pcl_clora.engine.events import read_metrics
 from pcl_clora.engine.precision import precision_of
+from pcl_clora.engine.randomness import seeded_apart
 from pcl_clora.engine.run.folder import RunFolder
 from pcl_clora.engine.setup import load_run
 from pcl_clora.errors import UserValueError
@@ -49,10 +50,10 @@ def export_builtin(run: str | Path, out: str | Path | None = None) -> dict[str, 
     files = RunFolder(Path(run))
     if not files.result.is_file():
         raise ConfigError(f"{run} is not finished: {files.result.name} is missing; resume it first.")
-    with torch.random.fork_rng(devices=[]):
-        cfg, adapted = load_run(run)
-        if cfg.model.task != "pretraining":
-            raise ConfigError(f"{run} is a run of task {cfg.model.task}; expected a pre-training.")
+    cfg, adapted = load_run(run)
+    if cfg.model.task != "pretraining":
+        raise ConfigError(f"{run} is a run of task {cfg.model.task}; expected a pre-training.")
+    with seeded_apart(cfg.seed):
         tensors = encoder_tensors(cfg, adapted.merge_and_unload().state_dict())
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     if size > LARGEST_BYTES:

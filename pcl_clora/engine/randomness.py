@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from collections.abc import Iterator, Mapping
@@ -13,12 +14,28 @@ import torch
 
 from pcl_clora.data.loader import derive_seed
 
+logger = logging.getLogger("pcl_clora")
+
 
 def seed_everything(seed: int) -> None:
     """Seed the global generators of python, numpy and torch (all devices)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+@contextmanager
+def seeded_apart(seed: int) -> Iterator[None]:
+    """Seed torch's CPU generator inside the block; the caller's numbers go on as if nothing had been drawn.
+
+    Models are built on the CPU, so that generators of GPUs are not touched.
+    """
+    before = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
 
 
 def make_generator(*parts: int | str) -> torch.Generator:
@@ -79,11 +96,24 @@ def capture_rng_state() -> dict[str, Any]:
 
 
 def restore_rng_state(state: Mapping[str, Any]) -> None:
-    """Set the global generators to a state of `capture_rng_state`; states of absent GPUs are left out."""
+    """Set the global generators to a state of `capture_rng_state`.
+
+    States of GPUs that are not here are left out, and GPUs that were not there keep theirs: with a warning.
+    """
     python, numpy = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["internal"].tolist()), python["gauss"]))
     keys = numpy["keys"].numpy().astype(np.uint32)
     np.random.set_state((numpy["kind"], keys, numpy["position"], numpy["has_gauss"], numpy["cached"]))
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
-        torch.cuda.set_rng_state_all(list(state["cuda"]))
+    known, here = list(state["cuda"]), torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for number, one in enumerate(known[:here]):
+        torch.cuda.set_rng_state(one, number)
+    if len(known) != here:
+        logger.warning(
+            "The run began where torch saw %d GPUs and goes on where it sees %d: generators of the others "
+            "cannot be set, so that what is drawn on them (dropout, masks) differs. Remedy: go on with %d "
+            "GPUs (CUDA_VISIBLE_DEVICES); a run on the CPU is not concerned.",
+            len(known),
+            here,
+            len(known),
+        )

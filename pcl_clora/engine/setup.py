@@ -27,6 +27,7 @@ from pcl_clora.engine.config import RunConfig, differences, flatten, load_run_co
 from pcl_clora.engine.ema import WeightAverage
 from pcl_clora.engine.optim import build_optimizer, trained_parameters
 from pcl_clora.engine.probes.features import FeatureProbe
+from pcl_clora.engine.randomness import seeded_apart
 from pcl_clora.engine.run.folder import RunFolder
 from pcl_clora.engine.run.snapshot import Snapshot
 from pcl_clora.engine.run.state import RunState
@@ -111,8 +112,7 @@ def weights_of_run(folder: Path) -> dict[str, Tensor]:
     Raises:
         ConfigError: if the folder holds no finished run.
     """
-    with torch.random.fork_rng(devices=[]):
-        _, model = load_run(folder)
+    _, model = load_run(folder)
     return model.merge_and_unload().state_dict()
 
 
@@ -122,22 +122,24 @@ register_run_reader(weights_of_run)
 def load_run(folder: str | Path) -> tuple[RunConfig, AdaptedModel]:
     """Rebuild the best model of a finished run: the same base, and the adapter file on it.
 
-    Sets the global torch generator to the run's seed, because a base without weights file is random.
+    What is random in a base is drawn from the run's seed; the caller's generators stay as they are.
 
     Returns:
         The run's settings, and its model on the CPU in evaluation mode.
 
     Raises:
         ConfigError: if the folder holds no finished run.
+        DataError: if the adapter file is not the one that the run wrote.
     """
     files = RunFolder(Path(folder))
     for needed in (files.config, files.chosen):
         if not needed.is_file():
             raise ConfigError(f"{folder} is not the folder of a finished run: {needed} is missing.")
     cfg = load_run_config(files.config)
-    torch.manual_seed(cfg.seed)
-    model, _ = make_backbone(cfg)
-    adapted = load_adapter(files.chosen, model)
+    files.check_chosen()
+    with seeded_apart(cfg.seed):
+        model, _ = make_backbone(cfg)
+        adapted = load_adapter(files.chosen, model)
     adapted.eval()
     return cfg, adapted
 

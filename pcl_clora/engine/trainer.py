@@ -32,7 +32,7 @@ from pcl_clora.engine.run.state import RunState
 from pcl_clora.engine.setup import RunParts, adapt, choose_device, describe_plan, make_parts
 from pcl_clora.engine.tasks import Metrics
 from pcl_clora.errors import UserValueError
-from pcl_clora.io import finite, write_json
+from pcl_clora.io import finite, sha256_file, write_json
 
 ONLY_RESULT = ("confusion", "reliability")  # tables for the report, which an adapter file does not carry
 
@@ -300,6 +300,7 @@ class Trainer:
         header["metrics"] = {key: value for key, value in result["metrics"].items() if key not in ONLY_RESULT}
         self._save_best(header)
         result["adapter_bytes"] = self.folder.chosen.stat().st_size
+        result["adapter_sha256"] = sha256_file(self.folder.chosen)
         write_json(self.folder.result, result)
         self._log.tell({"kind": "result", "step": self.state.step, "epoch": self.state.epoch, **result})
         self.parts.model.eval()

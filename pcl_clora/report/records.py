@@ -72,6 +72,8 @@ def read_run(folder: str | Path) -> RunRecord:
     refuse_dishonest(result, str(folder))
     cfg = load_run_config(files.config)
     _refuse_strangers(files, cfg, result)
+    if files.chosen.exists():  # a copy of a run may leave it out
+        files.check_chosen()
     return RunRecord(files, cfg, result)
 
 

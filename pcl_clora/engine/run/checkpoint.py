@@ -105,6 +105,11 @@ def refuse_another_run(path: Path, before: Mapping[str, Any], now: Mapping[str, 
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path} is a folder, where the file of a checkpoint should be; move it away, or copy the file "
+            "again from where it is whole."
+        )
     if not path.is_file():
         raise CheckpointError(
             f"There is no checkpoint {path}: the run is finished, or the file was removed. Choose another "

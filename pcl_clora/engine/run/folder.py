@@ -15,8 +15,13 @@ import pcl_clora
 from pcl_clora import ops
 from pcl_clora.config import dump_yaml
 from pcl_clora.engine.config import RunConfig
-from pcl_clora.io import read_json, write_json, write_text
+from pcl_clora.io import DataError, explained, read_json, sha256_file, write_json, write_text
 
+DERIVED = (  # what later commands make of a run, and write beside it
+    *("report.md", "curve.csv", "curve.png", "confusion.png", "reliability.png"),
+    *("per_class.png", "per_category.png", "per_part.png"),
+    *("robustness.json", "robustness.md", "robustness.png", "calibration.json", "calibration.png"),
+)
 PACKAGES = ("torch", "numpy", "h5py", "pydantic", "pyyaml", "safetensors", "rich", "timm", "tensorboard")
 
 
@@ -93,16 +98,33 @@ class RunFolder:
         """
         return read_json(self.result)
 
+    def check_chosen(self) -> None:
+        """Check the adapter file of a finished run by the digest in its result; older results have none.
+
+        Raises:
+            DataError: if it is another file, or its result is damaged.
+        """
+        wanted = self.read_result().get("adapter_sha256") if self.result.exists() else None
+        if wanted is not None and sha256_file(self.chosen) != wanted:
+            raise DataError(
+                self.chosen,
+                f"is not the file that the run wrote: its SHA-256 is not the one in {self.result}, so it was "
+                "damaged or swapped",
+                "copy it again from where it is whole, or give the run's train command again, which writes "
+                "it anew from the checkpoint",
+            )
+
     def holds_a_run(self) -> bool:
         """Tell whether there is a checkpoint to go on from, or a result that starting over would lose."""
-        return self.checkpoint.is_file() or self.result.is_file()
+        return self.checkpoint.exists() or self.result.exists()
 
     def clear(self) -> None:
         """Remove what an earlier run in this folder would leave standing beside a new one."""
-        for path in (self.checkpoint, self.chosen, self.result, self.metrics):
-            path.unlink(missing_ok=True)
-        for path in self.tensorboard.glob("events.out.tfevents.*"):
-            path.unlink()
+        own = (self.checkpoint, self.chosen, self.result, self.metrics, *map(self.path.joinpath, DERIVED))
+        patterns = ("nonfinite-step-*.safetensors", "tensorboard/events.out.tfevents.*")
+        for path in (*own, *(found for pattern in patterns for found in self.path.glob(pattern))):
+            with explained(path, "removed"):
+                path.unlink(missing_ok=True)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
