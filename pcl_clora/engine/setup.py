@@ -28,6 +28,7 @@ from pcl_clora.engine.ema import WeightAverage
 from pcl_clora.engine.optim import build_optimizer, trained_parameters
 from pcl_clora.engine.probes.features import FeatureProbe
 from pcl_clora.engine.randomness import seeded_apart
+from pcl_clora.engine.run.data_identity import data_identity
 from pcl_clora.engine.run.folder import RunFolder
 from pcl_clora.engine.run.snapshot import Snapshot
 from pcl_clora.engine.run.state import RunState
@@ -266,7 +267,7 @@ def make_parts(
         augment=make_augment(cfg.augment),
         probe=None if cfg.probe is None else FeatureProbe(cfg.probe),
         state=state,
-        snapshot=Snapshot(model, optimizer, average, state, identity),
+        snapshot=Snapshot(model, optimizer, average, state, identity, data_identity(cfg.data, data)),
     )
 
 

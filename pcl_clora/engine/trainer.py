@@ -109,29 +109,31 @@ class Trainer:
                 self._log.close()
 
     def _prepare(self) -> None:
-        """Write what is known, build everything, and take over the checkpoint."""
+        """Build everything and take over the checkpoint; what is refused leaves an earlier run alone."""
         cfg, device, checkpoint = self.cfg, self.device, self.folder.checkpoint
         self.precision = self._asked or choose_precision(cfg.train.amp, device)
         saved = None
-        if self._resume == "auto" and self.folder.holds_a_run():  # refused before anything is written
+        held = self.folder.holds_a_run()
+        if self._resume == "auto" and held:
             saved, owner = read_checkpoint(checkpoint)
             self.precision = kept_precision(cfg, owner, device)
             refuse_another_run(checkpoint, owner, self._identity())
-        else:
-            self.folder.clear()
         self._env = environment(device)
-        self.folder.begin(cfg, self._env)
         if told := say_precision(self.precision, device, cfg.train.amp):
             self._log.tell({"kind": "message", "text": told})
         seed_everything(cfg.seed)
         model, report = adapt(cfg, self._given)
-        write_json(self.folder.plan, describe_plan(model, report))
         if report is not None:
             self._log.tell({"kind": "message", "text": str(report)})
+        plan = describe_plan(model, report)
+        if not held:
+            self.folder.begin(cfg, self._env, plan, fresh=True)
         self.parts = make_parts(cfg, model, device, self._identity())
         self.state = self.parts.state
         if saved is not None:
             self.parts.snapshot.restore(saved)
+        if held:
+            self.folder.begin(cfg, self._env, plan, fresh=saved is None)
         board = self.folder.tensorboard if cfg.train.tensorboard else None
         self._log.open(saved["metrics_bytes"] if saved else 0, board, self.state.step)
         model.train()

@@ -155,3 +155,62 @@ def test_starting_over_removes_what_was_made_of_the_old_model(run: Path) -> None
     Trainer(tiny_config(SHORT), run_dir=run, resume="never").fit()
     assert [name for name in left if (run / name).exists()] == []
     assert (run / "notes.txt").exists()
+
+
+def folder_of_clouds(root: Path, classes: dict[str, int]) -> None:
+    """Write a data set of name folder: that many clouds a class, in train and in test."""
+    generator = torch.Generator().manual_seed(0)
+    for split in ("train", "test"):
+        for name, count in classes.items():
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                points = torch.rand(64, 3, generator=generator).tolist()
+                lines = (" ".join(f"{value:.6f}" for value in point) for point in points)
+                (root / split / name / f"{number}.xyz").write_text("\n".join(lines) + "\n")
+
+
+def add_a_file(root: Path) -> None:
+    shutil.copy(root / "train" / "box" / "0.xyz", root / "train" / "box" / "more.xyz")
+
+
+def lengthen_a_file(root: Path) -> None:
+    path = root / "train" / "box" / "0.xyz"
+    path.write_text(path.read_text() + "0 0 0\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (add_a_file, r"train: '12 clouds .*-> '13 clouds"),
+        (lengthen_a_file, r"files: .*24 files of"),
+        (lambda root: (root / "train" / "box" / "0.xyz").rename(root / "train" / "box" / "9.xyz"), "files: "),
+        (
+            lambda root: [
+                (root / split / "box").rename(root / split / "crate") for split in ("train", "test")
+            ],
+            r"classes: \['ball', 'box', 'pole'\] -> \['ball', 'crate', 'pole'\]",
+        ),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_data(
+    tmp_path: Path, change: Callable[[Path], object], message: str
+) -> None:
+    root, run = tmp_path / "data", tmp_path / "run"
+    folder_of_clouds(root, {"ball": 4, "box": 4, "pole": 4})
+    data = {"name": "folder", "root": str(root), "num_points": 64}
+    cfg = tiny_config({**SHORT, "data": data})
+    Trainer(cfg, run_dir=run).fit()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    (root / "README.md").write_text("notes do not matter")
+    change(root)
+    with pytest.raises(CheckpointError, match=message):
+        Trainer(cfg, run_dir=run).fit()
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_data_that_cannot_be_read_leave_the_earlier_run_alone(tmp_path: Path, run: Path) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    cfg = tiny_config({**SHORT, "data": {"name": "folder", "root": str(tmp_path / "none"), "num_points": 64}})
+    with pytest.raises(DataError):
+        Trainer(cfg, run_dir=run, resume="never").fit()
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,13 @@ class RunFolder:
         """State and batch of a step whose loss was not finite."""
         return self.path / f"nonfinite-step-{step}.safetensors"
 
-    def begin(self, cfg: RunConfig, env: dict[str, Any]) -> None:
-        """Write settings and environment."""
+    def begin(self, cfg: RunConfig, env: Mapping[str, Any], plan: Mapping[str, Any], *, fresh: bool) -> None:
+        """Write settings, environment, and what is trained; `fresh` removes what an earlier run left."""
+        if fresh:
+            self.clear()
         write_text(self.config, dump_yaml(cfg))
         write_json(self.env, env)
+        write_json(self.plan, plan)
 
     def read_result(self) -> dict[str, Any]:
         """Read what came out.

@@ -13,6 +13,7 @@ from torch import Tensor
 from pcl_clora.adapters import AdaptedModel
 from pcl_clora.adapters.state import current_name
 from pcl_clora.data import Batch
+from pcl_clora.engine.config import differences
 from pcl_clora.engine.ema import WeightAverage
 from pcl_clora.engine.events import logger
 from pcl_clora.engine.optim import trained_parameters
@@ -36,6 +37,7 @@ class Snapshot:
         average: moving average of the weights.
         state: position of the run.
         identity: settings that a resumed run must share, see `run_identity`.
+        data: what a resumed run must share of its data, see `data_identity`.
     """
 
     def __init__(
@@ -45,9 +47,10 @@ class Snapshot:
         average: WeightAverage,
         state: RunState,
         identity: Mapping[str, Any],
+        data: Mapping[str, Any],
     ) -> None:
         self._model, self._optimizer, self._average, self._state = model, optimizer, average, state
-        self._identity = identity
+        self._identity, self._data = identity, data
         self._parameters = list(trained_parameters(model))
         changed = set(model.saved_names())
         frozen = {name: value for name, value in model.state_dict().items() if name not in changed}
@@ -68,6 +71,7 @@ class Snapshot:
             "rng": capture_rng_state(),
             "threads": torch.get_num_threads(),
             "base": self._base,
+            "data": self._data,
             "metrics_bytes": metrics_bytes,
         }
 
@@ -79,8 +83,16 @@ class Snapshot:
         """Take over a checkpoint.
 
         Raises:
-            CheckpointError: if the frozen weights or the trained parameters are other ones.
+            CheckpointError: if the data, the frozen weights or the trained parameters are other ones.
         """
+        before = saved.get("data", self._data)  # older checkpoints do not say it
+        if different := differences(before, self._data):
+            shown = "\n  ".join(different)
+            raise CheckpointError(
+                f"The checkpoint belongs to other data. Checkpoint -> now:\n  {shown}\nGive the run the data "
+                "that it began with (data.root), choose another run folder (name=...), or start over with "
+                "--resume never."
+            )
         parameters = [current_name(name) for name in saved["parameters"]]
         for name, then, now in (
             ("base", saved["base"], self._base),

@@ -1,0 +1,56 @@
+"""Which data a run is trained on, in a few values: other data must not go on from its checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from pcl_clora.data import DataConfig, PointDataset
+from pcl_clora.io import POINT_SUFFIXES, explained
+
+if TYPE_CHECKING:
+    from pcl_clora.engine.setup import RunData
+
+SUFFIXES = (*POINT_SUFFIXES, ".h5", ".hdf5", ".dat", ".pkl", ".seg", ".json", ".safetensors")
+
+
+def data_identity(config: DataConfig, data: RunData) -> dict[str, Any]:
+    """Name the data of a run: classes, clouds with their labels, and files by path and size.
+
+    Args:
+        config: settings of the data.
+        data: the opened splits.
+
+    Returns:
+        A flat mapping of plain values; clouds and files are counted, and told apart by a digest.
+
+    Raises:
+        FileAccessError: if a folder of the data cannot be read.
+    """
+    roots = {config.root, getattr(getattr(config, "source", None), "root", "")} - {""}
+    return {
+        "classes": list(data.class_names),
+        "train": _clouds(data.train.dataset),
+        "test": _clouds(data.test.dataset),
+        "files": [_files(root) for root in sorted(roots)],
+    }
+
+
+def _clouds(dataset: PointDataset) -> str:
+    digest = hashlib.sha256(repr(dataset.labels.tolist()).encode()).hexdigest()[:8]
+    return f"{len(dataset)} clouds (labels {digest})"
+
+
+def _files(root: str) -> str:
+    """Count the files below a folder that a reader may read; hidden ones are left out."""
+    found: list[tuple[str, int]] = []
+    with explained(root, "read"):
+        for folder, folders, files in os.walk(root):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in files:
+                if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                    path = os.path.join(folder, name)
+                    found.append((os.path.relpath(path, root), os.stat(path).st_size))
+    digest = hashlib.sha256(repr(sorted(found)).encode()).hexdigest()[:8]
+    return f"{len(found)} files of {sum(size for _, size in found):,} bytes (paths and sizes {digest})"
