@@ -116,14 +116,23 @@ def write_adapter(path: str | Path, state: Mapping[str, Tensor], header: Adapter
     save_tensors(path, {key: value.clone() for key, value in state.items()}, content)
 
 
-def read_adapter(path: str | Path) -> tuple[AdapterHeader, dict[str, Tensor]]:
-    """Read an adapter file: its header and its tensors on the CPU.
+def read_header(path: str | Path) -> AdapterHeader:
+    """Read the header of an adapter file, and none of its tensors.
+
+    Raises:
+        AdapterFileError: if the file is missing, torn, no adapter, or of a newer format.
+    """
+    return read_adapter(path, header_only=True)[0]
+
+
+def read_adapter(path: str | Path, *, header_only: bool = False) -> tuple[AdapterHeader, dict[str, Tensor]]:
+    """Read an adapter file: its header and its tensors on the CPU, none of them with header_only.
 
     Raises:
         AdapterFileError: if the file is missing, torn, no adapter, or of a newer format.
     """
     try:
-        state, values = load_tensors(path)
+        state, values = load_tensors(path, header_only=header_only)
     except DataError as error:
         raise AdapterFileError(path, error.problem, error.remedy) from error
     if not isinstance(values, dict) or values.pop("format", None) != FORMAT:

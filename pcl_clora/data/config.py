@@ -42,6 +42,10 @@ class DataConfig(Config):
         later = ("shots", "shots_seed", "sampling", "sampling_seed", "allow_empty_classes", "up")
         return super().left_out() | self.at_default(*later)
 
+    def file_root(self) -> str:
+        """Name the folder below which files are named for their draws; "" where that is not known."""
+        return self.root
+
     @property
     def read_points(self) -> int:
         """Points that a sample of this data set holds."""

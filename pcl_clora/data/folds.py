@@ -84,6 +84,10 @@ class FewshotConfig(DataConfig):
         """Return the rule of the source."""
         return self.source.input_rule()
 
+    def file_root(self) -> str:
+        """Name that of the source."""
+        return self.source.file_root()
+
     def for_one_pass(self) -> DataConfig:
         """Return these settings without keeping clouds of the source in memory."""
         return self.model_copy(update={"source": self.source.for_one_pass()})

@@ -79,23 +79,28 @@ class Norms(Config):
         return "; ".join(said)
 
 
+@dataclass
 class NormsMeter:
-    """Collects norms over batches: four numbers on the device of the clouds, which nothing waits for."""
+    """Collects norms over batches.
 
-    def __init__(self) -> None:
-        self.state: Tensor | None = None  # (4,), smallest and largest radius, smallest and largest offset
+    Attributes:
+        state: (4,), smallest radius and offset, and their largest with a minus, on the device of the clouds,
+            so that nothing waits for it; None before the first batch.
+    """
+
+    state: Tensor | None = None
 
     def update(self, points: Tensor) -> None:
         """Take clouds (B, N, 3) in."""
         radius, offset = measure(points)
-        now = torch.stack([radius.amin(), -radius.amax(), offset.amin(), -offset.amax()])
+        now = torch.stack([radius.amin(), offset.amin(), -radius.amax(), -offset.amax()])
         self.state = now if self.state is None else torch.minimum(self.state.to(now.device), now)
 
     def norms(self) -> Norms | None:
         """Return what was met; None before the first batch, or if it was not finite."""
         if self.state is None or not bool(self.state.isfinite().all()):
             return None
-        low, high, near, far = (abs(value) for value in self.state.tolist())
+        low, near, high, far = (abs(value) for value in self.state.tolist())
         return Norms(radius_min=low, radius_max=high, offset_min=near, offset_max=far)
 
 
@@ -110,10 +115,10 @@ class SeenCloud:
     """One cloud as a model sees it.
 
     Attributes:
-        points: (M, 3), float32, what the model is given.
+        points: (num_points, 3), float32, what the model is given.
         whole: (N, 3), float32, all points of the file in the same frame.
-        kept: (M,), int64, places of the given points in the file; None where they were drawn from the surface
-            of a mesh.
+        kept: (num_points,), int64, places of the given points in the file; None where they were drawn from
+            the surface of a mesh.
         doubts: why the answer may be wrong, each a sentence without a full stop.
     """
 
@@ -353,6 +358,13 @@ class InputRule(Config):
             raise DataError(file, "the triangles of this mesh have no area", "mend or remove the file")
         count = self.stored_points or self.read_points
         return mesh.sample(count, Draw(*self.draw, name))[0].astype(np.float32)
+
+    def see_sample(self, points: Tensor) -> SeenCloud:
+        """Thin a sample of a data set, (read_points, 3), which lies in the frame already."""
+        kept = torch.arange(len(points))
+        if len(points) > self.num_points:
+            kept = fps_index(points[None], self.num_points, compat=self.fps)[0]
+        return SeenCloud(points[kept], points, kept)
 
     def _checked(self, points: ArrayLike | Tensor) -> NDArray[Any]:
         array = np.asarray(points)

@@ -27,7 +27,7 @@ from pcl_clora.engine.randomness import deterministic_mode, make_generator, seed
 from pcl_clora.engine.run.checkpoint import read_checkpoint, refuse_another_run
 from pcl_clora.engine.run.folder import RunFolder, environment
 from pcl_clora.engine.run.lock import RunLock
-from pcl_clora.engine.run.result import RunResult, describe_result
+from pcl_clora.engine.run.result import RunResult, describe_input, describe_result
 from pcl_clora.engine.run.state import RunState
 from pcl_clora.engine.setup import RunParts, adapt, choose_device, describe_plan, make_parts
 from pcl_clora.engine.tasks import Metrics
@@ -206,7 +206,10 @@ class Trainer:
         """
         generator = make_generator(self.cfg.seed, "augment", self.state.epoch, self.state.batch)
         views, num_points = [], self.cfg.data.num_points
-        pool = keep_pool(batch.to(self.device), num_points)
+        batch = batch.to(self.device)
+        if not batch.holds_images:
+            self.state.norms.update(batch.points)
+        pool = keep_pool(batch, num_points)
         for _ in range(self.parts.data.task.views):
             view = draw_points(pool, num_points, generator)
             views.append(replace(view, points=self.parts.augment(view.points, generator)))
@@ -309,7 +312,11 @@ class Trainer:
         return RunResult(self.folder.path, metrics, result, self.parts.model)
 
     def _save_best(self, metadata: Mapping[str, Any]) -> None:
-        content = finite({"classes": list(self.parts.data.task.logit_names), **metadata})
+        known = {
+            "classes": list(self.parts.data.task.logit_names),
+            "input_rule": describe_input(self.cfg, self.state),
+        }
+        content = finite({**known, **metadata})
         self.parts.model.save_adapter(self.folder.chosen, metadata=content)
 
     def _save(self) -> None:

@@ -260,8 +260,12 @@ def save_tensors(
     atomic_write(path, lambda aside: save_file(content, aside, metadata=metadata))
 
 
-def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: str | Path, *, header_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a file of `save_tensors`: name -> tensor, and the header (empty if there is none).
+
+    Args:
+        path: the file.
+        header_only: read no tensors.
 
     Raises:
         DataError: if the file is missing or is not a complete safetensors file.
@@ -273,7 +277,8 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = parse_json(path, (file.metadata() or {}).get(_HEADER_KEY, "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 (not a dict)
+            names = [] if header_only else file.keys()
+            return {name: file.get_tensor(name) for name in names}, header
     except OSError as error:
         raise file_access_error(path, error, "read") from error
     except (SafetensorError, ValueError, TypeError, RuntimeError, AttributeError) as error:

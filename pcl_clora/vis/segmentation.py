@@ -16,7 +16,7 @@ from pcl_clora.data import PartTaxonomy, Sample
 from pcl_clora.engine import PartSegmentationTask, SegmentationMeter
 from pcl_clora.errors import UserValueError
 from pcl_clora.io.pictures import draw_cloud, encode_png
-from pcl_clora.predict import Predictor, nearest_kept, part_colours
+from pcl_clora.predict import Prediction, Predictor, part_colours
 from pcl_clora.vis.html import Item
 from pcl_clora.vis.look import look
 from pcl_clora.vis.panel import Legend, Panel
@@ -168,9 +168,8 @@ def segment_sample(predictor: Predictor, sample: Sample, *, method: str = "") ->
     if sample.category is None or sample.part_labels is None:
         raise UserValueError(f"{sample.path or sample.index}: the cloud has no part labels.")
     name = Path(sample.path).name if sample.path else f"cloud {sample.index}"
-    return _segment(
-        predictor, name, sample.points.numpy(), sample.category, sample.part_labels.numpy(), method
-    )
+    points, truth = sample.points.numpy(), sample.part_labels.numpy()
+    return _segment(predictor, name, points, predictor.predict_sample(sample), sample.category, truth, method)
 
 
 def segment_points(
@@ -198,15 +197,16 @@ def segment_points(
                 f"{name}: a classification run has no parts; leave the labels of points out."
             )
         return _classify(predictor, name, points, method)
-    return _segment(predictor, name, points, predictor.category(category), truth, method)
+    number = predictor.category(category)
+    return _segment(predictor, name, points, predictor(points, number), number, truth, method)
 
 
 def _classify(predictor: Predictor, name: str, points: np.ndarray, method: str) -> Segmentation:
     """Classify a cloud: patches and attention are all that there is to see."""
     prediction = predictor(points)
-    cloud, kept = predictor.prepare(points)
-    seen = look(predictor.model, cloud[kept].to(predictor.device))
-    patch = seen.patch.cpu()[nearest_kept(cloud, kept)]
+    cloud = prediction.cloud
+    seen = look(predictor.model, prediction.seen.to(predictor.device))
+    patch = seen.patch.cpu()[prediction.nearest]
     label = prediction.names[int(prediction.label)]
     return Segmentation(
         name=name,
@@ -224,17 +224,15 @@ def _segment(
     predictor: Predictor,
     name: str,
     points: np.ndarray,
+    prediction: Prediction,
     category: int,
     truth: np.ndarray | None,
     method: str,
 ) -> Segmentation:
-    taxonomy = predictor.taxonomy
-    prediction = predictor(points, category)
-    cloud, kept = predictor.prepare(points)
+    taxonomy, cloud = predictor.taxonomy, prediction.cloud
     chosen = torch.tensor(category, device=predictor.device)
-    seen = look(predictor.model, cloud[kept].to(predictor.device), chosen)
-    nearest = nearest_kept(cloud, kept)
-    patch = seen.patch.cpu()[nearest]
+    seen = look(predictor.model, prediction.seen.to(predictor.device), chosen)
+    patch = seen.patch.cpu()[prediction.nearest]
     attention = None if seen.attention is None else seen.attention.cpu()[patch].numpy()
     ious, miou = (None, None)
     if truth is not None:

@@ -31,6 +31,10 @@ class PackedConfig(DataConfig):
     name: Literal["packed"] = "packed"
     validation: bool = False  # select=validation uses the split val of the folder
 
+    def file_root(self) -> str:
+        """Name that of the data that were packed."""
+        return parse_data_config(read_index(Path(self.root)).source).file_root()
+
     def input_rule(self) -> InputRule:
         """Return the rule of the data that were packed, and the first points of what they gave.
 

@@ -55,6 +55,12 @@ def describe_data(data: DataConfig) -> dict[str, Any]:
     }
 
 
+def describe_input(cfg: RunConfig, state: RunState) -> dict[str, Any]:
+    """Say what a model of this run sees of a cloud, and the sizes of those that it met so far."""
+    rule = cfg.data.input_rule().model_copy(update={"norms": state.norms.norms()})
+    return rule.model_dump(mode="json")
+
+
 def describe_evaluation(cfg: RunConfig, seconds: float) -> dict[str, Any]:
     """Say what the evaluation on the test split cost: forward passes of every cloud, and seconds."""
     return {"passes_per_cloud": cfg.protocol.votes, "seconds": round(seconds, 3)}
@@ -102,6 +108,7 @@ def describe_result(
             "num_test": metrics.num_clouds,
             "num_points": cfg.data.num_points,
         },
+        "input_rule": describe_input(cfg, state),
         "method": cfg.adapter.method,
         "metrics": metrics.as_json(data.class_names),
         "params": dict(model.parameter_counts()),

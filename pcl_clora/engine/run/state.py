@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pcl_clora.data.input_rule import NormsMeter
 from pcl_clora.engine.tasks import Meter
 
 
@@ -23,6 +24,7 @@ class RunState:
         seconds: time in the loop, over all parts of an interrupted run.
         epoch_seconds: the same within this epoch, evaluations left out.
         best: epoch and metrics of the best evaluation on the split that chooses, None before the first.
+        norms: sizes of the clouds that were read for training.
     """
 
     meter: Meter
@@ -33,6 +35,7 @@ class RunState:
     seconds: float = 0.0
     epoch_seconds: float = 0.0
     best: dict[str, Any] | None = None
+    norms: NormsMeter = field(default_factory=NormsMeter)
     _tick: float = field(default_factory=time.monotonic)
 
     def start_clock(self) -> None:
@@ -55,12 +58,15 @@ class RunState:
     def tree(self) -> dict[str, Any]:
         """Return everything as plain values and tensors."""
         names = ("epoch", "batch", "step", "loss_sum", "seconds", "epoch_seconds", "best")
-        return {"meter": dict(self.meter.state()), **{name: getattr(self, name) for name in names}}
+        sums = {"meter": dict(self.meter.state()), "norms": self.norms.state}
+        return {**sums, **{name: getattr(self, name) for name in names}}
 
     def load(self, tree: Mapping[str, Any]) -> None:
         """Take over a saved state."""
         for name, value in tree.items():
             if name == "meter":
                 self.meter.load(value)
+            elif name == "norms":
+                self.norms.state = value
             else:
                 setattr(self, name, value)

@@ -1,0 +1,99 @@
+"""What a run says about one cloud."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pcl_clora import ops
+from pcl_clora.data.input_rule import SeenCloud
+
+CHUNK = 65536  # points that get their nearest one at once
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a run says about one cloud.
+
+    Attributes:
+        names: name of every class, or of every part.
+        probability: (C,) of the classes, or (N, P) of the parts of every point; float32. Parts of other
+            categories than the cloud's have 0.
+        input: the cloud as the model saw it.
+        category: name of the category that the model was told; empty in classification.
+    """
+
+    names: tuple[str, ...]
+    probability: NDArray[np.float32]
+    input: SeenCloud
+    category: str = ""
+
+    @property
+    def is_segmentation(self) -> bool:
+        """Whether every point has a label of its own."""
+        return self.probability.ndim == 2
+
+    @property
+    def label(self) -> NDArray[np.int64]:
+        """The most probable class, (), or part of every point, (N,); int64."""
+        return np.asarray(self.probability.argmax(axis=-1), dtype=np.int64)
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        """Its probability, () or (N,), float32."""
+        return np.asarray(self.probability.max(axis=-1), dtype=np.float32)
+
+    @property
+    def cloud(self) -> Tensor:
+        """All points of the file in the frame of the model, (N, 3), float32."""
+        return self.input.whole
+
+    @property
+    def seen(self) -> Tensor:
+        """The points that the model was given, (M, 3), float32."""
+        return self.input.points
+
+    @property
+    def kept(self) -> NDArray[np.int64] | None:
+        """Places of these points in the file, (M,), int64; None where they were drawn from a mesh."""
+        return None if self.input.kept is None else np.asarray(self.input.kept.numpy(), dtype=np.int64)
+
+    @cached_property
+    def nearest(self) -> Tensor:
+        """The seen point that is nearest to every point of the file: (N,), int64, places in `seen`."""
+        return nearest_of(self.cloud, self.seen)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why the answer may be wrong."""
+        return self.input.doubts
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what fits into json: the classes with their probabilities, or the parts with their sizes."""
+        doubts = {"warnings": list(self.warnings)}
+        if self.is_segmentation:
+            counts = np.bincount(self.label, minlength=len(self.names))
+            sizes = {name: int(count) for name, count in zip(self.names, counts, strict=True) if count}
+            mean = round(float(self.confidence.mean()), 6)
+            said = {"category": self.category, "points": len(self.label), "parts": sizes, "confidence": mean}
+            return {**said, **doubts}
+        order = np.argsort(-self.probability, kind="stable")[:5]
+        best = [{"name": self.names[k], "probability": round(float(self.probability[k]), 6)} for k in order]
+        label = self.names[int(self.label)]
+        return {"label": label, "confidence": best[0]["probability"], "best": best, **doubts}
+
+
+def nearest_kept(cloud: Tensor, kept: Tensor) -> Tensor:
+    """Find for every point of (N, 3) the nearest of the kept ones: (N,), int64, places in `kept`."""
+    return nearest_of(cloud, cloud[kept])
+
+
+def nearest_of(cloud: Tensor, known: Tensor) -> Tensor:
+    """Find for every point of (N, 3) the nearest of the known ones (M, 3): (N,), int64, places in these."""
+    return torch.cat([ops.knn(known[None], part[None], 1).idx[0, :, 0] for part in cloud.split(CHUNK)])
