@@ -28,6 +28,7 @@ from pcl_clora.engine import (
     make_task,
 )
 from pcl_clora.engine.modes import autocast
+from pcl_clora.engine.precision import Precision, precision_of_run
 from pcl_clora.engine.run.rule import rule_of_run
 from pcl_clora.predict.prediction import Prediction
 from pcl_clora.predict.taxonomy import taxonomy_of_run
@@ -64,6 +65,7 @@ class Predictor:
 
     Attributes:
         rule: which points the model sees, and where they lie.
+        precision: in which the run was trained, and predicts.
 
     Raises:
         ConfigError: if the folder holds no finished run, or its task has no labels.
@@ -73,6 +75,7 @@ class Predictor:
     model: AdaptedModel
     task: Task
     rule: InputRule
+    precision: Precision
 
     def __init__(
         self,
@@ -90,6 +93,7 @@ class Predictor:
         self.model = model.to(self.device)
         self._dataset: PointDataset | None = None
         header = read_header(RunFolder(Path(run)).chosen)
+        self.precision = precision_of_run(run, self.cfg)
         rule = rule_of_run(self.cfg, header)
         self.rule = rule if up is None else InputRule.model_validate({**rule.model_dump(), "up": up})
         self.task = self._make_task(Path(run), header.classes)
@@ -188,7 +192,7 @@ class Predictor:
     def _predict(self, seen: SeenCloud, category: str | int) -> Prediction:
         few = seen.points[None].to(self.device)
         task = self.task
-        with torch.inference_mode(), autocast(self.device, self.cfg.train.amp):
+        with torch.inference_mode(), autocast(self.device, self.precision == "bfloat16"):
             if not isinstance(task, PartSegmentationTask):
                 probability = self.model(few).float().softmax(-1)[0]
                 return Prediction(task.logit_names, probability.cpu().numpy(), seen)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pcl_clora.data import PartTaxonomy
 from pcl_clora.engine import RunFolder
-from pcl_clora.io.safe import read_json
 
 
 def taxonomy_of_run(files: RunFolder, part_names: tuple[str, ...]) -> PartTaxonomy | None:
     """Put categories and parts together; None where the files do not say enough."""
     if not files.result.is_file():
         return None
-    metrics = read_json(files.result)["metrics"]
+    metrics = files.read_result()["metrics"]
     categories = tuple(metrics.get("per_category", ()))
     ids = [tuple(k for k, n in enumerate(part_names) if n.rpartition("/")[0] == name) for name in categories]
     try:
