@@ -4,7 +4,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from pcl_clora.data import build_dataset, normalize_unit_sphere, parse_data_config
-from pcl_clora.data.input_rule import InputRule, Norms, NormsMeter, measure
+from pcl_clora.data.input_rule import InputRule
+from pcl_clora.data.norms import Norms, NormsMeter, measure
 from pcl_clora.io import DataError
 
 RULE = InputRule(num_points=32, read_points=32)

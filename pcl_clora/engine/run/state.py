@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pcl_clora.data.input_rule import NormsMeter
+from pcl_clora.data.norms import NormsMeter
 from pcl_clora.engine.tasks import Meter
 
 
