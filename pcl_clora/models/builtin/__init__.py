@@ -26,8 +26,16 @@ def builtin_card(name: str) -> dict[str, Any]:
     Raises:
         WeightsError: if there are no weights for this id.
     """
-    content: dict[str, Any] = json.loads(_file(name).with_suffix(".json").read_text(encoding="utf-8"))
-    return content
+    file = _file(name).with_suffix(".json")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content["sizes"], dict):
+            raise TypeError(f"sizes={content['sizes']!r}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WeightsError(
+            f"{file} is damaged ({type(error).__name__}: {error}); install pcl-clora again."
+        ) from error
+    return dict(content)
 
 
 def builtin_file(config: object) -> Path:

@@ -12,9 +12,9 @@ from torch import Tensor
 from pcl_clora.handover import call_registrar
 from pcl_clora.models.builtin import BUILTIN, builtin_file, list_builtin, only_builtin
 from pcl_clora.models.weights._containers import Checkpoint, open_checkpoint
+from pcl_clora.models.weights._other_files import RUN_CONFIG
 from pcl_clora.models.weights.hub import HUB_PREFIX, cached_path, fetch
 
-RUN_CONFIG = "config.yaml"
 RunReader = Callable[[Path], Mapping[str, Tensor]]
 _run_readers: list[RunReader] = []
 

@@ -71,7 +71,10 @@ def convert_weights(
         raise WeightsError(f"{target} exists; choose another name, or pass overwrite=True (--overwrite).")
     if to not in get_args(Names):
         raise WeightsError(f"to={to!r} is not known; choose one of {', '.join(get_args(Names))}.")
-    view = view_officially(open_source(source).checkpoint)
+    checkpoint = open_source(source).checkpoint
+    view = view_officially(checkpoint)
+    if checkpoint.other and not view.identity.model:
+        raise WeightsError(f"{source} is {checkpoint.other.title}: {checkpoint.other.remedy}.")
     tensors, left_out = renamed(view, to)
     if not tensors:
         raise WeightsError(

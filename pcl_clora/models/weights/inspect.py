@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,11 +14,12 @@ from torch import nn
 from pcl_clora.models.builtin import BUILTIN
 from pcl_clora.models.errors import WeightsError
 from pcl_clora.models.registry import build_model, entries, find_entry, parse_model_config
-from pcl_clora.models.weights._containers import Checkpoint, SafetensorsFile
+from pcl_clora.models.weights._containers import Checkpoint
 from pcl_clora.models.weights._identify import Identity
 from pcl_clora.models.weights._left_out import all_wrappers, wrappers_of
 from pcl_clora.models.weights._match import count_not_finite
 from pcl_clora.models.weights._official_view import view_officially
+from pcl_clora.models.weights._safetensors_file import SafetensorsFile
 from pcl_clora.models.weights._sources import open_source
 from pcl_clora.models.weights.load import preview
 
@@ -104,7 +104,7 @@ def inspect_weights(source: str | Path) -> FileInfo:
         path=str(source),
         kind="safetensors" if isinstance(checkpoint.tensors, SafetensorsFile) else "torch",
         container=checkpoint.container,
-        holds=_adapter_title(checkpoint) or str(view.identity),
+        holds=_title(checkpoint) or str(view.identity),
         naming=view.naming,
         wrappers={wrapper: all_wrappers()[wrapper] for wrapper in wrappers_of(likes)},
         num_tensors=len(likes),
@@ -123,16 +123,9 @@ def _builtin_call(label: str) -> str:
     return f'create_model("{label.rpartition(" ")[2]}", weights="{BUILTIN}")'
 
 
-def _adapter_title(checkpoint: Checkpoint) -> str:
-    """Name one of our adapter files; "" for another file."""
-    try:
-        header = json.loads(str(checkpoint.extras.get("header", "{}")))
-    except ValueError:
-        return ""
-    if not isinstance(header, dict) or header.get("format") != "pcl_clora.adapter":
-        return ""
-    method = header.get("adapter", {}).get("method", "an unnamed method")
-    return f"an adapter file of this project ({method}); load_adapter() attaches it to its base"
+def _title(checkpoint: Checkpoint) -> str:
+    """Say what a file is that holds something else than the weights of a network; "" for weights."""
+    return f"{checkpoint.other.title}; {checkpoint.other.remedy}" if checkpoint.other else ""
 
 
 def would_load(checkpoint: Checkpoint, identity: Identity) -> list[WouldLoad]:

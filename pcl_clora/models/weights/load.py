@@ -144,6 +144,7 @@ def _match(
     target = target_of(model)
     opened = open_source(source, target.config)
     matched = match(target.model, target.tensors, opened.checkpoint)
+    _refuse_other(opened, matched)
     _refuse(target.model, opened.label, matched, len(opened.checkpoint.tensors), allow_partial)
     return target, opened, matched
 
@@ -190,6 +191,13 @@ def _casts(own: Mapping[str, Tensor], checkpoint: Checkpoint, matched: Match) ->
     return dict(kinds)
 
 
+def _refuse_other(opened: Source, matched: Match) -> None:
+    """Refuse files of other kinds, except an adapter that trained, and so holds, a whole backbone."""
+    other = opened.checkpoint.other
+    if other and (not matched.found or matched.needed):
+        raise WeightsError(f"{opened.label} is {other.title}: {other.remedy}.")
+
+
 def _refuse(model: nn.Module, label: str, matched: Match, num_keys: int, allow_partial: bool) -> None:
     if not matched.found and not matched.wrong_shape:
         keys = ", ".join(list(matched.unexpected)[:5])
@@ -233,6 +241,12 @@ def _refuse_values(target: Target, opened: Source, matched: Match) -> None:
     bad: dict[str, int] = {}
     for name, key in matched.found.items():
         tensor = checkpoint.tensors[key]
+        if tensor.is_meta or own[name].is_meta:
+            where = "file" if tensor.is_meta else "model"
+            raise WeightsError(
+                f"{opened.label}: {name} has no values in the {where} (device meta); make the model on a "
+                "real device, and give tensors with values."
+            )
         if count := count_not_finite(tensor):
             bad[key] = count
         elif count_not_finite(tensor.to(own[name].dtype)):

@@ -165,7 +165,7 @@ def test_a_truncated_file_is_named(tmp_path, suffix):
 
 def test_a_page_saved_in_place_of_a_file_is_not_called_hostile(tmp_path):
     (tmp_path / "page.pth").write_text("<html><body>404 not found</body></html>")
-    with pytest.raises(WeightsError, match=r"page\.pth is not a torch file"):
+    with pytest.raises(WeightsError, match=r"page\.pth is not a torch or safetensors file: it is a web page"):
         load_weights(make(), tmp_path / "page.pth")
 
 

@@ -163,7 +163,10 @@ def test_an_adapter_file_is_called_one(tmp_path):
 
     adapted = attach_adapter(make(), {"method": "lora"})
     adapted.save_adapter(tmp_path / "adapter.safetensors")
-    assert "an adapter file of this project (lora)" in inspect_weights(tmp_path / "adapter.safetensors").holds
+    assert (
+        "an adapter of pcl_clora (lora); use load_adapter()"
+        in inspect_weights(tmp_path / "adapter.safetensors").holds
+    )
 
 
 def test_a_file_of_nobody_here_loads_into_nothing(tmp_path):
