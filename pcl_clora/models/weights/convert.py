@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pcl_clora.io import atomic_write, save_tensors
+from pcl_clora.io.safe import refuse_overwriting_inputs
 from pcl_clora.models.errors import WeightsError
 from pcl_clora.models.key_map import LeftOut
 from pcl_clora.models.registry import model_classes
@@ -63,6 +64,7 @@ def convert_weights(
     Raises:
         WeightsError: if the source is refused, the target exists or has another suffix, or the names do not
             fit the network.
+        UserValueError: if the target is the source, by whatever name.
     """
     target = Path(target)
     if target.suffix not in SUFFIXES:
@@ -71,6 +73,7 @@ def convert_weights(
         raise WeightsError(f"{target} exists; choose another name, or pass overwrite=True (--overwrite).")
     if to not in get_args(Names):
         raise WeightsError(f"to={to!r} is not known; choose one of {', '.join(get_args(Names))}.")
+    refuse_overwriting_inputs([target], [source])
     checkpoint = open_source(source).checkpoint
     view = view_officially(checkpoint)
     if checkpoint.other and not view.identity.model:

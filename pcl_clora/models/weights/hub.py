@@ -159,7 +159,7 @@ def _recorded(record: Path) -> str:
         return ""
     try:
         return str(json.loads(record.read_text(encoding="utf-8"))["sha256"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(
             f"{record} is damaged, so that the file beside it cannot be checked; delete the folder "
             f"{record.parent} and load it again."

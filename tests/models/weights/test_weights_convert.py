@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from pcl_clora.models import WeightsError, create_model, load_weights
 from pcl_clora.models.weights._containers import open_checkpoint
@@ -193,6 +194,17 @@ def test_what_cannot_be_written_is_refused(golden, tmp_path, target, options, ma
     with pytest.raises(WeightsError, match=match):
         convert_weights(golden / "ckpt_pointmae_finetuned_tiny.pth", tmp_path / target, **options)
     assert (tmp_path / "there.pth").read_text() == "kept"
+
+
+def test_a_file_is_not_converted_onto_itself(tmp_path):
+    file = tmp_path / "own.safetensors"
+    save_file(create_model("point_mae", **SIZES).state_dict(), file)
+    before = file.read_bytes()
+    (tmp_path / "link.safetensors").symlink_to(file)
+    for target in (file, tmp_path / "link.safetensors"):
+        with pytest.raises(ValueError, match="would be written over the input"):
+            convert_weights(file, target, to="official", overwrite=True)
+    assert file.read_bytes() == before
 
 
 def test_names_that_a_network_does_not_have_are_refused(tmp_path):

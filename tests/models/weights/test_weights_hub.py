@@ -74,9 +74,10 @@ def test_a_changed_file_is_refused(cache, server):
         fetch(f"hub:{ID}")
 
 
-def test_a_damaged_record_is_refused(cache, server):
+@pytest.mark.parametrize("damage", ["", "{", "[]", "null", "{}", "[" * 100_000])
+def test_a_damaged_record_is_refused(cache, server, damage):
     path = fetch(f"hub:{ID}").path
-    (path.parent / RECORD).write_text("{")
+    (path.parent / RECORD).write_text(damage)
     with pytest.raises(WeightsError, match=r"record\.json is damaged"):
         fetch(f"hub:{ID}")
 
