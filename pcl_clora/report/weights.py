@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from pcl_clora.io.text import visible
 from pcl_clora.models.builtin import BUILTIN
 from pcl_clora.report import units
 from pcl_clora.report.show import plain_table
@@ -93,7 +94,7 @@ def comparison_view(found: Comparison, *, every: bool = False) -> RenderableType
         if every or seen[change.group] <= SHOWN_OF_A_GROUP:
             shown.append(change)
     parts: list[RenderableType] = [
-        Text(f"first:  {found.first}\nsecond: {found.second}"),
+        Text(f"first:  {visible(found.first)}\nsecond: {visible(found.second)}"),
         plain_table("Tensors that both files have", ["group", "differ", "of"], counts),
     ]
     if shown:
@@ -108,7 +109,7 @@ def comparison_view(found: Comparison, *, every: bool = False) -> RenderableType
     for title, names in (("only in the first", found.only_first), ("only in the second", found.only_second)):
         if names:
             tops = Counter(name.split(".")[0] for name in names)
-            parts.append(Text(f"{title}: " + ", ".join(f"{top} ({n})" for top, n in tops.items())))
+            parts.append(Text(f"{title}: " + ", ".join(f"{visible(top)} ({n})" for top, n in tops.items())))
     return Group(*parts, Text(found.verdict(), style="bold"))
 
 
@@ -132,4 +133,4 @@ def conversion_view(made: Conversion) -> RenderableType:
         f"-> {made.target}: {made.num_tensors} tensors, {made.naming[1]} names",
         *(f"   left out, {reason}: {count}" for reason, count in reasons.items()),
     ]
-    return Text("\n".join(lines))
+    return Text("\n".join(map(visible, lines)))

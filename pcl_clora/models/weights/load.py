@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pcl_clora.io.text import visible
 from pcl_clora.models.errors import WeightsError
 from pcl_clora.models.key_map import LeftOut
 from pcl_clora.models.weights._containers import Checkpoint, read_state_dict
@@ -76,7 +77,7 @@ class LoadReport:
         lines += _grouped("missing, keep their values", self.missing)
         for reason in sorted(set(self.unexpected.values())):
             lines += _grouped(f"left out, {reason}", [k for k, r in self.unexpected.items() if r == reason])
-        return "\n".join(lines)
+        return "\n".join(map(visible, lines))
 
 
 def _grouped(title: str, names: Iterable[str]) -> list[str]:

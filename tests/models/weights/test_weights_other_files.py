@@ -69,6 +69,21 @@ def test_the_checkpoint_of_a_run_is_sent_to_its_folder(tmp_path):
     assert "the checkpoint of a run" in inspect_weights(tmp_path / "checkpoint.safetensors").holds
 
 
+def test_names_in_a_file_cannot_steer_the_terminal(tmp_path):
+    hostile = "\x1b[2J\u202e[red]"
+    state = {**make().state_dict(), f"{hostile}.weight": torch.ones(1)}
+    torch.save({"model": state, hostile: hostile}, tmp_path / "a.pth")
+    save_file(make().state_dict(), tmp_path / "b.safetensors")
+    said = [str(load_weights(make(), tmp_path / "a.pth"))]
+    for command in ("inspect", "diff"):
+        files = [str(tmp_path / name) for name in ("a.pth", "b.safetensors")][: 1 + (command == "diff")]
+        made = CliRunner().invoke(app, ["weights", command, *files])
+        assert made.exit_code == 0
+        said.append(made.output)
+    assert all("\x1b" not in text and "\u202e" not in text for text in said)
+    assert all("[red]" in text for text in said)
+
+
 def test_the_state_of_an_optimizer_is_named(tmp_path):
     optimizer = torch.optim.AdamW(make().parameters())
     torch.save(optimizer.state_dict(), tmp_path / "optimizer.pth")
