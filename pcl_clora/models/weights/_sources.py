@@ -83,10 +83,17 @@ def open_source(source: str | Path | Mapping[str, Any], config: object = None) -
     if str(source).startswith(HUB_PREFIX):
         fetched = fetch(str(source))
         return Source(str(source), open_checkpoint(fetched.path), fetched.notes)
-    if (Path(source) / RUN_CONFIG).is_file():
+    if _is_run(Path(source)):
         if not _run_readers:
             call_registrar("the reader of runs")
         tensors = _run_readers[0](Path(source))
         return Source(str(source), open_checkpoint(tensors), ("best model of a finished run, merged",))
     checkpoint = open_checkpoint(source)
     return Source(checkpoint.source, checkpoint)
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        return (path / RUN_CONFIG).is_file()
+    except (OSError, ValueError):  # what is wrong with the path is said where it is opened
+        return False

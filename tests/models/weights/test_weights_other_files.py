@@ -176,3 +176,17 @@ def test_a_model_without_memory_is_refused():
         empty = make()
     with pytest.raises(WeightsError, match=r"has no values in the model \(device meta\)"):
         load_weights(empty, make().state_dict())
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000])
+def test_a_name_that_no_file_can_have_is_refused(name):
+    with pytest.raises(WeightsError, match=r"cannot be read|does not exist"):
+        load_weights(make(), name)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_rights_is_refused_by_name(tmp_path):
+    save_file(make().state_dict(), tmp_path / "mine.safetensors")
+    (tmp_path / "mine.safetensors").chmod(0)
+    with pytest.raises(WeightsError, match=r"mine\.safetensors.* cannot be read .*check its name and rights"):
+        load_weights(make(), tmp_path / "mine.safetensors")
