@@ -39,7 +39,7 @@ class Served(AbstractContextManager["Served"]):
         if self._finder in sys.meta_path:
             sys.meta_path.remove(self._finder)
             self._take_out()
-            sys.modules.update(self._before)
+            sys.modules.update({n: module for n, module in self._before.items() if not _is_over(module)})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -53,7 +53,7 @@ class Served(AbstractContextManager["Served"]):
 
 def is_served(module: ModuleType) -> bool:
     """Tell whether a module stands in for one that is not installed."""
-    return isinstance(getattr(module.__spec__, "loader", None), _Finder)
+    return isinstance(_loader_of(module), _Finder)
 
 
 class _Finder(MetaPathFinder, Loader):
@@ -76,6 +76,16 @@ class _Finder(MetaPathFinder, Loader):
         return [name for name in self._contents if name.startswith(f"{fullname}.")]
 
 
+def _loader_of(module: ModuleType) -> object:
+    """Return the loader, None for what others put into sys.modules by hand, None itself among it."""
+    return getattr(getattr(module, "__spec__", None), "loader", None)
+
+
+def _is_over(module: ModuleType) -> bool:
+    """Tell whether a module was served by one who has been removed since."""
+    return is_served(module) and _loader_of(module) not in sys.meta_path
+
+
 def _package_of(name: str) -> str:
     return name.partition(".")[0]
 
@@ -83,7 +93,7 @@ def _package_of(name: str) -> str:
 def _is_installed(name: str) -> bool:
     """Tell whether an import would find more than a folder of that name, or what is served already."""
     module = sys.modules.get(name)
-    spec = find_spec(name) if module is None else module.__spec__
-    if spec is None:
-        return module is not None
-    return spec.origin is not None and not isinstance(spec.loader, _Finder)
+    if module is not None:
+        return not is_served(module) and getattr(module, "__file__", "") is not None
+    spec = find_spec(name)
+    return spec is not None and spec.origin is not None and not isinstance(spec.loader, _Finder)

@@ -158,6 +158,24 @@ def test_installing_holds_until_it_is_removed():
     assert "knn_cuda" not in sys.modules
 
 
+def test_the_order_in_which_two_are_removed_does_not_matter():
+    first = pointnet2.install()
+    importlib.import_module("knn_cuda")
+    second = pointnet2.install()
+    first.remove()
+    assert importlib.import_module("knn_cuda").KNN is pointnet2.KNN
+    second.remove()
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("knn_cuda")
+
+
+def test_a_package_that_is_kept_from_being_imported_is_served(monkeypatch):
+    monkeypatch.setitem(sys.modules, "knn_cuda", None)
+    with pointnet2.install():
+        assert importlib.import_module("knn_cuda").KNN is pointnet2.KNN
+    assert sys.modules["knn_cuda"] is None
+
+
 def test_an_installed_package_is_left_alone_unless_asked(tmp_path, monkeypatch, caplog):
     (tmp_path / "knn_cuda.py").write_text("KNN = 'theirs'")
     (tmp_path / "chamfer").mkdir()  # a folder of data is no package
@@ -236,6 +254,7 @@ def test_the_function_knn_takes_one_cloud_channels_first():
     assert torch.equal(idx.t(), order[:, :5])
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_distances():
     from torch.profiler import ProfilerActivity, profile
 
