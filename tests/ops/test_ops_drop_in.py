@@ -436,3 +436,19 @@ def test_random_points_follow_the_seed_as_in_votenet():
 def test_counting_without_uniform_sampling_is_refused():
     with pytest.raises(AssertionError, match="ret_unique_cnt=True counts what is sampled"):
         pointnet2.QueryAndGroup(0.5, 8, ret_unique_cnt=True)
+
+
+@pytest.mark.slow
+def test_published_calls_compile_into_one_graph():
+    def calls(xyz, features):
+        idx = pointnet2.furthest_point_sample(xyz, 8)
+        center = pointnet2.gather_operation(xyz.transpose(1, 2), idx).transpose(1, 2).contiguous()
+        grouped = pointnet2.QueryAndGroup(0.4, 8)(xyz, center, features)
+        near = pointnet2.KNN(4, True)(xyz, center)
+        alike = pointnet2.KNN(4)(features, features)
+        return grouped, *near, *alike, *pointnet2.ThreeNN.apply(xyz, center)
+
+    arguments = rand(2, 60, 3) + 1, rand(2, 6, 60, seed=1)
+    compiled = torch.compile(calls, backend="eager", fullgraph=True)
+    for found, expected in zip(compiled(*arguments), calls(*arguments), strict=True):
+        assert torch.equal(found, expected)
