@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pcl_clora.data import parse_data_config
 from pcl_clora.data.folds import FewshotConfig
 from pcl_clora.data.readers.modelnet_fewshot import ModelNetFewshotConfig
 from pcl_clora.engine.config import RunConfig, load_run_config, run_identity
+from pcl_clora.engine.metrics.spread import mean_and_deviation
 from pcl_clora.engine.precision import precision_of
 from pcl_clora.engine.progress import Event
 from pcl_clora.engine.run.folder import RunFolder
@@ -132,8 +132,7 @@ def _summarize(cfg: RunConfig, name: str, results: Sequence[tuple[int, Mapping[s
     numbers: dict[str, Any] = {}
     for metric in ("oa", "macc"):
         values = [result["metrics"][metric] for _, result in results]
-        numbers[metric] = statistics.fmean(values)
-        numbers[f"{metric}_std"] = statistics.stdev(values) if len(values) > 1 else None
+        numbers[metric], numbers[f"{metric}_std"] = mean_and_deviation(values)
     return {
         "name": name,
         "ways": data["ways"],

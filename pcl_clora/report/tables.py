@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_clora.engine.config import differences, run_identity
+from pcl_clora.engine.metrics.spread import mean_and_deviation
 from pcl_clora.engine.precision import precision_of
 from pcl_clora.engine.run.result import describe_data
 from pcl_clora.engine.tasks import Headline, headlines
@@ -78,7 +79,7 @@ class Row:
     def metric(self, name: str) -> tuple[float, float | None]:
         """Mean and standard deviation (n - 1) over the seeds, in [0, 1]; no deviation of a single seed."""
         values = [run.result["metrics"][name] for run in self.runs]
-        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+        return mean_and_deviation(values)
 
     def as_json(self) -> dict[str, Any]:
         """Return all numbers of the row, units in the names."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 
 from pcl_clora.config import ConfigError, config_hash
 from pcl_clora.engine.config import ProbeConfig, RunConfig
+from pcl_clora.engine.metrics.spread import mean_and_deviation
 from pcl_clora.engine.probes.features import FeatureProbe
 from pcl_clora.engine.probes.knn import NEIGHBORS, TEMPERATURE
 from pcl_clora.engine.probes.svm import SVM_COST, require_svm
@@ -78,8 +78,9 @@ def _mean_and_deviation(found: Sequence[dict[str, Any]]) -> dict[str, float]:
     numbers = {}
     for key in ("knn_acc", "svm_acc"):
         values = [each[key] for each in found if key in each]
-        if values:
-            numbers[key] = statistics.fmean(values)
-        if len(values) > 1:
-            numbers[f"{key}_std"] = statistics.stdev(values)
+        if not values:
+            continue
+        numbers[key], deviation = mean_and_deviation(values)
+        if deviation is not None:
+            numbers[f"{key}_std"] = deviation
     return numbers
