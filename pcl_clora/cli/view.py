@@ -13,7 +13,7 @@ from pcl_clora.cli.common import show
 
 if TYPE_CHECKING:
     from pcl_clora.vis import Panel
-    from pcl_clora.vis.segmentation import Segmentation
+    from pcl_clora.vis.segmentation import Answer
 
 
 def view(
@@ -97,7 +97,7 @@ def view(
     )
     if files:
         clouds = [read_cloud(file, labels, label_column) for file in files]
-        panels = _file_panels(clouds, runs, data, category)
+        panels = _file_panels(list(zip(files, clouds, strict=True)), runs, data, category)
         title = ", ".join(Path(file).name for file in files)
     elif index:
         panels, title = _sample_panels(runs, data, index)
@@ -142,17 +142,17 @@ class Shown:
 
 
 def _file_panels(
-    clouds: Sequence[Segmentation], runs: Sequence[Path], data: Path | None, category: str
+    clouds: Sequence[tuple[str, Answer]], runs: Sequence[Path], data: Path | None, category: str
 ) -> list[Panel]:
     from pcl_clora.predict import Predictor
 
     if not runs:
-        return [panel for cloud in clouds for panel in cloud.panels(named=len(clouds) > 1)]
+        return [panel for _, cloud in clouds for panel in cloud.panels(named=len(clouds) > 1)]
     from pcl_clora.vis.segmentation import segment_points, side_by_side
 
     predictors = {run.name: Predictor(run, data=data) for run in runs}
     found: list[Panel] = []
-    for cloud in clouds:
+    for file, cloud in clouds:
         several = [
             segment_points(
                 predictor,
@@ -161,6 +161,7 @@ def _file_panels(
                 category=category,
                 truth=cloud.truth,
                 method=name if len(runs) > 1 else "",
+                path=file,
             )
             for name, predictor in predictors.items()
         ]

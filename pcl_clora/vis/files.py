@@ -9,16 +9,14 @@ import numpy as np
 
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import DataError, read_points
-from pcl_clora.vis.segmentation import Segmentation
+from pcl_clora.vis.segmentation import Answer
 
 TRUTH_NAMES = ("labels", "label", "truth", "part_labels", "seg", "pid")
 PREDICTION_NAMES = ("prediction", "predictions", "pred")
 _SUFFIXES = (".npy", ".npz", ".txt")
 
 
-def read_cloud(
-    path: str | Path, labels: str | Path | None = None, label_column: int | None = None
-) -> Segmentation:
+def read_cloud(path: str | Path, labels: str | Path | None = None, label_column: int | None = None) -> Answer:
     """Read points with what the file says of them.
 
     True labels are the field "labels" (or label, truth, part_labels, seg, pid), predicted ones "prediction"
@@ -50,7 +48,7 @@ def read_cloud(
                 labels, f"holds {len(truth)} labels, {path} has {count} points", "give one label a point"
             )
     confidence = fields.get("confidence")
-    return Segmentation(
+    return Answer(
         name=Path(path).name,
         points=content.points,
         truth=truth,

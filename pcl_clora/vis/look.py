@@ -88,19 +88,7 @@ def watching(model: AdaptedModel) -> Iterator[Callable[[Tensor], Look]]:
             handle.remove()
 
 
-def look(model: AdaptedModel, points: Tensor, *more: Tensor) -> Look:
-    """Run a model on one cloud and find patches and attention; see `watching`.
-
-    Args:
-        model: in evaluation mode.
-        points: (N, 3), as the model takes them, on its device.
-        more: further inputs of the model, without the first dimension (the category).
-    """
-    with watching(model) as seen, torch.inference_mode():
-        model(points[None], *(value[None] for value in more))
-        return seen(points)
-
-
+@torch.inference_mode()
 def _look(points: Tensor, seen: dict[str, Any]) -> Look:
     center = seen["center"][0]
     patch = ops.knn(center[None], points[None], 1).idx[0, :, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -146,6 +147,19 @@ class Panel:
         centers = None if self.centers is None else _finite_points(self.centers, "centers")
         for name, value in (("points", points), ("centers", centers), ("layers", tuple(layers))):
             object.__setattr__(self, name, value)
+
+    def showing(self, show: str, *, title: str, note: str = "") -> Panel:
+        """Make a panel of the same cloud that shows another layer first; nothing is checked again.
+
+        Raises:
+            ValueError: if there are none of that name.
+        """
+        if show not in ("", *(layer.name for layer in self.layers)):
+            raise UserValueError(f"show={show!r} is not in the panel.")
+        other = copy.copy(self)
+        for name, value in (("show", show), ("title", title), ("note", note)):
+            object.__setattr__(other, name, value)
+        return other
 
     def shown(self) -> Layer | None:
         """Return the layer that is shown first; None if there are none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from pcl_clora import ops
 from pcl_clora.data import PartTaxonomy, Sample
-from pcl_clora.engine import PartSegmentationTask, SegmentationMeter
+from pcl_clora.engine import SegmentationMeter
 from pcl_clora.errors import UserValueError
 from pcl_clora.io.pictures import draw_cloud, encode_png
 from pcl_clora.predict import Prediction, Predictor, part_colours
 from pcl_clora.vis.html import Item
-from pcl_clora.vis.look import look
+from pcl_clora.vis.look import Look, watching
 from pcl_clora.vis.panel import Legend, Panel
 
 ERROR_LEGEND = Legend({0: "right", 1: "wrong"}, {0: "#b4bec8", 1: "#d55e00"})
@@ -26,7 +26,7 @@ THUMBNAIL = 150  # pixels
 
 
 @dataclass(frozen=True, eq=False)
-class Segmentation:
+class Answer:
     """What is known about one cloud.
 
     Attributes:
@@ -92,21 +92,15 @@ class Segmentation:
         if self.attention is not None:
             scalars[self.attention_name] = self.attention
         first = [*titles, *(name for name in (*labels, *scalars) if name not in titles and details)]
-        made = []
-        for name in first or [""]:
-            made.append(
-                Panel(
-                    self.points,
-                    labels=labels,
-                    scalars=scalars,
-                    legend=legends,
-                    title=f"{self.name}: {name}" if named and name else self._title(name),
-                    show=name,
-                    centers=self.centers,
-                    note=self._note(name),
-                )
+        whole = Panel(self.points, labels=labels, scalars=scalars, legend=legends, centers=self.centers)
+        return tuple(
+            whole.showing(
+                name,
+                title=f"{self.name}: {name}" if named and name else self._title(name),
+                note=self._note(name),
             )
-        return tuple(made)
+            for name in first or [""]
+        )
 
     def _title(self, name: str) -> str:
         text = name or self.name
@@ -126,14 +120,14 @@ class Segmentation:
 
     def item(self, up: str = "y") -> Item:
         """Make the entry of a gallery, with truth and prediction as its picture."""
-        panels = self.panels(details=False)
+        panels = self.panels()
         shown = [panel for panel in panels if panel.show in ("truth", "prediction")] or panels[:1]
         pictures = [draw_cloud(panel.points, panel.rgb(), size=THUMBNAIL, up=up) for panel in shown]
         png = encode_png(np.concatenate(pictures, axis=1))
-        return Item(self.name, self.panels(), png, self.miou, self.category)
+        return Item(self.name, panels, png, self.miou, self.category)
 
 
-def side_by_side(found: Sequence[Segmentation]) -> list[Panel]:
+def side_by_side(found: Sequence[Answer]) -> list[Panel]:
     """Put the panels of several methods on one cloud side by side; those of one method as they are."""
     if len(found) == 1:
         return list(found[0].panels())
@@ -154,7 +148,7 @@ def side_by_side(found: Sequence[Segmentation]) -> list[Panel]:
     return panels
 
 
-def segment_sample(predictor: Predictor, sample: Sample, *, method: str = "") -> Segmentation:
+def segment_sample(predictor: Predictor, sample: Sample, *, method: str = "") -> Answer:
     """Segment one cloud of a data set and look into the model.
 
     Args:
@@ -168,8 +162,9 @@ def segment_sample(predictor: Predictor, sample: Sample, *, method: str = "") ->
     if sample.category is None or sample.part_labels is None:
         raise UserValueError(f"{sample.path or sample.index}: the cloud has no part labels.")
     name = Path(sample.path).name if sample.path else f"cloud {sample.index}"
-    points, truth = sample.points.numpy(), sample.part_labels.numpy()
-    return _segment(predictor, name, points, predictor.predict_sample(sample), sample.category, truth, method)
+    with watching(predictor.model) as seen:
+        said = predictor.predict_sample(sample)
+    return _answer(predictor, name, sample.points.numpy(), said, seen, sample.part_labels.numpy(), method)
 
 
 def segment_points(
@@ -180,7 +175,8 @@ def segment_points(
     category: str = "",
     truth: np.ndarray | None = None,
     method: str = "",
-) -> Segmentation:
+    path: str | Path = "",
+) -> Answer:
     """Segment the points of a file and look into the model; a classifier says its class and is looked into.
 
     Args:
@@ -190,69 +186,56 @@ def segment_points(
         category: its name; may be left out where the run knows only one.
         truth: (N,), true parts as the run numbers them, or None.
         method: what the panels call the predictor.
+        path: the file, where they come from one: what else stands in it, such as the faces of a mesh, decides
+            what the model sees.
     """
-    if not isinstance(predictor.task, PartSegmentationTask):
-        if truth is not None:
-            raise UserValueError(
-                f"{name}: a classification run has no parts; leave the labels of points out."
-            )
-        return _classify(predictor, name, points, method)
-    number = predictor.category(category)
-    return _segment(predictor, name, points, predictor(points, number), number, truth, method)
+    if truth is not None and not predictor.segments:
+        raise UserValueError(f"{name}: a classification run has no parts; leave the labels of points out.")
+    number = predictor.category(category) if predictor.segments else ""
+    with watching(predictor.model) as seen:
+        said = predictor.predict_file(path, number) if path else predictor(points, number)
+    return _answer(predictor, name, points, said, seen, truth, method)
 
 
-def _classify(predictor: Predictor, name: str, points: np.ndarray, method: str) -> Segmentation:
-    """Classify a cloud: patches and attention are all that there is to see."""
-    prediction = predictor(points)
-    cloud = prediction.cloud
-    seen = look(predictor.model, prediction.seen.to(predictor.device))
-    patch = seen.patch.cpu()[prediction.nearest]
-    label = prediction.names[int(prediction.label)]
-    return Segmentation(
-        name=name,
-        points=points,
-        centers=_back(seen.center.cpu(), cloud, points),
-        patch=patch.numpy(),
-        attention=None if seen.attention is None else seen.attention.cpu()[patch].numpy(),
-        attention_name=seen.attention_name,
-        method=method,
-        said=f"{label}, {100 * float(prediction.confidence):.1f} %",
-    )
-
-
-def _segment(
+def _answer(
     predictor: Predictor,
     name: str,
     points: np.ndarray,
-    prediction: Prediction,
-    category: int,
+    said: Prediction,
+    seen: Callable[[Tensor], Look],
     truth: np.ndarray | None,
     method: str,
-) -> Segmentation:
-    taxonomy, cloud = predictor.taxonomy, prediction.cloud
-    chosen = torch.tensor(category, device=predictor.device)
-    seen = look(predictor.model, prediction.seen.to(predictor.device), chosen)
-    patch = seen.patch.cpu()[prediction.nearest]
-    attention = None if seen.attention is None else seen.attention.cpu()[patch].numpy()
+) -> Answer:
+    """Put together what was said and seen; of a classifier patches and attention are all that there is."""
+    found = seen(said.seen.to(predictor.device))
+    patch = found.patch.cpu()[said.nearest]
+    answer = Answer(
+        name=name,
+        points=points,
+        truth=truth,
+        centers=_back(found.center.cpu(), said.cloud, points),
+        patch=patch.numpy(),
+        attention=None if found.attention is None else found.attention.cpu()[patch].numpy(),
+        attention_name=found.attention_name,
+        method=method,
+    )
+    if not said.is_segmentation:
+        label = said.names[int(said.label)]
+        return replace(answer, said=f"{label}, {100 * float(said.confidence):.1f} %")
+    taxonomy = predictor.taxonomy
+    category = taxonomy.categories.index(said.category)
     ious, miou = (None, None)
     if truth is not None:
         _check_truth(truth, taxonomy, category, len(points), name)
-        ious, miou = cloud_iou(taxonomy, category, truth, prediction.label)
-    centers = _back(seen.center.cpu(), cloud, points)
-    return Segmentation(
-        name=name,
-        points=points,
-        prediction=prediction.label,
-        truth=truth,
-        confidence=prediction.confidence,
-        legend=part_legend(taxonomy, category, ious),
-        category=taxonomy.categories[category],
+        ious, miou = cloud_iou(taxonomy, category, truth, said.label)
+    legend = part_legend(taxonomy, category, ious)
+    return replace(
+        answer,
+        prediction=said.label,
+        confidence=said.confidence,
+        legend=legend,
+        category=said.category,
         miou=miou,
-        centers=centers,
-        patch=patch.numpy(),
-        attention=attention,
-        attention_name=seen.attention_name,
-        method=method,
     )
 
 
@@ -296,7 +279,7 @@ def cloud_iou(
 
 def segment_test_set(
     predictor: Predictor, indices: Sequence[int] | None = None, *, method: str = ""
-) -> Iterator[Segmentation]:
+) -> Iterator[Answer]:
     """Segment clouds of a run's test split, one after another.
 
     Args:

@@ -7,20 +7,33 @@ import torch.nn.functional as F
 from sklearn.metrics import jaccard_score
 from torch import nn
 
+from pcl_clora import ops
 from pcl_clora.data import PartTaxonomy
 from pcl_clora.engine.run_pictures import CELL
 from pcl_clora.io import DataError, write_points
 from pcl_clora.predict import Predictor
 from pcl_clora.vis import render_html
 from pcl_clora.vis.files import read_cloud, read_labels
-from pcl_clora.vis.look import look
-from pcl_clora.vis.segmentation import cloud_iou, segment_points, segment_test_set, side_by_side
+from pcl_clora.vis.look import watching
+from pcl_clora.vis.segmentation import (
+    cloud_iou,
+    segment_points,
+    segment_sample,
+    segment_test_set,
+    side_by_side,
+)
 from tests.support.vis_cases import page_data
 
 
 @pytest.fixture(scope="module")
 def segmenter(segmentation_run):
     return Predictor(segmentation_run)
+
+
+def look(model, points, *more):
+    with watching(model) as seen, torch.inference_mode():
+        model(points[None], *(value[None] for value in more))
+    return seen(points)
 
 
 def hooks(model):
@@ -98,6 +111,40 @@ def test_a_cloud_of_the_test_set_shows_everything_that_is_known(segmenter):
     assert found.item().thumbnail.startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="index 99 is not there: the test split has 6 clouds"):
         next(segment_test_set(segmenter, [99]))
+
+
+def test_a_cloud_passes_the_model_and_its_sampling_once(segmentation_run, monkeypatch):
+    segmenter = Predictor(segmentation_run)
+    sample, passes, samplings = segmenter.dataset()[0], [], []
+    segmenter.model.register_forward_hook(lambda *_: passes.append(1))
+    choose = ops.farthest_point_sample
+    monkeypatch.setattr(
+        ops, "farthest_point_sample", lambda *given, **how: samplings.append(1) or choose(*given, **how)
+    )
+
+    segmenter(sample.points, sample.category)
+    alone = len(samplings)
+    answer = segment_sample(segmenter, sample)
+
+    assert len(passes) == 2
+    assert len(samplings) <= 2 * alone
+    assert answer.patch is not None
+
+
+def test_a_mesh_is_answered_as_predict_answers_it(classification_run, tmp_path):
+    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    faces = [[0, 1, 2], [0, 1, 3], [0, 2, 3], [1, 2, 3]]
+    lines = ["OFF", "4 4 0", *(" ".join(map(str, corner)) for corner in corners)]
+    lines += [" ".join(map(str, (3, *face))) for face in faces]
+    (tmp_path / "a.off").write_text("\n".join(lines) + "\n")
+    classifier = Predictor(classification_run)
+
+    answer = segment_points(classifier, "a", corners.astype(np.float32), path=tmp_path / "a.off")
+
+    expected = classifier.predict_file(tmp_path / "a.off")
+    name = expected.names[int(expected.label)]
+    assert answer.said == f"{name}, {100 * float(expected.confidence):.1f} %"
+    assert answer.patch.shape == (4,)
 
 
 def test_two_methods_stand_side_by_side_with_one_truth(segmenter):
