@@ -82,6 +82,9 @@ class Config(BaseModel):
         return values
 
 
+# What a config of settings never reaches; beyond it, a file is broken or means harm.
+_MAX_DEPTH, _MAX_ALIASES, _MAX_KEYS, _MAX_VALUES = 64, 1000, 10_000, 100_000
+
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
@@ -98,6 +101,27 @@ def unknown_name(given: str, valid: Mapping[str, Any] | Sequence[str], *, what: 
 class _UniqueKeys(yaml.SafeLoader):
     """The safe loader, except that a key given twice is an error instead of the last one winning."""
 
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._depth = self._aliases = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._depth += 1
+        self._aliases += self.check_event(yaml.AliasEvent)
+        if self._depth > _MAX_DEPTH or self._aliases > _MAX_ALIASES:
+            what = f"nested deeper than {_MAX_DEPTH}" if self._depth > _MAX_DEPTH else "full of references"
+            raise yaml.composer.ComposerError(
+                None, None, f"settings {what}; write them flat", parent.start_mark if parent else None
+            )
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > _MAX_KEYS:
+            raise yaml.constructor.ConstructorError(None, None, "too many merged keys", node.start_mark)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
@@ -112,6 +136,27 @@ class _UniqueKeys(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _load_yaml(text: str) -> Any:
+    """Read yaml whose size stays that of its text.
+
+    Raises:
+        ValueError: if it is no yaml, too deep, or its references make it much larger than it looks.
+    """
+    try:
+        content = yaml.load(text, Loader=_UniqueKeys)  # a safe loader
+        left = _MAX_VALUES
+        todo = [content]
+        while todo:
+            value, left = todo.pop(), left - 1
+            if left < 0:
+                raise UserValueError("its references make it too large; write it out")
+            if isinstance(value, dict | list | set | tuple):
+                todo += value.values() if isinstance(value, dict) else value
+    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError) as error:
+        raise UserValueError(str(error) or type(error).__name__) from error
+    return content
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -131,17 +176,23 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
-    resolved = path.resolve()
+    try:
+        resolved = path.resolve()
+        there = resolved.is_file()
+    except (OSError, RuntimeError) as error:  # a name too long, links that lead in a circle
+        raise ConfigError(f"Config file {path} cannot be read ({error}); check the path.") from error
     if resolved in chain:
         cycle = " -> ".join(str(step) for step in (*chain[chain.index(resolved) :], resolved))
         raise ConfigError(f"The {BASE_KEY} files form a cycle: {cycle}. Remove one of these references.")
-    if not resolved.is_file():
+    if not there:
         named_by = f" (named by {chain[-1]})" if chain else ""
         raise ConfigError(f"Config file {path} does not exist{named_by}; check the path.")
     try:
-        content = yaml.load(resolved.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # a safe loader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = _load_yaml(resolved.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
         raise ConfigError(f"{path} is not valid yaml: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); check its rights.") from error
     if content is None:
         content = {}
     if not isinstance(content, dict):
@@ -200,8 +251,8 @@ def _parse_value(text: str, item: str) -> Any:
     if not text.strip():
         return ""  # weights.path= clears a path; yaml would read nothing as null, which no setting takes
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = _load_yaml(text)
+    except ValueError as error:
         raise ConfigError(f"Override {item!r}: the value is not valid yaml: {error}") from error
     if isinstance(value, str) and text.strip()[0] not in "'\"":  # yaml 1.1 reads a bare 1e-3 as text
         try:

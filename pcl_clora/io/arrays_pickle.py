@@ -9,13 +9,14 @@ either.
 from __future__ import annotations
 
 import pickle
+import pickletools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from pcl_clora.io.errors import DataError
+from pcl_clora.io.errors import DataError, explained
 
 REMEDY = "get the file from its official source, or save its arrays as npz where you trust it"
 
@@ -171,8 +172,13 @@ def load_pickled_arrays(path: str | Path) -> Any:
     if not path.is_file():
         raise DataError(path, "there is no such file", "check the path")
     try:
-        with path.open("rb") as file:
-            return _rebuild(_Reader(file, encoding="latin1").load(), set())
+        with explained(path, "read"), path.open("rb") as file:
+            _check_sizes(_Clamped(file, path.stat().st_size))
+            file.seek(0)
+            content = _Reader(_Clamped(file, path.stat().st_size), encoding="latin1").load()
+        return _rebuild(content, set(), {})
+    except DataError:
+        raise
     except _Refused as refusal:
         problem = f"the pickle asks for {refusal}, but only numpy arrays in plain containers are admitted"
         raise DataError(path, problem, REMEDY) from None
@@ -183,12 +189,38 @@ def load_pickled_arrays(path: str | Path) -> Any:
         raise DataError(path, problem, REMEDY) from error
 
 
-def _rebuild(value: Any, above: set[int]) -> Any:
-    """Replace the stand-ins by arrays, all through the containers."""
-    if isinstance(value, _Scalar):
-        return value.build().reshape(())[()]
+class _Clamped:
+    """A file that gives what is left where more is asked for, so that nobody makes room for more."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file, self._size, self.readline = file, size, file.readline
+
+    def read(self, count: int = -1) -> bytes:
+        left = self._size - self._file.tell()
+        return self._file.read(left if count < 0 else min(count, left))
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def _check_sizes(file: _Clamped) -> None:
+    """Go through the pickle without building anything: sizes beyond the file, places beyond all that is kept.
+
+    The machine of pickle makes room for both before it looks further.
+    """
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):  # type: ignore[arg-type]
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > number + 1:
+            raise _Refused(f"a place {argument} in a memory of at most {number}")
+
+
+def _rebuild(value: Any, above: set[int], built: dict[int, Any]) -> Any:
+    """Replace the stand-ins by arrays, all through the containers; what stands twice is built once."""
+    if id(value) in built:
+        return built[id(value)]
     if isinstance(value, _Array):
-        return value.build()
+        array = value.build()
+        built[id(value)] = array.reshape(())[()] if isinstance(value, _Scalar) else array
+        return built[id(value)]
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | bytearray):
         return value
     if not isinstance(value, list | tuple | dict):
@@ -198,8 +230,9 @@ def _rebuild(value: Any, above: set[int]) -> Any:
     above.add(id(value))
     rebuilt: Any
     if isinstance(value, dict):
-        rebuilt = {_rebuild(key, above): _rebuild(item, above) for key, item in value.items()}
+        rebuilt = {_rebuild(key, above, built): _rebuild(item, above, built) for key, item in value.items()}
     else:
-        rebuilt = type(value)(_rebuild(item, above) for item in value)
+        rebuilt = type(value)(_rebuild(item, above, built) for item in value)
     above.discard(id(value))
+    built[id(value)] = rebuilt
     return rebuilt

@@ -210,3 +210,31 @@ def test_a_later_setting_is_written_only_where_it_differs_from_its_default(new, 
     later = Later(new=new)
     assert later.model_dump() == written
     assert build(Later, written) == later
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "nested deeper than 64"),
+        ("a: " * 3000, "not valid yaml"),
+        ("- " * 5000 + "1", "nested deeper than 64"),
+        ("k0: &k0 [1]\n" + "".join(f"k{n}: &k{n} [{', '.join([f'*k{n - 1}'] * 9)}]\n" for n in range(1, 12)),
+         "too large"),
+        ("a: &a [*a]\n", "too large"),
+        ("a: " + "9" * 5000, "not valid yaml"),
+        ("a: 2001-99-99", "not valid yaml"),
+        ("a: !!python/object:os.system {}", "not valid yaml"),
+    ],
+    ids=["open", "colons", "lists", "references", "itself", "digits", "date", "object"],
+)  # fmt: skip
+def test_yaml_that_is_hostile_is_refused_at_once(tmp_path, text, message):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_yaml(tmp_path / "a.yaml")
+
+
+def test_config_files_that_the_system_refuses_are_an_error_for_the_user(tmp_path):
+    (tmp_path / "a.yaml").symlink_to("a.yaml")
+    for path in (tmp_path / "a.yaml", tmp_path / ("n" * 300 + ".yaml"), tmp_path):
+        with pytest.raises(ConfigError):
+            read_yaml(path)

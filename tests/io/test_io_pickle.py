@@ -238,3 +238,26 @@ def test_deep_nesting_is_refused(tmp_path):
     (tmp_path / "a.dat").write_bytes(b"]" * 5000 + b"a" * 4999 + b".")
     with pytest.raises(DataError, match="nested"):
         load_pickled_arrays(tmp_path / "a.dat")
+
+
+def test_a_pickle_asks_for_no_more_room_than_it_is_long(tmp_path):
+    hostile = {
+        "memory": b"\x80\x02]r\xff\xff\xff\xff.",
+        "bytes": b"\x80\x05\x8e" + (10**12).to_bytes(8, "little") + b"x.",
+        "bytearray": b"\x80\x05\x96" + (10**12).to_bytes(8, "little") + b"x.",
+        "text": b"\x80\x04\x8d" + (10**12).to_bytes(8, "little") + b"x.",
+        "frame": b"\x80\x04\x95" + (10**12).to_bytes(8, "little") + b"].",
+    }
+    for name, content in hostile.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError):
+            load_pickled_arrays(tmp_path / name)
+
+
+def test_what_stands_twice_is_built_once(tmp_path):
+    value = [np.arange(3)]
+    for _ in range(60):
+        value = [value, value]
+    (tmp_path / "a").write_bytes(pickle.dumps(value))
+    found = load_pickled_arrays(tmp_path / "a")
+    assert found[0] is found[1]
