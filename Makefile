@@ -14,7 +14,7 @@ export PIP_CONSTRAINT := $(VENV)/torch.txt
 endif
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-torch lint bench clean venv venv-dev native system
+.PHONY: demo test faults test-torch lint bench clean venv venv-dev native system
 
 $(VENV)/created:
 	$(PYTHON) -m venv $(VENV)
@@ -59,6 +59,10 @@ lint: venv-dev
 
 test: system lint native
 	$(BIN)/python -m pytest -n 2
+
+# breaks files of every kind for SECONDS and prints what came out; what did harm goes to the folder faults
+faults: venv-dev
+	$(BIN)/python -m tests.support.faults --seconds $(or $(SECONDS),600) --seed $(or $(SEED),0)
 
 test-torch: system native
 	@$(BIN)/python -c 'from torch import __version__; print("torch", __version__)'

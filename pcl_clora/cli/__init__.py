@@ -102,4 +102,4 @@ def main(arguments: Sequence[str] | None = None, *, prog_name: str = "pcl-clora"
 
 def _is_for_user(error: Exception) -> bool:
     """Tell messages for a user from mistakes of ours."""
-    return isinstance(error, PclCloraError | OSError)
+    return isinstance(error, PclCloraError)

@@ -206,5 +206,5 @@ def read_json(path: Path, what: str) -> Any:
         raise DataError(path, f"the file is missing, expected {what}", remedy)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(path, f"is not json ({error}), expected {what}", remedy) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,6 +12,8 @@ import numpy as np
 
 from pcl_clora.io.errors import DataError, as_data_error, explained
 from pcl_clora.io.fields import AGAIN, Array, Read, point_key, split_columns
+
+_HEADER = 1 << 16  # bytes that a header lies in; numpy takes none above 10,000
 
 MOST_EXPANSION = 1100
 """How many times larger than its file what a file holds may be; deflate reaches 1,032."""
@@ -37,17 +40,22 @@ def read_array(path: Path, file: IO[bytes], size: int, kind: str, first: int | N
     Raises:
         DataError: if it holds something else than numbers or text, or is longer or shorter than it says.
     """
-    with as_data_error(path, f"{kind} of numbers"):
-        version = np.lib.format.read_magic(file)
+    torn = f"is not a complete {kind} of numbers"
+    with as_data_error(path, torn):
+        head = file.read(min(size, _HEADER))  # numpy would make room for a header of any length that is said
+        opened = BytesIO(head)
+        version = np.lib.format.read_magic(opened)
+        if version not in ((1, 0), (2, 0), (3, 0)):
+            raise DataError(path, f"{torn}: its version is {version}", AGAIN)
         read = (
             np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         )
-        shape, fortran, dtype = read(file)
-        start = file.tell()
+        shape, fortran, dtype = read(opened)
+        start = opened.tell()
     if dtype.hasobject:
         raise DataError(
             path,
-            f"is not a complete {kind} of numbers: it holds Python objects, which are never loaded",
+            f"{torn}: it holds Python objects, which are never loaded",
             "save its numbers as arrays",
         )
     count = 1
@@ -56,15 +64,17 @@ def read_array(path: Path, file: IO[bytes], size: int, kind: str, first: int | N
     if start + count * dtype.itemsize != size or any(length < 0 for length in shape):
         raise DataError(
             path,
-            f"is not a complete {kind} of numbers: its header announces {dtype} {shape}, "
+            f"{torn}: its header announces {dtype} {shape}, "
             f"{count * dtype.itemsize} bytes, and {size - start} follow",
             AGAIN,
         )
     if first is not None and shape and not fortran:
         shape = (min(first, shape[0]), *shape[1:])
         count = int(np.prod(shape, dtype=np.int64))
-    with as_data_error(path, f"{kind} of numbers"):
-        data = file.read(count * dtype.itemsize)
+    with as_data_error(path, torn):
+        wanted = count * dtype.itemsize
+        data = head[start : start + wanted]
+        data += file.read(wanted - len(data)) if len(data) < wanted else b""
         table = np.frombuffer(data, dtype=dtype, count=count) if count else np.empty(0, dtype)
         table = table.reshape(shape[::-1]).T if fortran else table.reshape(shape)
         return table.astype(dtype.newbyteorder("="))
@@ -77,7 +87,7 @@ def read_archive(path: Path) -> dict[str, Array]:
         DataError: if it is torn, or holds something else than arrays of numbers and text.
     """
     kind = "npz file of numbers"
-    with as_data_error(path, kind), zipfile.ZipFile(path) as archive:
+    with as_data_error(path, f"is not a complete {kind}"), zipfile.ZipFile(path) as archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         total, stored = sum(entry.file_size for entry in entries), path.stat().st_size
         if total > MOST_EXPANSION * stored:

@@ -105,7 +105,9 @@ def explained(path: str | os.PathLike[str], doing: str) -> Iterator[None]:
 
 
 @contextmanager
-def as_data_error(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
+def as_data_error(
+    path: str | os.PathLike[str], problem: str, remedy: str = "get or write the file again"
+) -> Iterator[None]:
     """Turn whatever a library says of a torn or hostile file into a `DataError`; one helper for all of them.
 
     Put as little as possible into the block, only what the library does: any exception in it counts as a
@@ -113,7 +115,8 @@ def as_data_error(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
 
     Args:
         path: the file that the user named.
-        kind: what it should be, for example "npy file".
+        problem: what to say, for example "is not a complete npy file"; the library's words follow.
+        remedy: what to do.
     """
     try:
         yield
@@ -128,4 +131,4 @@ def as_data_error(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
         why = (
             words if isinstance(error, OSError | ValueError) and words else f"{type(error).__name__}: {words}"
         )
-        raise DataError(path, f"is not a complete {kind} ({why})", "get or write the file again") from error
+        raise DataError(path, f"{problem} ({why})", remedy) from error

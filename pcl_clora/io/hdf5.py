@@ -13,7 +13,7 @@ from pcl_clora.io.arrays import MOST_EXPANSION
 from pcl_clora.io.errors import DataError, as_data_error, explained
 from pcl_clora.io.fields import AGAIN, POINT_KEYS, Array, Read, point_key, split_columns
 
-KIND = "hdf5 file, it may be truncated"
+_TORN = ("cannot be read as hdf5, it may be truncated", "get it again")
 _HOPS = 16  # soft links in a row
 _LISTED = 12  # data sets in a message
 _LOOKED_AT = 200  # groups that are searched for an example
@@ -32,7 +32,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
         raise DataError(path, "there is no such file", "check the path")
     with explained(path, "read"), path.open("rb"):
         pass  # what the system refuses is told apart from what is broken
-    with as_data_error(path, KIND), h5py.File(path, "r") as file:
+    with as_data_error(path, *_TORN), h5py.File(path, "r") as file:
         yield file
 
 
@@ -78,6 +78,14 @@ def find(path: Path, group: Any, name: str) -> Any:
     return here
 
 
+def find_array(path: Path, group: Any, name: str) -> Any:
+    """Find a data set inside the file, as `find` does; None if there is none of the name, or a group."""
+    import h5py
+
+    found = find(path, group, name)
+    return found if isinstance(found, h5py.Dataset) else None
+
+
 def read(path: Path, dataset: Any, place: tuple[Any, ...] = ()) -> Array:
     """Read a part of a data set, which is not larger than packing can make the file's bytes.
 
@@ -102,7 +110,7 @@ def read(path: Path, dataset: Any, place: tuple[Any, ...] = ()) -> Array:
             f"{dataset.name!r} announces {whole} bytes ({dataset.dtype} {shape}), the file holds {stored}",
             AGAIN,
         )
-    with as_data_error(path, KIND):
+    with as_data_error(path, *_TORN):
         return np.asarray(dataset[place])
 
 

@@ -11,6 +11,7 @@ from pcl_clora.cli import main
 from pcl_clora.config import ConfigError, dump_yaml, read_yaml
 from pcl_clora.engine import load_run_config
 from pcl_clora.errors import MissingPackageError, UserTypeError
+from pcl_clora.io import FileAccessError
 from pcl_clora.models import create_model
 from pcl_clora.report import ReportError
 from tests.support.cli_cases import ROOT, TINY, write_config
@@ -234,7 +235,8 @@ def test_doctor_says_versions_device_operators_data_and_packages(invoke, tmp_pat
         (ReportError("no"), 2),
         (UserTypeError("no"), 2),
         (MissingPackageError("no"), 2),
-        (OSError("no"), 2),
+        (OSError("no"), None),
+        (FileAccessError("no", "cannot be read", "try again"), 2),
         (KeyError("no"), None),
         (ValueError("no"), None),
     ],

@@ -6,14 +6,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from pcl_clora.data.checks.finding import Finding, RootInfo, class_balance, digest_of, duplicates, problem
 from pcl_clora.data.dataset import SPLITS
 from pcl_clora.data.readers.modelnet import GET_AGAIN, MODELNET40_CLASSES, OFFICIAL_SIZES
 from pcl_clora.data.readers.modelnet_hdf5 import Hdf5Header, list_hdf5_files, read_class_names, read_header
-from pcl_clora.io import DataError
+from pcl_clora.io import DataError, hdf5
 
 
 def is_hdf5(root: Path) -> bool:
@@ -91,13 +90,8 @@ def check_points(
     Raises:
         DataError: if the points cannot be read.
     """
-    try:
-        with h5py.File(header.path, "r") as file:
-            points = file["data"][()]
-    except OSError as error:
-        raise DataError(
-            header.path, f"its points cannot be read, it may be truncated ({error})", GET_AGAIN
-        ) from error
+    with hdf5.open_hdf5(header.path) as file:
+        points = hdf5.read(header.path, file["data"])
     digests += [(f"{header.path}#{row}", digest_of(one)) for row, one in enumerate(points)]
     low, high = points.min(axis=1), points.max(axis=1)  # nan and infinity show in one or the other
     finite = (np.isfinite(low) & np.isfinite(high)).all(axis=-1)
@@ -135,7 +129,7 @@ def _check_id_list(header: Hdf5Header, names: tuple[str, ...]) -> Iterator[Findi
     try:
         entries = json.loads(listing.read_text(encoding="utf-8"))
         classes = [str(entry).replace("\\", "/").partition("/")[0] for entry in entries]
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         yield Finding("error", str(listing), f"is not a json list of class/id.ply ({error}); {GET_AGAIN}.")
         return
     if len(classes) != header.num_shapes:

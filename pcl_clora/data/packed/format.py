@@ -28,7 +28,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from pcl_clora.config import Config, ConfigError, build
 from pcl_clora.data.part_taxonomy import PartTaxonomy
 from pcl_clora.errors import UserValueError
-from pcl_clora.io import DataError
+from pcl_clora.io import DataError, parse_json
 
 INDEX = "index.json"
 NOTE = "pack"  # the only key of the metadata: with several, safetensors writes them in a random order
@@ -127,7 +127,7 @@ def read_index(root: str | Path) -> PackIndex:
         index.part_taxonomy()
     except ConfigError as error:
         raise DataError(file, f"is not an index of packed data ({error})", AGAIN) from error
-    except (ValueError, TypeError) as error:  # not text, not json, or a taxonomy that is none
+    except (ValueError, TypeError, RecursionError) as error:  # not text, not json, or a taxonomy that is none
         raise DataError(file, f"is damaged ({error})", AGAIN) from error
     return index
 
@@ -175,9 +175,9 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int]:
             (length,) = struct.unpack("<Q", handle.read(8))
             if length > file.stat().st_size:
                 raise UserValueError(f"its header would have {length} bytes")
-            header = json.loads(handle.read(length))
-        if not isinstance(header, dict):
-            raise UserValueError("its header is no mapping")
+            header = parse_json(file, handle.read(length))
+    except DataError:
+        raise
     except OSError as error:
         raise DataError(file, f"cannot be read ({error})", AGAIN) from error
     except (struct.error, ValueError) as error:
@@ -191,7 +191,8 @@ def read_note(file: Path) -> str:
     try:
         with file.open("rb") as handle:
             (length,) = struct.unpack("<Q", handle.read(8))
-            note = json.loads(handle.read(length)).get("__metadata__", {}).get(NOTE, "")
+            note = parse_json(file, handle.read(min(length, file.stat().st_size)))
+            note = note.get("__metadata__", {}).get(NOTE, "")
     except (OSError, struct.error, ValueError, AttributeError) as error:
         raise DataError(file, f"is not a complete safetensors file ({error})", AGAIN) from error
     return str(note)

@@ -14,6 +14,7 @@ from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import Batch, Sample
 from pcl_clora.data.input_rule import InputRule
 from pcl_clora.data.packed.format import AGAIN, map_shard, read_index
+from pcl_clora.data.part_taxonomy import PartTaxonomy
 from pcl_clora.data.registry import parse_data_config
 from pcl_clora.errors import UserIndexError
 from pcl_clora.io import DataError
@@ -91,6 +92,7 @@ class PackedDataset:
         self._files = [root / shard.file for shard in entry.shards]
         self._ends = np.cumsum([shard.num_clouds for shard in entry.shards])
         self._maps: dict[int, dict[str, np.ndarray]] = {}
+        self._allowed = None if taxonomy is None else _allowed_parts(taxonomy)
         self.labels = torch.from_numpy(self._read_labels(int(entry.num_clouds)))
 
     def _read_labels(self, count: int) -> np.ndarray:
@@ -135,6 +137,7 @@ class PackedDataset:
                 masks[row] = arrays["mask"][start : start + num_points]
             if category is not None:
                 category[row] = arrays["category"][at]
+        self._refuse_damage(index, points, category, parts)
         return Batch(
             points=torch.from_numpy(points),
             label=self.labels[index],
@@ -143,6 +146,24 @@ class PackedDataset:
             category=None if category is None else torch.from_numpy(category),
             mask=None if masks is None else torch.from_numpy(masks),
         )
+
+    def _refuse_damage(
+        self, index: Tensor | int, points: np.ndarray, category: Any = None, parts: np.ndarray | None = None
+    ) -> None:
+        """Refuse clouds whose bytes are not those that were written, where that shows."""
+        problem = "" if np.isfinite(points).all() else "points that are not finite"
+        if self._allowed is not None and category is not None:
+            known = (np.asarray(category) >= 0) & (np.asarray(category) < len(self._allowed))
+            if not known.all():
+                problem = f"a category that is none of {len(self._allowed)}"
+            elif parts is not None and parts.size:
+                inside = (parts.min() >= 0) & (parts.max() < self._allowed.shape[1])
+                rows = np.broadcast_to(np.asarray(category)[..., None], parts.shape)
+                if not inside or not self._allowed[rows, parts].all():
+                    problem = "part labels that are no parts of its category"
+        if problem:
+            which = f"sample {index}" if isinstance(index, int) else f"one of the samples {index.tolist()}"
+            raise DataError(self._files[0].parent, f"{which} has {problem}", AGAIN)
 
     def _map(self, number: int) -> dict[str, np.ndarray]:
         if number not in self._maps:
@@ -163,14 +184,24 @@ class PackedDataset:
         rows = slice(int(start), int(end if num_points is None else start + num_points))
         low, high = arrays["path_offsets"][at : at + 2]
         fields = self._fields
+        points = np.array(arrays["points"][rows])
+        parts = arrays["part_labels"][rows].astype(np.int64) if "part_labels" in fields else None
+        category = int(arrays["category"][at]) if "category" in fields else None
+        self._refuse_damage(index, points, category, parts)
         return Sample(
-            points=torch.from_numpy(np.array(arrays["points"][rows])),
+            points=torch.from_numpy(points),
             label=int(arrays["label"][at]),
             index=index % len(self),
-            path=arrays["path"][low:high].tobytes().decode("utf-8"),
-            part_labels=torch.from_numpy(arrays["part_labels"][rows].astype(np.int64))
-            if "part_labels" in fields
-            else None,
-            category=int(arrays["category"][at]) if "category" in fields else None,
+            path=arrays["path"][low:high].tobytes().decode("utf-8", errors="backslashreplace"),
+            part_labels=None if parts is None else torch.from_numpy(parts),
+            category=category,
             mask=torch.from_numpy(np.array(arrays["mask"][rows])) if "mask" in fields else None,
         )
+
+
+def _allowed_parts(taxonomy: PartTaxonomy) -> np.ndarray:
+    """Say which part labels a category has: (categories, labels), bool."""
+    allowed = np.zeros((len(taxonomy.ids), 1 + max(max(ids) for ids in taxonomy.ids)), dtype=np.bool_)
+    for category, ids in enumerate(taxonomy.ids):
+        allowed[category, list(ids)] = True
+    return allowed

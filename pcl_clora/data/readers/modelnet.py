@@ -7,6 +7,7 @@ from pathlib import Path
 from pcl_clora.io import DataError
 
 GET_AGAIN = "get it again, see data/README.md"
+MAX_ENTRY = 200  # characters of a line in a list: what names a file is shorter
 
 MODELNET40_CLASSES: tuple[str, ...] = tuple(
     """
@@ -24,14 +25,25 @@ OFFICIAL_SIZES: dict[str, dict[str, int]] = {
 """Number of shapes of the official releases; the hdf5 files lack three shapes of the training split."""
 
 
+MAX_ENTRY = 200  # characters of a line in a list: what names a file is shorter
+
+
 def read_list(file: Path) -> list[str]:
     """Read a list file, one entry a line, without empty lines.
 
     Raises:
-        DataError: if it is not text in utf-8.
+        DataError: if it is not text in utf-8, or an entry is too long to be the name of a file.
     """
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise DataError(file, f"is not text in utf-8 ({error})", GET_AGAIN) from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    entries = [line.strip() for line in text.splitlines() if line.strip()]
+    longest = max(entries, key=len, default="")
+    if len(longest) > MAX_ENTRY:
+        raise DataError(
+            file,
+            f"has an entry of {len(longest)} characters ({longest[:40]!r}...), expected names",
+            GET_AGAIN,
+        )
+    return entries

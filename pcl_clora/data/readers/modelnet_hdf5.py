@@ -18,7 +18,8 @@ from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import ArrayDataset, check_split
 from pcl_clora.data.input_rule import InputRule
 from pcl_clora.data.readers.modelnet import GET_AGAIN, MODELNET40_CLASSES, read_list
-from pcl_clora.io import DataError
+from pcl_clora.io import DataError, hdf5
+from pcl_clora.io.hdf5 import open_hdf5
 
 logger = logging.getLogger(__name__)
 
@@ -110,18 +111,13 @@ def read_header(file: Path, num_classes: int | None = None) -> Hdf5Header:
         DataError: if the file cannot be opened (truncated, not hdf5), a dataset is missing or has another
             shape, or a label is out of range.
     """
-    import h5py
-
-    try:
-        with h5py.File(file, "r") as handle:
-            for key in ("data", "label"):
-                if not isinstance(handle.get(key), h5py.Dataset):
-                    found = ", ".join(sorted(handle)) or "nothing"
-                    raise DataError(file, f"has {found}, expected datasets 'data' and 'label'", GET_AGAIN)
-            shape, dtype = handle["data"].shape, handle["data"].dtype
-            raw = np.asarray(handle["label"][()])
-    except OSError as error:
-        raise DataError(file, f"cannot be read as hdf5, it may be truncated ({error})", GET_AGAIN) from error
+    with open_hdf5(file) as handle:
+        data, label = (hdf5.find_array(file, handle, key) for key in ("data", "label"))
+        if data is None or label is None:
+            found = ", ".join(sorted(handle)) or "nothing"
+            raise DataError(file, f"has {found}, expected datasets 'data' and 'label'", GET_AGAIN)
+        shape, dtype = data.shape, data.dtype
+        raw = hdf5.read(file, label)
     if len(shape) != 3 or shape[-1] != 3 or dtype.kind not in "iuf":
         raise DataError(file, f"'data' has shape {shape}, expected (shapes, points, 3), numbers", GET_AGAIN)
     if raw.shape not in ((shape[0],), (shape[0], 1)) or raw.dtype.kind not in "iu":
@@ -188,8 +184,6 @@ def read_cloud_rows(header: Hdf5Header, out: np.ndarray) -> None:
     Raises:
         DataError: if fewer points are stored, they cannot be read, or some are not finite.
     """
-    import h5py
-
     num_points = out.shape[1]
     if header.stored_points < num_points:
         raise DataError(
@@ -197,13 +191,8 @@ def read_cloud_rows(header: Hdf5Header, out: np.ndarray) -> None:
             f"stores {header.stored_points} points a shape, but {num_points} were asked for",
             f"set data.num_points (and data.pool_points) to at most {header.stored_points}",
         )
-    try:
-        with h5py.File(header.path, "r") as handle:
-            out[:] = handle["data"][:, :num_points]
-    except OSError as error:
-        raise DataError(
-            header.path, f"its points cannot be read, it may be truncated ({error})", GET_AGAIN
-        ) from error
+    with open_hdf5(header.path) as handle:
+        out[:] = hdf5.read(header.path, handle["data"], np.s_[:, :num_points])
     bad = np.flatnonzero(~np.isfinite(out).all(axis=(1, 2)))
     if bad.size:
         raise DataError(

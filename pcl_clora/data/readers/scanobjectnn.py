@@ -14,7 +14,8 @@ from pcl_clora.data.dataset import ArrayDataset, check_split
 from pcl_clora.data.input_rule import InputRule
 from pcl_clora.data.readers.modelnet import GET_AGAIN
 from pcl_clora.data.readers.modelnet_hdf5 import Hdf5Header, read_class_names, read_cloud_rows, read_header
-from pcl_clora.io import DataError
+from pcl_clora.io import DataError, hdf5
+from pcl_clora.io.hdf5 import open_hdf5
 
 SCANOBJECTNN_CLASSES: tuple[str, ...] = tuple(
     "bag bin box cabinet chair desk display door shelf table bed pillow sink sofa toilet".split()  # noqa: SIM905
@@ -161,25 +162,18 @@ def read_masks(header: Hdf5Header, num_points: int) -> np.ndarray | None:
     Raises:
         DataError: if `mask` is there but has another shape than the points or cannot be read.
     """
-    import h5py
-
-    try:
-        with h5py.File(header.path, "r") as handle:
-            if "mask" not in handle:
-                return None
-            shape, kind = handle["mask"].shape, handle["mask"].dtype.kind
-            if shape != (header.num_shapes, header.stored_points) or kind not in "iuf":
-                raise DataError(
-                    header.path,
-                    f"'mask' is {handle['mask'].dtype} {shape}, expected numbers "
-                    f"{(header.num_shapes, header.stored_points)} as 'data' has points",
-                    GET_AGAIN,
-                )
-            return np.asarray(handle["mask"][:, :num_points]) != BACKGROUND
-    except OSError as error:
-        raise DataError(
-            header.path, f"its masks cannot be read, it may be truncated ({error})", GET_AGAIN
-        ) from error
+    with open_hdf5(header.path) as handle:
+        mask = hdf5.find_array(header.path, handle, "mask")
+        if mask is None:
+            return None
+        if mask.shape != (header.num_shapes, header.stored_points) or mask.dtype.kind not in "iuf":
+            raise DataError(
+                header.path,
+                f"'mask' is {mask.dtype} {mask.shape}, expected numbers "
+                f"{(header.num_shapes, header.stored_points)} as 'data' has points",
+                GET_AGAIN,
+            )
+        return hdf5.read(header.path, mask, np.s_[:, :num_points]) != BACKGROUND
 
 
 class ScanObjectNN(ArrayDataset):

@@ -140,7 +140,12 @@ def read_split_file(file: Path, class_names: tuple[str, ...]) -> dict[str, list[
     entries: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
     for number, line in enumerate(read_list(file), start=1):
         parts = line.split()
-        if len(parts) not in (2, 3) or not parts[1].isdecimal() or parts[2:] not in ([], ["t"]):
+        if (
+            len(parts) not in (2, 3)
+            or not parts[1].isdecimal()
+            or len(parts[1]) > 9
+            or parts[2:] not in ([], ["t"])
+        ):
             raise DataError(
                 file, f"line {number} is {line!r}, expected a file, a label and, for test, t", "mend the line"
             )

@@ -18,7 +18,8 @@ from pcl_clora.data.readers.shapenetpart import (
     check_labels,
     wanted_splits,
 )
-from pcl_clora.io import DataError
+from pcl_clora.io import DataError, hdf5
+from pcl_clora.io.hdf5 import open_hdf5
 
 CATEGORY_LIST = "all_object_categories.txt"
 PART_LIST = "overallid_to_catid_partid.json"
@@ -111,15 +112,13 @@ def read_part_sizes(file: Path) -> tuple[int, int]:
     Raises:
         DataError: if it is missing, truncated, or without `data`.
     """
-    import h5py
-
     if not file.is_file():
         raise DataError(file, "the file is missing, a list names it", GET_AGAIN)
-    try:
-        with h5py.File(file, "r") as handle:
-            shape = handle["data"].shape
-    except (OSError, KeyError) as error:
-        raise DataError(file, f"cannot be read, it may be truncated ({error})", GET_AGAIN) from error
+    with open_hdf5(file) as handle:
+        data = hdf5.find_array(file, handle, "data")
+        shape = () if data is None else data.shape
+    if len(shape) < 2:
+        raise DataError(file, f"has no dataset 'data' (n, N, 3), found {shape}", GET_AGAIN)
     return int(shape[0]), int(shape[1])
 
 
@@ -129,23 +128,18 @@ def read_part_hdf5(file: Path, taxonomy: PartTaxonomy) -> Iterator[PartCloud | D
     Yields:
         Clouds, and a DataError for the file or for each cloud that cannot be used.
     """
-    import h5py
-
     if not file.is_file():
         yield DataError(file, "the file is missing, a list names it", GET_AGAIN)
         return
     try:
-        with h5py.File(file, "r") as handle:
-            absent = [
-                key for key in ("data", "label", "pid") if not isinstance(handle.get(key), h5py.Dataset)
-            ]
-            if absent:
-                found = ", ".join(sorted(handle)) or "nothing"
-                yield DataError(file, f"has {found}, expected datasets data, label and pid", GET_AGAIN)
-                return
-            points, label, parts = (np.asarray(handle[key][()]) for key in ("data", "label", "pid"))
-    except OSError as error:
-        yield DataError(file, f"cannot be read as hdf5, it may be truncated ({error})", GET_AGAIN)
+        with open_hdf5(file) as handle:
+            found = {key: hdf5.find_array(file, handle, key) for key in ("data", "label", "pid")}
+            if any(one is None for one in found.values()):
+                names = ", ".join(sorted(handle)) or "nothing"
+                raise DataError(file, f"has {names}, expected datasets data, label and pid", GET_AGAIN)
+            points, label, parts = (hdf5.read(file, one) for one in found.values())
+    except DataError as error:
+        yield error
         return
     if (
         points.ndim != 3

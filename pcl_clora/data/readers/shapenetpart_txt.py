@@ -18,7 +18,7 @@ from pcl_clora.data.part_taxonomy import (
     read_taxonomy,
 )
 from pcl_clora.data.readers.files import raise_all
-from pcl_clora.data.readers.modelnet import GET_AGAIN, read_list
+from pcl_clora.data.readers.modelnet import GET_AGAIN, MAX_ENTRY, read_list
 from pcl_clora.data.readers.shapenetpart import (
     PART_SPLITS,
     PartCloud,
@@ -123,7 +123,7 @@ def read_split(root: str | Path, split: str, taxonomy: PartTaxonomy) -> list[Par
     entries = []
     for line in lines if isinstance(lines, list) else [lines]:
         words = str(line).replace("\\", "/").split("/")
-        if len(words) != 3 or words[1] not in folders:
+        if len(words) != 3 or words[1] not in folders or len(words[2]) > MAX_ENTRY:
             raise DataError(
                 listing,
                 f"has the entry {line!r}, expected 'shape_data/<folder>/<name>' with a folder that "
