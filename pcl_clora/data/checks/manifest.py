@@ -32,7 +32,10 @@ def check_manifest(root: str | Path, manifest: str | Path) -> Iterator[Finding]:
         ConfigError: if the manifest is missing or is no mapping.
         ValueError: if an entry of its `files` is wrong.
     """
-    for entry in read_yaml(manifest).get("files", []):
+    entries = read_yaml(manifest).get("files", [])
+    if not isinstance(entries, list):
+        raise UserValueError(f"{manifest}: files is {entries!r}, expected a list of mappings with a path.")
+    for entry in entries:
         if not isinstance(entry, dict) or "path" not in entry or not entry.keys() <= _KEYS:
             raise UserValueError(
                 f"{manifest}: {entry!r} must be a mapping of {', '.join(sorted(_KEYS))}, with a path."
