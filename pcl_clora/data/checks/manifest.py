@@ -13,7 +13,7 @@ from typing import Any
 from pcl_clora.config import read_yaml
 from pcl_clora.data.checks.finding import Finding
 from pcl_clora.errors import UserValueError
-from pcl_clora.io import sha256_file
+from pcl_clora.io import explained, sha256_file
 
 _KEYS = {"path", "bytes", "sha256", "shapes", "optional"}
 
@@ -36,7 +36,7 @@ def check_manifest(root: str | Path, manifest: str | Path) -> Iterator[Finding]:
     if not isinstance(entries, list):
         raise UserValueError(f"{manifest}: files is {entries!r}, expected a list of mappings with a path.")
     for entry in entries:
-        if not isinstance(entry, dict) or "path" not in entry or not entry.keys() <= _KEYS:
+        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str) or not entry.keys() <= _KEYS:
             raise UserValueError(
                 f"{manifest}: {entry!r} must be a mapping of {', '.join(sorted(_KEYS))}, with a path."
             )
@@ -44,7 +44,9 @@ def check_manifest(root: str | Path, manifest: str | Path) -> Iterator[Finding]:
 
 
 def _check_entry(file: Path, entry: dict[str, Any]) -> Iterator[Finding]:
-    if not file.is_file():
+    with explained(file, "read"):
+        there = file.is_file()
+    if not there:
         if not entry.get("optional", False):
             yield Finding("error", str(file), "the file is missing, the manifest names it; get it again.")
         return
