@@ -55,6 +55,7 @@ def robustness(
     """Measure robustness, print it unless quiet, and write robustness.json, .md and .png into the folder."""
     from pcl_clora.cli.common import show
     from pcl_clora.engine.diagnose import diagnose_robustness
+    from pcl_clora.engine.trained_classes import classes_of_run
     from pcl_clora.io import write_json, write_text
     from pcl_clora.report.robustness import (
         ROBUSTNESS_HEADER,
@@ -73,7 +74,8 @@ def robustness(
         if not quiet:
             show(f"{name}, severity {severity}: {percent(accuracy)} percent")
 
-    result = diagnose_robustness(cfg, model, names, on_step=tell)
+    known = classes_of_run(folder)
+    result = diagnose_robustness(cfg, model, names, class_names=known, on_step=tell)
     content = {"run": str(folder), "protocol": cfg.protocol.model_dump(mode="json"), **result.as_json()}
     if other is not None:
         content["relative_to"] = str(reference)
@@ -95,10 +97,11 @@ def calibration(folder: Path, cfg: RunConfig, model: nn.Module, quiet: bool) -> 
     """Measure calibration, print it unless quiet, and write calibration.json and .png into the folder."""
     from pcl_clora.cli.common import show
     from pcl_clora.engine.diagnose import diagnose_calibration
+    from pcl_clora.engine.trained_classes import classes_of_run
     from pcl_clora.io import write_json
     from pcl_clora.report.robustness import calibration_lines, plot_reliability
 
-    content = {"run": str(folder), **diagnose_calibration(cfg, model)}
+    content = {"run": str(folder), **diagnose_calibration(cfg, model, class_names=classes_of_run(folder))}
     write_json(folder / "calibration.json", content)
     plot_reliability(content, folder / "calibration.png")
     if not quiet:

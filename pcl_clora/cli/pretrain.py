@@ -50,11 +50,10 @@ def pretrain(
 
 def summary(finished: RunResult) -> dict[str, Any]:
     """Put together what a finished pre-training says: loss, steps, time, and all probes."""
-    from pcl_clora.engine import RunFolder, read_metrics
+    from pcl_clora.engine import RunFolder
+    from pcl_clora.engine.events import read_probes
 
-    lines = read_metrics(RunFolder(finished.run_dir).metrics)
-    kept = ("epoch", "step", "knn_acc", "svm_acc")
-    probes = [{key: line[key] for key in kept if key in line} for line in lines if line["kind"] == "probe"]
+    probes = read_probes(RunFolder(finished.run_dir).metrics)
     told = {key: finished.result[key] for key in ("name", "config_hash", "epochs", "steps", "train_seconds")}
     return {"run": str(finished.run_dir), **told, "loss": finished.metrics.loss, "probes": probes}
 

@@ -27,8 +27,10 @@ from pcl_clora.adapters import AdapterConfig, parse_adapter_config
 from pcl_clora.config import Config, load
 from pcl_clora.data import DataConfig, make_augment, parse_data_config
 from pcl_clora.errors import UserValueError
+from pcl_clora.io.text import visible
 from pcl_clora.models import ModelConfig, parse_model_config
 
+LONGEST_NAME = 200  # bytes of the name of a run; file systems take 255, and "_seed0" or "_fold9" may follow
 SectionT = TypeVar("SectionT", bound=Config)
 
 # A run may go on with other values of these; at most (device) they change the last bits of its numbers.
@@ -196,6 +198,18 @@ class RunConfig(Config):
     def left_out(self) -> frozenset[str]:
         """Name the settings that came later, where they have their default; see `Config.left_out`."""
         return super().left_out() | self.at_default("probe")
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        odd = name in (".", "..") or name.startswith("~") or any(mark in name for mark in "/\\")
+        if odd or visible(name) != name or len(name.encode()) > LONGEST_NAME or not name.strip():
+            raise UserValueError(
+                "must be the name of one folder inside output: no '/' or '\\', not '.' or '..', no '~' in "
+                f"front, no control characters, at most {LONGEST_NAME} bytes; set output to choose where "
+                "runs go"
+            )
+        return name
 
     @model_validator(mode="after")
     def _check_pretraining(self) -> RunConfig:

@@ -14,6 +14,7 @@ from pcl_clora.engine.config import RunConfig
 from pcl_clora.engine.evaluate import evaluate
 from pcl_clora.engine.metrics.calibration import cross_fit_temperature, fit_temperature, measure_calibration
 from pcl_clora.engine.robustness import RobustnessResult, evaluate_robustness
+from pcl_clora.engine.trained_classes import match_classes
 
 
 def diagnose_robustness(
@@ -21,6 +22,7 @@ def diagnose_robustness(
     model: nn.Module,
     corruptions: Sequence[str] = (),
     *,
+    class_names: Sequence[str] = (),
     on_step: Callable[[str, int, float], None] | None = None,
 ) -> RobustnessResult:
     """Measure a run's model on the corrupted test split.
@@ -29,6 +31,7 @@ def diagnose_robustness(
         cfg: the run's settings.
         model: its model, on the device to use.
         corruptions: which; all by default.
+        class_names: that the model knows, see `match_classes`.
         on_step: as in `evaluate_robustness`.
 
     Raises:
@@ -37,7 +40,7 @@ def diagnose_robustness(
     require_classification(cfg)
     return evaluate_robustness(
         model,
-        build_dataset(cfg.data, "test"),
+        match_classes(build_dataset(cfg.data, "test"), class_names, cfg.model.task),
         num_classes=cfg.model.num_classes,
         num_points=cfg.data.num_points,
         batch_size=2 * cfg.optim.batch_size,
@@ -47,11 +50,18 @@ def diagnose_robustness(
     )
 
 
-def diagnose_calibration(cfg: RunConfig, model: nn.Module) -> dict[str, Any]:
+def diagnose_calibration(
+    cfg: RunConfig, model: nn.Module, *, class_names: Sequence[str] = ()
+) -> dict[str, Any]:
     """Measure the calibration of a run's model on the test split, before and after temperature scaling.
 
     The temperature is fitted on the run's validation split. A run without one scales every half of the test
     clouds by the temperature of the other half, so that no cloud helps to choose its own.
+
+    Args:
+        cfg: the run's settings.
+        model: its model, on the device to use.
+        class_names: that the model knows, see `match_classes`.
 
     Returns:
         "before" and "after" (`Calibration.as_json`), "temperature" (a list) and "fitted_on".
@@ -60,10 +70,10 @@ def diagnose_calibration(cfg: RunConfig, model: nn.Module) -> dict[str, Any]:
         ConfigError: if the run is not a classification.
     """
     require_classification(cfg)
-    test = build_dataset(cfg.data, "test")
+    test = match_classes(build_dataset(cfg.data, "test"), class_names, cfg.model.task)
     logits, label = _logits(cfg, model, test, None)
     if cfg.protocol.select == "validation":
-        train = build_dataset(cfg.data, "train")
+        train = match_classes(build_dataset(cfg.data, "train"), class_names, cfg.model.task)
         _, held_out = split_validation(train.labels, cfg.protocol.val_fraction, cfg.seed)
         temperature = [fit_temperature(*_logits(cfg, model, train, held_out))]
         scaled, fitted_on = logits.double() / temperature[0], "fitted on the validation split"

@@ -13,7 +13,7 @@ from pcl_clora.data.input_rule import thin
 from pcl_clora.engine.metrics.calibration import ReliabilityMeter
 from pcl_clora.engine.modes import autocast, evaluation_mode
 from pcl_clora.engine.randomness import make_generator
-from pcl_clora.engine.tasks import ClassificationTask, Task
+from pcl_clora.engine.tasks import ClassificationTask, Task, as_logits
 from pcl_clora.errors import UserValueError
 
 
@@ -71,17 +71,17 @@ def evaluate(
             batch = read.to(device)
             if votes == 1:
                 batch = thin(batch, num_points)
-                logits = task.predict(model, batch, seed)
+                output = task.predict(model, batch, seed)
             else:
-                logits = _vote(model, task, batch, num_points, votes, vote_augment, (seed, number))
-                batch = thin(batch, num_points) if logits.dim() == 3 else batch
-            loss_sum += task.loss_sum(logits, batch).double()
+                output = _vote(model, task, batch, num_points, votes, vote_augment, (seed, number))
+                batch = thin(batch, num_points) if task.unit == "points" else batch
+            loss_sum += task.loss_sum(output, batch).double()
             count += len(batch)
-            task.count(meter, logits, batch)
+            task.count(meter, output, batch)
             if bins is not None:
-                bins.update(*task.confidence(logits, batch))
+                bins.update(*task.confidence(output, batch))
             if keep_logits:
-                kept.append(logits.cpu())
+                kept.append(as_logits(output).cpu())
                 indices.append(batch.index.cpu())
     extra: dict[str, Any] = {"loss": float(loss_sum) / max(count, 1)}
     if bins is not None and count:
@@ -107,7 +107,7 @@ def _vote(
     for vote in range(votes):
         chosen, back = task.vote(batch, num_points, make_generator(seed, "vote", vote))
         moved = augment(chosen.points, make_generator(seed, "vote augment", vote, number))
-        logits = task.predict(model, replace(chosen, points=moved), seed)
+        logits = as_logits(task.predict(model, replace(chosen, points=moved), seed))
         logits = logits if back is None else logits[:, back]
         total = logits if total is None else total + logits
     assert total is not None

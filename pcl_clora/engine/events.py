@@ -72,6 +72,13 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return _parse_lines(path, content[: content.rfind(b"\n") + 1])
 
 
+def read_probes(path: str | Path) -> list[dict[str, Any]]:
+    """Read what the probes of a pre-training found: epoch, step and accuracies of each."""
+    kept = ("epoch", "step", "knn_acc", "svm_acc")
+    lines = [line for line in read_metrics(path) if line["kind"] == "probe"]
+    return [{key: line[key] for key in kept if key in line} for line in lines]
+
+
 def _parse_lines(path: str | Path, content: bytes) -> list[dict[str, Any]]:
     """Read whole lines of a metrics.jsonl."""
     events = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,8 +120,7 @@ def _finished(run_dir: Path, cfg: RunConfig) -> Mapping[str, Any] | None:
         return None
     if run_identity(load_run_config(files.config)) != run_identity(cfg):
         return None  # the trainer refuses to go on in this folder, and says in what they differ
-    result: Mapping[str, Any] = json.loads(files.result.read_text(encoding="utf-8"))
-    return result
+    return files.read_result()
 
 
 def _summarize(cfg: RunConfig, name: str, results: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, Any]:

@@ -31,8 +31,8 @@ def has_native_bfloat16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         with torch.cuda.device(device):
-            return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu" or not torch._C._has_mkldnn:
         return False
     caps = [os.environ[name].upper() for name in _CAPPED if os.environ.get(name)]
     if any(not cap.startswith(_UNCAPPED) for cap in caps):

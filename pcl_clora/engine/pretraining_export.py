@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pcl_clora.adapters.files import to_half
 from pcl_clora.config import ConfigError, config_hash, dump_yaml
 from pcl_clora.engine.config import RunConfig
-from pcl_clora.engine.events import read_metrics
+from pcl_clora.engine.events import read_probes
 from pcl_clora.engine.precision import precision_of
 from pcl_clora.engine.randomness import seeded_apart
 from pcl_clora.engine.run.folder import RunFolder
 from pcl_clora.engine.setup import load_run
 from pcl_clora.errors import UserValueError
-from pcl_clora.io import atomic_write, write_json, write_text
+from pcl_clora.io import atomic_write, read_json, write_json, write_text
 from pcl_clora.models import build_model, get_interface, parse_model_config
 from pcl_clora.models.builtin import FOLDER, sizes_of
 
@@ -85,22 +85,16 @@ def encoder_tensors(cfg: RunConfig, trained: Mapping[str, Tensor]) -> dict[str, 
 def _small(name: str, tensor: Tensor) -> Tensor:
     if tensor.dim() < 2:
         return tensor.clone()
-    small = tensor.half()
-    if not bool(small.isfinite().all()):
-        raise UserValueError(
-            f"{name} has values that are not finite in half precision; was training diverging?"
-        )
-    return small
+    if not bool(tensor.isfinite().all()):
+        raise UserValueError(f"{name} has values that are not finite; was training diverging?")
+    return to_half(name, tensor)
 
 
 def make_card(cfg: RunConfig, files: RunFolder, tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     """Put together what one needs to know of the weights, and to make them again."""
-    result, env = (json.loads(file.read_text(encoding="utf-8")) for file in (files.result, files.env))
-    lines = read_metrics(files.metrics)
-    kept = ("epoch", "step", "knn_acc", "svm_acc")
+    result, env = files.read_result(), read_json(files.env)
     with torch.device("meta"):
         learned = dict(build_model(cfg.model).named_parameters())
-    probes = [{key: line[key] for key in kept if key in line} for line in lines if line["kind"] == "probe"]
     return {
         "model": cfg.model.name,
         "sizes": sizes_of(cfg.model),
@@ -108,7 +102,7 @@ def make_card(cfg: RunConfig, files: RunFolder, tensors: Mapping[str, Tensor], p
         "bytes": path.stat().st_size,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "method": METHOD + (f" {COMPARED}" if cfg.model.num_views > 1 else ""),
-        "num_groups": cfg.model.num_groups,
+        "num_groups": cfg.model.model_dump()["num_groups"],
         "pretraining": cfg.model.model_dump(mode="json")["pretraining"],
         "data": cfg.data.model_dump(mode="json"),
         "augment": cfg.augment,
@@ -124,7 +118,7 @@ def make_card(cfg: RunConfig, files: RunFolder, tensors: Mapping[str, Tensor], p
         "bfloat16": precision_of(cfg, result) == "bfloat16",
         "reconstruction_loss": result["metrics"]["loss"],
         "probe": None if cfg.probe is None else cfg.probe.model_dump(mode="json"),
-        "probes": probes,
+        "probes": read_probes(files.metrics),
         "config_hash": result["config_hash"],
         "git": result["git"],
         "versions": result["versions"],

@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol, TextIO
 
+from pcl_clora.io.text import visible
+
 Event = Mapping[str, Any]
 
 PLAIN_EVERY_SECONDS = 30.0  # how often a long epoch says something where there is no terminal
@@ -132,7 +134,7 @@ class PlainProgress:
 
     def _say(self, text: str) -> None:
         self._last = time.monotonic()
-        print(text, file=self._stream, flush=True)
+        print(visible(text, keep="\n"), file=self._stream, flush=True)
 
 
 class RichProgress:
@@ -160,7 +162,7 @@ class RichProgress:
         """Move the bar, or print a line above it."""
         kind = event["kind"]
         if kind == "message":
-            self._bar.console.print(str(event["text"]), markup=False, highlight=False)
+            self._bar.console.print(visible(str(event["text"]), keep="\n"), markup=False, highlight=False)
         elif kind == "train":
             shown = f"{describe(event)}  left {self._clock.left(event['step'])}"
             label = f"epoch {event['epoch'] + 1}/{self._epochs}"

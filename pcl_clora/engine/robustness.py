@@ -185,7 +185,7 @@ def evaluate_robustness(
     def accuracy(clouds: PointDataset) -> float:
         loader = PointLoader(clouds, batch_size, seed=seed)
         size = num_points if clouds is dataset else clouds[0].points.shape[0]
-        return evaluate(model, loader, num_classes=num_classes, num_points=size).oa
+        return float(evaluate(model, loader, num_classes=num_classes, num_points=size).oa)
 
     names = list(corruptions) or list(list_corruptions())
     _try_smallest(model, fps_resample(dataset[0].points[None], num_points)[0], names)

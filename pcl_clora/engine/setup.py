@@ -20,14 +20,14 @@ from pcl_clora.data import (
     make_augment,
     split_validation,
 )
-from pcl_clora.data.input_rule import ThinnedDataset
+from pcl_clora.data.input_rule import ThinnedDataset, thin
 from pcl_clora.data.subset import require_training_clouds
 from pcl_clora.data.transforms import Augment
 from pcl_clora.engine.config import RunConfig, differences, flatten, load_run_config
 from pcl_clora.engine.ema import WeightAverage
 from pcl_clora.engine.optim import build_optimizer, trained_parameters
 from pcl_clora.engine.probes.features import FeatureProbe
-from pcl_clora.engine.randomness import seeded_apart
+from pcl_clora.engine.randomness import capture_rng_state, restore_rng_state, seeded_apart
 from pcl_clora.engine.run.data_identity import data_identity
 from pcl_clora.engine.run.folder import RunFolder
 from pcl_clora.engine.run.snapshot import Snapshot
@@ -256,6 +256,8 @@ def make_parts(
     """
     data = make_data(cfg)
     model.to(device)
+    if cfg.optim.batch_size * data.task.views == 1:
+        _refuse_single_clouds(cfg, model, data, device)
     optimizer, average = build_optimizer(model, cfg.optim), WeightAverage(model, cfg.train.ema_decay)
     state = RunState(data.task.meter(device))
     return RunParts(
@@ -269,6 +271,33 @@ def make_parts(
         state=state,
         snapshot=Snapshot(model, optimizer, average, state, identity, data_identity(cfg.data, data)),
     )
+
+
+def _refuse_single_clouds(cfg: RunConfig, model: AdaptedModel, data: RunData, device: torch.device) -> None:
+    """Try a batch of one cloud in training, which some batch normalisations cannot take; all stays as it was.
+
+    Raises:
+        ConfigError: if the model has such a one.
+    """
+    batch = data.train.dataset.read_batch(data.train.indices[:1]).to(device)
+    rng, mode = capture_rng_state(), model.training
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        with torch.no_grad():
+            data.task.run(model.train(), thin(batch, cfg.data.num_points))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ConfigError(
+            f"optim.batch_size=1, but {cfg.model.name} has batch normalisation over the clouds of a batch, "
+            "which needs two or more to train; set optim.batch_size=2 or more, at most the "
+            f"{data.num_train} clouds of training."
+        ) from None
+    finally:
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+        model.train(mode)
+        restore_rng_state(rng)
 
 
 def describe_plan(model: AdaptedModel, report: LoadReport | None) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from pcl_clora.engine.randomness import make_generator
 from pcl_clora.engine.run_pictures import draw_parts, draw_reconstructions, shown_clouds
 from pcl_clora.models import ModelConfig, PretrainingOutput
 
+Output = Tensor | PretrainingOutput  # of a model: logits, or what pre-training computed
 Picture = tuple[str, np.ndarray]  # what it shows; (H, W, 3), uint8
 Metrics = ClassificationMetrics | SegmentationMetrics | ReconstructionMetrics
 
@@ -97,22 +98,23 @@ class Task(ABC):
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """Pick from a batch what the model takes."""
 
-    def run(self, model: nn.Module, batch: Batch) -> Any:
+    def run(self, model: nn.Module, batch: Batch) -> Output:
         """Run a model in training."""
-        return model(*self.inputs(batch))
+        output: Output = model(*self.inputs(batch))
+        return output
 
-    def predict(self, model: nn.Module, batch: Batch, seed: int) -> Any:
+    def predict(self, model: nn.Module, batch: Batch, seed: int) -> Output:
         """Run a model in evaluation: float32, and the same for the same batch and seed."""
-        return model(*self.inputs(batch)).float()
+        return as_logits(model(*self.inputs(batch))).float()
 
     @abstractmethod
     def loss(
-        self, logits: Tensor, batch: Batch, extra: Mapping[str, Tensor], label_smoothing: float
+        self, output: Output, batch: Batch, extra: Mapping[str, Tensor], label_smoothing: float
     ) -> LossTerms:
         """Compute what is minimised, and its terms."""
 
     @abstractmethod
-    def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
+    def loss_sum(self, output: Output, batch: Batch) -> Tensor:
         """Sum the loss of every cloud, without smoothing: ()."""
 
     @abstractmethod
@@ -120,10 +122,10 @@ class Task(ABC):
         """Make an empty meter."""
 
     @abstractmethod
-    def count(self, meter: Any, logits: Tensor, batch: Batch) -> None:
+    def count(self, meter: Any, output: Output, batch: Batch) -> None:
         """Count the predictions of a batch."""
 
-    def confidence(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def confidence(self, output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
         """Say how sure the predictions are, and whether they are right: (n,) float64 and (n,) bool.
 
         Raises:
@@ -186,26 +188,26 @@ class ClassificationTask(Task):
         return (batch.points,)
 
     def loss(
-        self, logits: Tensor, batch: Batch, extra: Mapping[str, Tensor], label_smoothing: float
+        self, output: Output, batch: Batch, extra: Mapping[str, Tensor], label_smoothing: float
     ) -> LossTerms:
         """Cross entropy of the clouds, plus the extra terms."""
-        return classification_loss(logits, batch.label, extra, label_smoothing=label_smoothing)
+        return classification_loss(as_logits(output), batch.label, extra, label_smoothing=label_smoothing)
 
-    def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
+    def loss_sum(self, output: Output, batch: Batch) -> Tensor:
         """Sum the cross entropy of the clouds: ()."""
-        return F.cross_entropy(logits, batch.label, reduction="sum")
+        return F.cross_entropy(as_logits(output), batch.label, reduction="sum")
 
     def meter(self, device: torch.device | str) -> ConfusionMatrix:
         """Make an empty confusion matrix."""
         return ConfusionMatrix(len(self.class_names), device)
 
-    def count(self, meter: ConfusionMatrix, logits: Tensor, batch: Batch) -> None:
+    def count(self, meter: ConfusionMatrix, output: Output, batch: Batch) -> None:
         """Count the predicted classes of a batch."""
-        meter.update(logits, batch.label)
+        meter.update(as_logits(output), batch.label)
 
-    def confidence(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def confidence(self, output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
         """The largest softmax probability of every cloud."""
-        probability, said = logits.double().softmax(-1).max(-1)
+        probability, said = as_logits(output).double().softmax(-1).max(-1)
         return probability, said == batch.label
 
     def vote(self, batch: Batch, num_points: int, generator: torch.Generator) -> tuple[Batch, Tensor | None]:
@@ -236,16 +238,16 @@ class PartSegmentationTask(Task):
         return batch.points, _known(batch.category)
 
     def loss(
-        self, logits: Tensor, batch: Batch, extra: Mapping[str, Tensor], label_smoothing: float
+        self, output: Output, batch: Batch, extra: Mapping[str, Tensor], label_smoothing: float
     ) -> LossTerms:
         """Cross entropy of the points over all parts, plus the extra terms."""
         labels = _known(batch.part_labels)
-        return segmentation_loss(logits, labels, extra, label_smoothing=label_smoothing)
+        return segmentation_loss(as_logits(output), labels, extra, label_smoothing=label_smoothing)
 
-    def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
+    def loss_sum(self, output: Output, batch: Batch) -> Tensor:
         """Sum over clouds of the mean cross entropy of their points: ()."""
         labels = _known(batch.part_labels)
-        return F.cross_entropy(logits.transpose(1, 2), labels, reduction="sum") / labels.shape[1]
+        return F.cross_entropy(as_logits(output).transpose(1, 2), labels, reduction="sum") / labels.shape[1]
 
     def check_splits(self, train: PointDataset, test: PointDataset) -> None:
         """Refuse test categories that have no training clouds: their parts cannot be learnt.
@@ -265,15 +267,16 @@ class PartSegmentationTask(Task):
         """Make empty sums."""
         return SegmentationMeter(self.taxonomy, device)
 
-    def count(self, meter: SegmentationMeter, logits: Tensor, batch: Batch) -> None:
+    def count(self, meter: SegmentationMeter, output: Output, batch: Batch) -> None:
         """Count the predicted parts of a batch."""
-        meter.update(logits, _known(batch.part_labels), _known(batch.category))
+        meter.update(as_logits(output), _known(batch.part_labels), _known(batch.category))
 
-    def confidence(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def confidence(self, output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
         """The largest softmax probability of every point, among the parts of its cloud's category."""
+        logits = as_logits(output)
         own = mask_other_parts(logits, _known(batch.category), self.taxonomy.mask().to(logits.device))
         probability, said = own.double().softmax(-1).max(-1)
-        return probability.flatten(), (said == batch.part_labels).flatten()
+        return probability.flatten(), said.eq(_known(batch.part_labels)).flatten()
 
     def vote(self, batch: Batch, num_points: int, generator: torch.Generator) -> tuple[Batch, Tensor | None]:
         """Keep the points and mix their order: another one starts the grouping."""
@@ -286,7 +289,8 @@ class PartSegmentationTask(Task):
         device = next(model.parameters()).device
         batch = thin(shown_clouds(loader), num_points).to(device)
         with evaluation_mode(model), torch.inference_mode():
-            said = self.meter(device).predict(self.predict(model, batch, 0), _known(batch.category))
+            logits = as_logits(self.predict(model, batch, 0))
+            said = self.meter(device).predict(logits, _known(batch.category))
         return "truth, prediction, errors", draw_parts(batch, said, self.taxonomy)
 
 
@@ -319,26 +323,27 @@ class PretrainingTask(Task):
         return output
 
     def loss(
-        self, logits: PretrainingOutput, batch: Batch, extra: Mapping[str, Tensor], label_smoothing: float
+        self, output: Output, batch: Batch, extra: Mapping[str, Tensor], label_smoothing: float
     ) -> LossTerms:
         """Take the loss that the model computed, plus the terms of the method."""
-        first, *others = logits.terms.items()
-        total = logits.loss
+        rebuilt = _rebuilt(output)
+        first, *others = rebuilt.terms.items()
+        total = rebuilt.loss
         for term in extra.values():
             total = total + term
         return LossTerms(total=total, task=first[1], extra={**dict(others), **extra})
 
-    def loss_sum(self, logits: PretrainingOutput, batch: Batch) -> Tensor:
+    def loss_sum(self, output: Output, batch: Batch) -> Tensor:
         """Sum the loss of the clouds: ()."""
-        return logits.loss.double() * len(batch)
+        return _rebuilt(output).loss.double() * len(batch)
 
     def meter(self, device: torch.device | str) -> ReconstructionMeter:
         """Make empty sums."""
         return ReconstructionMeter(device)
 
-    def count(self, meter: ReconstructionMeter, logits: PretrainingOutput, batch: Batch) -> None:
+    def count(self, meter: ReconstructionMeter, output: Output, batch: Batch) -> None:
         """Count the loss of a batch."""
-        meter.update(logits.loss, len(batch))
+        meter.update(_rebuilt(output).loss, len(batch))
 
     def vote(self, batch: Batch, num_points: int, generator: torch.Generator) -> tuple[Batch, Tensor | None]:
         """Refuse: there is nothing to vote on.
@@ -410,3 +415,14 @@ def _require(setting: str, model: ModelConfig, expected: int, what: str) -> None
 def _known(value: Tensor | None) -> Tensor:
     assert value is not None  # make_task has refused data sets without parts
     return value
+
+
+def as_logits(output: Output) -> Tensor:
+    """Take what a model of a task with labels gave."""
+    assert isinstance(output, Tensor)  # make_task has chosen task and model together
+    return output
+
+
+def _rebuilt(output: Output) -> PretrainingOutput:
+    assert isinstance(output, PretrainingOutput)
+    return output

@@ -38,7 +38,7 @@ def knn_accuracy(
     known, asked = F.normalize(train[0] - mean, dim=1), F.normalize(test[0] - mean, dim=1)
     num_classes = int(max(train[1].max(), test[1].max())) + 1
     right = 0
-    for rows, labels in zip(asked.split(1024), test[1].split(1024), strict=True):
+    for rows, labels in zip(torch.split(asked, 1024), torch.split(test[1], 1024), strict=True):
         cosine, index = (rows @ known.T).topk(min(neighbors, len(known)), dim=1)
         votes = torch.zeros(len(rows), num_classes)
         votes.scatter_add_(1, train[1][index], ((cosine - 1) / temperature).exp())

@@ -151,4 +151,4 @@ def _may_run(owner: dict[str, Any]) -> bool:
         return False
     except OSError:
         return True
-    return owner.get("started", "") == _started(pid)
+    return str(owner.get("started", "")) == _started(pid)
