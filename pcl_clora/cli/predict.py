@@ -39,10 +39,11 @@ def predict(
     point (`pcl-clora view` shows it), and a coloured NAME.ply. A file that cannot be predicted does not stop
     the others: it is named at the end, and the exit code is 1.
     """
+    from pcl_clora.data.readers.whole import read_whole
     from pcl_clora.errors import PclCloraError
     from pcl_clora.io.safe import refuse_overwriting_inputs
     from pcl_clora.predict import Predictor, result_names, write_prediction
-    from pcl_clora.predict.predictor import parse_up, read_whole
+    from pcl_clora.predict.predictor import parse_up
 
     names = result_names(files)
     outputs = [out / f"{name}.{kind}" for name in names for kind in ("json", "npz", "ply")]

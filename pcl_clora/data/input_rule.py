@@ -38,7 +38,6 @@ Up = Literal["x", "y", "z", "-x", "-y", "-z"]
 MAX_OFFSET = 256.0
 SMALLEST, LARGEST = 1e-15, 1e15
 
-POINTWISE = ("points", "part_labels", "mask")  # what a sample has one of for every point
 CLOSE = 1e-6  # of the radius: points as near to one another are one point to a model
 LAYOUT_ROWS = (".h5", ".hdf5", ".dat", ".pkl")  # a row of these is a cloud of the layout that was trained on
 
@@ -433,8 +432,12 @@ class ThinnedDataset:
     def __getitem__(self, index: int) -> Sample:
         sample = self._dataset[index]
         batch = thin(stack_samples([sample]), self._num_points)
-        first = {name: None if (v := getattr(batch, name)) is None else v[0] for name in POINTWISE}
-        return replace(sample, **first)
+        return replace(
+            sample,
+            points=batch.points[0],
+            part_labels=None if batch.part_labels is None else batch.part_labels[0],
+            mask=None if batch.mask is None else batch.mask[0],
+        )
 
     def read_batch(self, indices: Sequence[int] | Tensor) -> Batch:
         """Copy clouds of num_points points into one batch."""

@@ -30,6 +30,7 @@ from pcl_clora.engine.probes.features import FeatureProbe
 from pcl_clora.engine.randomness import capture_rng_state, restore_rng_state, seeded_apart
 from pcl_clora.engine.run.data_identity import data_identity
 from pcl_clora.engine.run.folder import RunFolder
+from pcl_clora.engine.run.rule import warn_other_images
 from pcl_clora.engine.run.snapshot import Snapshot
 from pcl_clora.engine.run.state import RunState
 from pcl_clora.engine.tasks import TASKS, Task, make_task
@@ -255,6 +256,8 @@ def make_parts(
         DataError: if files are at fault.
     """
     data = make_data(cfg)
+    if cfg.data.kind == "images":
+        warn_other_images(cfg.data.input_rule(), model)
     model.to(device)
     if cfg.optim.batch_size * data.task.views == 1:
         _refuse_single_clouds(cfg, model, data, device)

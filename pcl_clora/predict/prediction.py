@@ -96,4 +96,5 @@ def nearest_kept(cloud: Tensor, kept: Tensor) -> Tensor:
 
 def nearest_of(cloud: Tensor, known: Tensor) -> Tensor:
     """Find for every point of (N, 3) the nearest of the known ones (M, 3): (N,), int64, places in these."""
-    return torch.cat([ops.knn(known[None], part[None], 1).idx[0, :, 0] for part in cloud.split(CHUNK)])
+    parts = torch.split(cloud, CHUNK)
+    return torch.cat([ops.knn(known[None], part[None], 1).idx[0, :, 0] for part in parts])

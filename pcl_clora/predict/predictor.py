@@ -22,7 +22,6 @@ from pcl_clora.engine import (
     PartSegmentationTask,
     RunConfig,
     RunFolder,
-    Task,
     choose_device,
     load_run,
     make_task,
@@ -30,6 +29,7 @@ from pcl_clora.engine import (
 from pcl_clora.engine.modes import autocast
 from pcl_clora.engine.precision import Precision, precision_of_run
 from pcl_clora.engine.run.rule import rule_of_run
+from pcl_clora.engine.tasks import Task
 from pcl_clora.predict.prediction import Prediction
 from pcl_clora.predict.taxonomy import taxonomy_of_run
 

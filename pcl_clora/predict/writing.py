@@ -64,7 +64,11 @@ def write_prediction(
         palette = part_colours(predictor.taxonomy)
         table = np.array([rgb(palette[part]) for part in range(len(palette))], dtype=np.uint8)
         write_points(written["npz"], points, {"prediction": label, "confidence": confidence})
-        fields = {"colors": table[label], "labels": label.astype(np.int32), "confidence": confidence}
+        fields: dict[str, NDArray[Any]] = {
+            "colors": table[label],
+            "labels": label.astype(np.int32),
+            "confidence": confidence,
+        }
         write_points(written["ply"], points, fields)
     write_json(written["json"], content)
     return {kind: str(path) for kind, path in written.items()}

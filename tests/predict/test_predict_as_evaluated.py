@@ -109,3 +109,39 @@ def test_the_rule_stands_in_result_and_adapter_file(predictor_of):
     assert InputRule.model_validate(rule.model_dump(mode="json")) == rule
     assert rule.norms is not None
     assert rule.norms.radius_max == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_bare_adapter_file_is_warned_about_once(predictor_of, tmp_path, caplog):
+    from pcl_clora.engine import RunFolder
+    from pcl_clora.engine.run.rule import load_input_rule
+
+    run = train_case("meshes", tmp_path / "case")
+    inside = load_input_rule(run)
+    header_without_rule(run)
+    bare = tmp_path / "bare.safetensors"
+    bare.write_bytes(RunFolder(run).chosen.read_bytes())
+
+    found = [load_input_rule(bare) for _ in range(2)]
+
+    assert inside.cut == "random"
+    assert load_input_rule(run) == inside.model_copy(update={"norms": None})
+    assert found[0].frame == "unit_sphere"
+    warned = [record for record in caplog.records if str(bare) in record.message]
+    assert [(one.name, one.levelname) for one in warned] == [("pcl_clora", "WARNING")]
+
+
+def test_weights_of_others_say_what_they_expect(caplog):
+    from torch import nn
+
+    from pcl_clora.engine.run.rule import rule_of_weights, warn_other_images
+
+    model = nn.Sequential(nn.Identity())
+    model[0].pretrained_cfg = {"input_size": (3, 224, 224), "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.2)}
+    digits = InputRule(kind="images", image_mean=(0.5,) * 3, image_std=(0.5,) * 3)
+
+    warn_other_images(digits, model)
+    warn_other_images(digits, nn.Identity())
+
+    assert rule_of_weights(model).image_size == 224
+    assert rule_of_weights(nn.Identity()) is None
+    assert ["image_mean=[0.5, 0.5, 0.5]" in one.message for one in caplog.records] == [True, False]

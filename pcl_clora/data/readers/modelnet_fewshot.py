@@ -90,7 +90,8 @@ def read_fewshot(file: Path, split: str, ways: int) -> FewshotClouds:
     content = load_pickled_arrays(file)
     if not isinstance(content, dict) or not isinstance(content.get(check_split(split)), list | tuple):
         raise DataError(file, "is not a dict with lists 'train' and 'test'", GET_AGAIN)
-    clouds, labels = [], []
+    clouds: list[np.ndarray] = []
+    labels: list[int] = []
     for number, item in enumerate(content[split]):
         cloud = np.asarray(item[0]) if isinstance(item, list | tuple) and len(item) >= 2 else np.empty(0)
         if cloud.ndim != 2 or cloud.shape[1] < 3 or cloud.dtype.kind != "f":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+
+from torch import nn
 
 from pcl_clora.adapters.files import AdapterHeader, read_header
 from pcl_clora.config import ConfigError, build
@@ -63,3 +66,28 @@ def _unknown(what: str, num_points: int, read_points: int) -> InputRule:
         "metadata={'input_rule': ...}, to be sure."
     )
     return InputRule(num_points=num_points, read_points=read_points)
+
+
+def rule_of_weights(model: nn.Module) -> InputRule | None:
+    """Return what weights of others expect as input, where they say it: timm's `pretrained_cfg`."""
+    for module in model.modules():
+        said = getattr(module, "pretrained_cfg", None)
+        if isinstance(said, Mapping) and said.get("input_size"):
+            mean, std = (tuple(said.get(key) or ()) for key in ("mean", "std"))
+            size = said["input_size"][-1]
+            return InputRule(kind="images", frame="file", image_size=size, image_mean=mean, image_std=std)
+    return None
+
+
+def warn_other_images(data: InputRule, model: nn.Module) -> None:
+    """Warn where images are scaled to other grey values than the weights of a model were trained on."""
+    expected = rule_of_weights(model)
+    if expected is None or data.kind != "images":
+        return
+    for name in ("image_mean", "image_std"):
+        given, wanted = getattr(data, name), getattr(expected, name)
+        if given and wanted and given != wanted:
+            warn_once(
+                f"the images have {name}={list(given)}, the weights were trained with {list(wanted)}: frozen "
+                "features are then not what they could be."
+            )
