@@ -142,15 +142,16 @@ class Shown:
 
 
 def _file_panels(
-    clouds: Sequence[tuple[str, Answer]], runs: Sequence[Path], data: Path | None, category: str
+    clouds: Sequence[tuple[str, Answer]], runs: Sequence[Path], data: Path | None, category: str, up: str
 ) -> list[Panel]:
-    from pcl_clora.predict import Predictor
+    from pcl_clora.predict import Predictor, parse_up
 
     if not runs:
         return [panel for _, cloud in clouds for panel in cloud.panels(named=len(clouds) > 1)]
     from pcl_clora.vis.segmentation import segment_points, side_by_side
 
-    predictors = {run.name: Predictor(run, data=data) for run in runs}
+    axis = None if up == "y" else parse_up(up)  # y is what a page shows; a run may know its data better
+    predictors = {run.name: Predictor(run, data=data, up=axis) for run in runs}
     found: list[Panel] = []
     for file, cloud in clouds:
         several = [

@@ -152,11 +152,14 @@ def train_case(name: str, root: Path, **sections: Any) -> Path:
 
 
 def header_without_rule(run: Path) -> None:
-    """Take the rule out of a run's adapter file, as if an older version had written it."""
+    """Take the rule out of a run's files, as if an older version had written them."""
     from pcl_clora.engine import RunFolder
     from pcl_clora.io import load_tensors, save_tensors
 
-    file = RunFolder(run).chosen
-    tensors, header = load_tensors(file)
+    files = RunFolder(run)
+    tensors, header = load_tensors(files.chosen)
     del header["input_rule"]
-    save_tensors(file, tensors, json.loads(json.dumps(header)))
+    save_tensors(files.chosen, tensors, header)
+    result = json.loads(files.result.read_text())
+    del result["input_rule"], result["adapter_sha256"]
+    files.result.write_text(json.dumps(result))
