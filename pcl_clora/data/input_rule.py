@@ -38,7 +38,7 @@ Up = Literal["x", "y", "z", "-x", "-y", "-z"]
 MAX_OFFSET = 256.0
 SMALLEST, LARGEST = 1e-15, 1e15
 
-CLOSE = 1e-6  # of the radius: points as near to one another are one point to a model
+CLOSE = 1e-3  # of the radius: points as near to one another are one point to a model
 LAYOUT_ROWS = (".h5", ".hdf5", ".dat", ".pkl")  # a row of these is a cloud of the layout that was trained on
 
 # (column, sign) of x, y and z after a turn that brings the axis up; all are rotations.
@@ -348,7 +348,7 @@ class InputRule(Config):
             yield "all points coincide"
         elif crowded >= 0.5:
             yield (
-                f"{100 * crowded:.1f} % of the points lie within a millionth of the cloud's radius of one "
+                f"{100 * crowded:.1f} % of the points lie within a thousandth of the cloud's radius of one "
                 "another: points far off leave no room for the shape"
             )
         if available is not None and available < self.num_points:

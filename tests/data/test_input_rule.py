@@ -134,7 +134,7 @@ def test_a_scan_line_is_not_taken_for_the_whole_cloud():
     ("points", "said"),
     [
         (np.full((300, 3), 5.1), "all points coincide"),
-        (np.concatenate([cloud(255) * 1e-9, [[9.0, 0, 0]]]), "99.6 % of the points lie within a millionth"),
+        (np.concatenate([cloud(255) * 1e-9, [[9.0, 0, 0]]]), "99.6 % of the points lie within a thousandth"),
         (cloud(7), "the cloud has 7 points, the model sees 32: filled up with copies"),
         (np.tile(cloud(5), (20, 1)), "only 5 of the 32 points that the model sees are distinct"),
     ],
