@@ -97,7 +97,7 @@ def view(
     )
     if files:
         clouds = [read_cloud(file, labels, label_column) for file in files]
-        panels = _file_panels(list(zip(files, clouds, strict=True)), runs, data, category)
+        panels = _file_panels(list(zip(files, clouds, strict=True)), runs, data, category, shown.up)
         title = ", ".join(Path(file).name for file in files)
     elif index:
         panels, title = _sample_panels(runs, data, index)
