@@ -173,7 +173,8 @@ def read_masks(header: Hdf5Header, num_points: int) -> np.ndarray | None:
                 f"{(header.num_shapes, header.stored_points)} as 'data' has points",
                 GET_AGAIN,
             )
-        return hdf5.read(header.path, mask, np.s_[:, :num_points]) != BACKGROUND
+        found: np.ndarray = hdf5.read(header.path, mask, np.s_[:, :num_points]) != BACKGROUND
+        return found
 
 
 class ScanObjectNN(ArrayDataset):

@@ -116,7 +116,7 @@ def read_part_sizes(file: Path) -> tuple[int, int]:
         raise DataError(file, "the file is missing, a list names it", GET_AGAIN)
     with open_hdf5(file) as handle:
         data = hdf5.find_array(file, handle, "data")
-        shape = () if data is None else data.shape
+        shape: tuple[int, ...] = () if data is None else data.shape
     if len(shape) < 2:
         raise DataError(file, f"has no dataset 'data' (n, N, 3), found {shape}", GET_AGAIN)
     return int(shape[0]), int(shape[1])
