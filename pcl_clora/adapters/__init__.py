@@ -12,6 +12,7 @@ from pcl_clora.adapters.methods.sade import SadeConfig
 from pcl_clora.adapters.model import AdaptedModel, trainable_plan
 from pcl_clora.adapters.plan import format_plan
 from pcl_clora.adapters.registry import list_adapters, parse_adapter_config, register_adapter
+from pcl_clora.adapters.status import LayerStatus
 
 __all__ = [
     "AdaptedModel",
@@ -24,6 +25,7 @@ __all__ = [
     "Delta",
     "FreezeConfig",
     "FullConfig",
+    "LayerStatus",
     "LinearProbeConfig",
     "LoRAConfig",
     "SadeConfig",

@@ -9,12 +9,17 @@ from typing import Any
 from torch import nn
 
 from pcl_clora.adapters.config import AdapterConfig
-from pcl_clora.adapters.files import AdapterFileError, base_id, check_base, read_adapter
+from pcl_clora.adapters.files import (
+    AdapterFileError,
+    base_id,
+    check_base,
+    check_names,
+    check_values,
+    open_adapter,
+)
 from pcl_clora.adapters.model import AdaptedModel
-from pcl_clora.adapters.paths import tuner_layers
 from pcl_clora.adapters.registry import build_method, parse_adapter_config
 from pcl_clora.config import ConfigError
-from pcl_clora.errors import UserValueError
 
 
 def attach_adapter(
@@ -42,7 +47,8 @@ def attach_adapter(
     Raises:
         ConfigError: if the method or a setting is not known.
         TypeError: if the model publishes no interface.
-        ValueError: if a role or part does not exist, or the name is taken. Nothing is changed then.
+        ValueError: if a role or part does not exist, the name is taken or cannot be one, or the model has an
+            adapted model in it. Nothing is changed then.
 
     Example:
         >>> model = attach_adapter(create_model("point_mae", num_classes=15), {"method": "clora"})
@@ -55,7 +61,12 @@ def attach_adapter(
 
 
 def load_adapter(
-    path: str | Path, model: nn.Module, name: str = "default", *, allow_other_base: bool = False
+    path: str | Path,
+    model: nn.Module,
+    name: str = "default",
+    *,
+    allow_other_base: bool = False,
+    trainable: bool = True,
 ) -> AdaptedModel:
     """Put a trained adapter on the backbone it was trained on, and make it the active one.
 
@@ -64,49 +75,49 @@ def load_adapter(
         model: the backbone with the base weights, or an adapted model, which gets one more adapter.
         name: what to call it here; the file does not say.
         allow_other_base: load it although the base tensors differ from those it was trained on.
+        trainable: whether its tensors require gradients while it is active.
 
     Returns:
-        The adapted model; the same object if `model` is one.
+        The adapted model, in evaluation mode; the same object if `model` is one.
 
     Raises:
         AdapterFileError: if the file is missing, torn, foreign, of a newer format, for another base, or does
             not fit. The model is left as it was.
         ValueError: if the name is taken.
     """
-    header, state = read_adapter(path)
+    header, state = open_adapter(path)
     adapted = _as_adapted(model)
-    before = adapted.active
+    before = adapted.chosen
     try:
         method = build_method(parse_adapter_config(header.adapter))
     except ConfigError as error:
         raise AdapterFileError(path, f"is an adapter not known here ({error})", "update pcl_clora") from error
     new_head = "head" in method.config.train and hasattr(adapted.base, "make_classifier")
     num_classes = header.num_classes if new_head else None
-    adapted.add_adapter(name, method, num_classes=num_classes)
+    known = adapted.backbone_tensors()
+    carried = [key for key in header.not_in_weights if f"model.{key}" in state and key in known]
+    adapted.add_adapter(name, method, num_classes=num_classes, header=header, carried=carried)
     try:
-        if not allow_other_base:
-            check_base(path, header, base_id(adapted.base), adapted.base_hash())
-        try:
-            adapted.load_adapter_state(state)
-        except ValueError as error:
-            raise AdapterFileError(
-                path, str(error).rstrip("."), "give the backbone it was trained on"
-            ) from error
+        with adapted.installed(name):
+            if not allow_other_base:
+                check_base(path, header, base_id(adapted.base), adapted.base_hash(header.not_in_weights))
+            try:
+                check_names(adapted.adapter_state(), state)
+                check_values(path, header, state)
+                adapted.load_adapter_state(state)
+            except ValueError as error:
+                raise AdapterFileError(
+                    path, str(error).rstrip("."), "give the backbone it was trained on"
+                ) from error
     except AdapterFileError:
         adapted.remove_adapter(name)
         adapted.set_active(before)
         if adapted is not model:
             adapted.unload()
         raise
-    return adapted
+    adapted.set_trainable(name, trainable)
+    return adapted.eval()
 
 
 def _as_adapted(model: nn.Module) -> AdaptedModel:
-    if isinstance(model, AdaptedModel):
-        return model
-    if tuner_layers(model):
-        raise UserValueError(
-            f"This {type(model).__name__} carries adapters already; pass the AdaptedModel around it, or take "
-            "the plain backbone from merge_and_unload()."
-        )
-    return AdaptedModel(model)
+    return model if isinstance(model, AdaptedModel) else AdaptedModel(model)

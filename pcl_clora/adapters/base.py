@@ -53,7 +53,8 @@ class TunerLayer(nn.Module):
     """A layer with the deltas of several adapters, one of which is active.
 
     The layer underneath stays untouched as `base_layer`. While merged, its weight holds the active delta too,
-    and the original is kept, so that unmerging restores every bit.
+    and the original is kept, so that unmerging restores every bit. Attributes that it does not have itself
+    (`weight`, `bias`, `in_features`, ...) are those of the layer underneath.
 
     Args:
         base_layer: the layer that is adapted: a linear, or a whole transformer block.
@@ -71,11 +72,20 @@ class TunerLayer(nn.Module):
         self.register_buffer("kept_weight", None, persistent=False)
         self.register_buffer("kept_bias", None, persistent=False)
 
-    def forward(self, *inputs: Any) -> Any:
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            layer = self.__dict__.get("_modules", {}).get("base_layer")
+            if layer is None or name.startswith("_"):
+                raise
+        return getattr(layer, name)
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         """Run the layer with the active delta, or bare if there is none or it is merged."""
         if self.active is None or self.is_merged:
-            return self.base_layer(*inputs)
-        return self.deltas[self.active](self.base_layer, *inputs)
+            return self.base_layer(*inputs, **named)
+        return self.deltas[self.active](self.base_layer, *inputs, **named)
 
     def activate(self, name: str | None) -> None:
         """Use the delta of an adapter; the bare layer if that adapter has none here."""
@@ -83,8 +93,15 @@ class TunerLayer(nn.Module):
         self.active = key if key in self.deltas else None
 
     @torch.no_grad()
-    def compute_merged(self) -> tuple[Tensor, Tensor | None]:
-        """Fold the active delta into weight and bias: in float64, then cast to the layer's dtype."""
+    def compute_merged(self, path: str) -> tuple[Tensor, Tensor | None]:
+        """Fold the active delta into weight and bias: in float64, then cast to the layer's dtype.
+
+        Args:
+            path: what the backbone calls the layer, for messages.
+
+        Raises:
+            AdapterStateError: if the change cannot be folded in, or not every value of the result is finite.
+        """
         layer, delta = self.base_layer, cast(Delta, self.deltas[cast(str, self.active)])
         if not isinstance(layer, nn.Linear):
             raise AdapterStateError(
@@ -93,6 +110,9 @@ class TunerLayer(nn.Module):
             )
         bias64 = None if layer.bias is None else layer.bias.to("cpu", torch.float64)
         weight, bias = delta.merged_weight(layer.weight.to("cpu", torch.float64), bias64)
+        _refuse_non_finite(f"{path}.weight", weight, layer.weight.dtype)
+        if bias is not None:
+            _refuse_non_finite(f"{path}.bias", bias, layer.weight.dtype)
         return weight.to(layer.weight), None if bias is None else bias.to(layer.weight)
 
     def merge(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -180,6 +200,17 @@ class AdapterMethod(nn.Module):
     def extra_losses(self) -> dict[str, Tensor]:
         """Compute the terms beside the task loss, by name, times their weight; zero weights left out."""
         return {}
+
+
+def _refuse_non_finite(name: str, merged: Tensor, dtype: torch.dtype) -> None:
+    wrong = merged[~merged.to(dtype).isfinite()]
+    if wrong.numel():
+        raise AdapterStateError(
+            f"Merging would put {wrong.numel()} of {merged.numel()} values into {name} that {dtype} cannot "
+            f"hold or that are not finite, the first {wrong.flatten()[0].item():.4g}; nothing was merged. "
+            "Run it unmerged, convert the model to float32 (model.float()), or train the adapter again "
+            "if it has nan."
+        )
 
 
 def as_linear(layer: object, purpose: str) -> nn.Linear:

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from pcl_clora.adapters.base import AdapterStateError
 from pcl_clora.adapters.paths import at_or_inside
 from pcl_clora.config import Config, ConfigError, build
 from pcl_clora.errors import UserValueError
@@ -32,7 +33,9 @@ class AdapterHeader(Config):
     format_version: int = FORMAT_VERSION  # raised when a reader of the old format would be wrong
     adapter: Mapping[str, Any]  # the method and its settings
     base_id: str  # what the base calls itself, for people
-    base_sha256: str  # over all base tensors that the file does not carry
+    base_sha256: str  # over all base tensors that are neither trained nor listed in not_in_weights
+    not_in_weights: tuple[str, ...] = ()  # base tensors that its weights left random
+    tensors_sha256: str = ""  # over the tensors of the file
     base_model: Mapping[str, Any] = Field(default_factory=dict)  # settings of the backbone, if it has any
     num_classes: int | None = None  # logits of the head
     head_dtype: str = "float32"  # precision the head is stored in
@@ -60,7 +63,7 @@ def make_header(base: nn.Module, metadata: Mapping[str, Any], **facts: Any) -> A
     Args:
         base: its backbone.
         metadata: what the user says besides; keys that are no field go to `extra`.
-        facts: what the adapted model knows: adapter, base_sha256, num_classes, head_dtype.
+        facts: what the adapted model knows: adapter, base_sha256, not_in_weights, num_classes, head_dtype.
 
     Raises:
         ConfigError: if a known key of the metadata has a value of the wrong type.
@@ -105,15 +108,16 @@ def write_adapter(path: str | Path, state: Mapping[str, Tensor], header: Adapter
     Raises:
         ConfigError: if the header cannot be written as json.
     """
-    content = {"format": FORMAT, **header.model_dump()}
+    # Cloned, because the format refuses tensors that share memory, as tied weights do.
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    content = {"format": FORMAT, **header.model_dump(), "tensors_sha256": digest_tensors(state)}
     try:
         json.dumps(content, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"The metadata cannot be written as json: {error}; give finite numbers, text, lists and mappings."
         ) from error
-    # Cloned, because the format refuses tensors that share memory, as tied weights do.
-    save_tensors(path, {key: value.clone() for key, value in state.items()}, content)
+    save_tensors(path, state, content)
 
 
 def read_header(path: str | Path) -> AdapterHeader:
@@ -129,17 +133,27 @@ def read_adapter(path: str | Path, *, header_only: bool = False) -> tuple[Adapte
     """Read an adapter file: its header and its tensors on the CPU, none of them with header_only.
 
     Raises:
-        AdapterFileError: if the file is missing, torn, no adapter, or of a newer format.
+        AdapterFileError: if the file is missing, torn, no adapter, of a newer format, or if its tensors are
+            not those that were written (their SHA-256, which files of earlier versions lack) or not finite.
     """
+    header, state = open_adapter(path)
+    check_values(path, header, state)
+    return header, state
+
+
+def open_adapter(path: str | Path) -> tuple[AdapterHeader, dict[str, Tensor]]:
+    """Read an adapter file as `read_adapter` does, without a look at the values of its tensors."""
+    if Path(path).is_dir():
+        raise AdapterFileError(path, "is a folder", "give the file in it, of a run best/adapter.safetensors")
     try:
         state, values = load_tensors(path, header_only=header_only)
     except DataError as error:
-        raise AdapterFileError(path, error.problem, error.remedy) from error
+        raise AdapterFileError(path, error.problem, _remedy(path, error.remedy)) from error
     if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
         raise AdapterFileError(
             path,
             "is a safetensors file but no adapter of pcl_clora",
-            "give a file that save_adapter() wrote; weights of a whole model load with load_weights()",
+            "this is a weights file: use load_weights(), or give a file that save_adapter() wrote",
         )
     version = values.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
@@ -150,13 +164,60 @@ def read_adapter(path: str | Path, *, header_only: bool = False) -> tuple[Adapte
         )
     said = values.pop("normalisation", "")  # files of before `input_rule`: text that nothing reads
     if said:
-        values["extra"] = {**values.get("extra", {}), "normalisation": said}
+        values["extra"] = {**(values.get("extra") or {}), "normalisation": said}
     try:
         return build(AdapterHeader, values, source=f"header of {path}"), state
-    except ConfigError as error:
+    except (ConfigError, RecursionError) as error:
         raise AdapterFileError(
             path, f"has a wrong header ({error})", "write it with save_adapter()"
         ) from error
+
+
+def check_values(path: str | Path, header: AdapterHeader, state: Mapping[str, Tensor]) -> None:
+    """Check that the tensors of a file are those that were written, and finite.
+
+    Raises:
+        AdapterFileError: if not.
+    """
+    if header.tensors_sha256 not in ("", digest_tensors(state)):
+        raise AdapterFileError(
+            path, "is damaged: its tensors have another SHA-256 than its header says", "get or write it again"
+        )
+    try:
+        refuse_non_finite(state, "It holds values that no training gives")
+    except AdapterStateError as error:
+        raise AdapterFileError(path, str(error).rstrip("."), "get or write it again") from error
+
+
+def _remedy(path: str | Path, remedy: str) -> str:
+    """Say what to do with a file that is no safetensors file; those of torch.save are told by their start."""
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(4)
+    except OSError:
+        return remedy
+    torch_made = start.startswith((b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
+    return "this is a weights file: use load_weights()" if torch_made else remedy
+
+
+def refuse_non_finite(state: Mapping[str, Tensor], what: str) -> None:
+    """Refuse tensors with nan or infinity.
+
+    Args:
+        state: tensors by name.
+        what: begins the message.
+
+    Raises:
+        AdapterStateError: naming the tensor, how many values, and the first.
+    """
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            wrong = value[~value.isfinite()]
+            raise AdapterStateError(
+                f"{what}: {name} has {wrong.numel()} of {value.numel()} values that are not finite, the "
+                f"first {wrong.flatten()[0].item()}. Train it again with a lower learning rate, or load an "
+                "earlier file."
+            )
 
 
 def check_base(path: str | Path, header: AdapterHeader, found_id: str, found_sha256: str) -> None:
@@ -174,19 +235,40 @@ def check_base(path: str | Path, header: AdapterHeader, found_id: str, found_sha
         )
 
 
-def check_state(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Check that names and shapes of an adapter's tensors are those that the model expects.
+def check_names(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Check that names, shapes and kinds of an adapter's tensors are those that the model expects.
 
     Raises:
-        ValueError: if not; the message lists what is missing, left over or of another shape.
+        ValueError: if not; the message lists what is missing, left over or of another shape or kind.
     """
     problems = [f"missing {key}" for key in expected if key not in given]
     problems += [f"unexpected {key}" for key in given if key not in expected]
     for key in expected.keys() & given.keys():
-        if expected[key].shape != given[key].shape:
-            problems.append(f"{key} is {tuple(given[key].shape)}, expected {tuple(expected[key].shape)}")
+        ours, theirs = expected[key], given[key]
+        if ours.shape != theirs.shape:
+            problems.append(f"{key} is {tuple(theirs.shape)}, expected {tuple(ours.shape)}")
+        elif ours.is_floating_point() != theirs.is_floating_point() or theirs.is_complex():
+            problems.append(f"{key} is {theirs.dtype}, expected {ours.dtype}")
+    _refuse(problems)
+
+
+def check_range(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Check that all values are finite in the dtypes that the model has.
+
+    Raises:
+        ValueError: if not.
+    """
+    _refuse(
+        [
+            f"{key} has values that are not finite or that {ours.dtype} cannot hold"
+            for key, ours in expected.items()
+            if not bool(given[key].to(ours.dtype).isfinite().all())
+        ]
+    )
+
+
+def _refuse(problems: list[str]) -> None:
     if problems:
-        listed = "; ".join(sorted(problems)[:8]) + (
-            f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
-        )
+        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+        listed = "; ".join(sorted(problems)[:8]) + more
         raise UserValueError(f"The adapter does not fit this model and these settings: {listed}.")

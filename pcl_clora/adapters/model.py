@@ -1,11 +1,7 @@
-"""A backbone with adapters: activate, route, merge, and say what training changes.
-
-It is long because one class keeps the state that every switch of adapters must leave consistent.
-"""
+"""A backbone with adapters: run it, route samples, merge, save."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,40 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from pcl_clora.adapters import files
-from pcl_clora.adapters.base import AdapterMethod, AdapterStateError, TunerLayer, module_key
+from pcl_clora.adapters.base import AdapterMethod, AdapterStateError, TunerLayer
 from pcl_clora.adapters.config import AdapterConfig
-from pcl_clora.adapters.files import AdapterHeader
-from pcl_clora.adapters.parts import check_targets, copy_items
-from pcl_clora.adapters.paths import (
-    at_or_inside,
-    base_tensors,
-    live_path,
-    locate,
-    outermost,
-    tuner_layers,
-    walk,
-)
-from pcl_clora.adapters.plan import (
-    apply_gradients,
-    count_parameters,
-    file_keys,
-    freeze_statistics,
-    make_plan,
-    statistics_paths,
-)
-from pcl_clora.adapters.routing import group_samples, put_in_order
-from pcl_clora.adapters.slot import Shelf, Slot
+from pcl_clora.adapters.paths import at_or_inside, base_tensors, live_path, tuner_layers, walk
+from pcl_clora.adapters.plan import count_parameters, file_keys
+from pcl_clora.adapters.routing import group_samples, put_in_order, take_rows
+from pcl_clora.adapters.slot import Slot
+from pcl_clora.adapters.status import LayerStatus, layer_status
+from pcl_clora.adapters.switching import SwitchedModel
 from pcl_clora.errors import UserValueError
-from pcl_clora.models.interface import ModelInterface, auxiliary_losses, get_interface
+from pcl_clora.models.interface import auxiliary_losses
 
 
-class AdaptedModel(nn.Module):
+class AdaptedModel(SwitchedModel):
     """A frozen backbone with named adapters, one of which is active.
 
-    `attach_adapter` and `load_adapter` make it. Layers of the backbone are replaced in place by
-    `TunerLayer`s. What an adapter trains besides (head, class tokens, ...) is a copy of its own, which sits
-    in the backbone while the adapter is active; the backbone's own waits in `originals`, the copies of other
-    adapters in their slots. Switching moves references, never values.
+    `attach_adapter` and `load_adapter` make it. Names that it does not have itself are the backbone's:
+    `forward_features`, `get_classifier`, `set_grad_checkpointing`, ... work as on the backbone.
+
+    Threads may run it side by side. A forward pass during which another thread routes samples, switches or
+    merges raises AdapterStateError; a program of torch.compile or torch.export is not watched.
 
     Attributes:
         base: the backbone, with the active adapter in place.
@@ -56,93 +38,29 @@ class AdaptedModel(nn.Module):
         originals: what the backbone had where the active adapter now has its copies.
     """
 
-    def __init__(self, base: nn.Module) -> None:
-        super().__init__()
-        get_interface(base)
-        self.base = base
-        self.slots = nn.ModuleDict()
-        self.originals = Shelf()
-        self._base_classes: int | None = getattr(base, "num_classes", None)
-        self._active: str | None = None
-        self._merged = False
-        self._required_grad = {
-            name for name, p in base.named_parameters(remove_duplicate=False) if p.requires_grad
-        }
-        self._unloaded = False
-        self.training = base.training
-
     # What it is
-
-    @property
-    def interface(self) -> ModelInterface:
-        """Where the parts of the backbone are, by the names it has without adapters."""
-        return get_interface(self.base)
-
-    @property
-    def adapter_names(self) -> tuple[str, ...]:
-        """Names of all adapters, in the order they were attached."""
-        return tuple(slot.name for slot in self._all_slots())
-
-    @property
-    def active(self) -> str | None:
-        """Name of the active adapter; None while the bare backbone runs."""
-        return self._active
 
     @property
     def method(self) -> AdapterMethod:
         """The method of the active adapter."""
-        return self.slot(self._require_active("ask for its method")).method
+        return self._active_slot("ask for its method").method
 
     @property
     def config(self) -> AdapterConfig:
         """Settings of the active adapter."""
         return self.method.config
 
-    def slot(self, name: str) -> Slot:
-        """Return what the model holds of an adapter.
-
-        Raises:
-            ValueError: if there is no adapter of this name.
-        """
-        key = module_key(name)
-        if key not in self.slots:
-            raise UserValueError(
-                f"There is no adapter {name!r}; attached are: {', '.join(self.adapter_names) or 'none'}."
-            )
-        return cast(Slot, self.slots[key])
-
-    def _all_slots(self) -> Iterator[Slot]:
-        return cast(Iterator[Slot], iter(self.slots.values()))
-
-    @property
-    def num_classes(self) -> int | None:
-        """Number of logits of the active head; None if the backbone does not say."""
-        return self._classes_of(self._active)
-
-    def _classes_of(self, name: str | None) -> int | None:
-        return self._base_classes if name is None else self.slot(name).num_classes
-
-    @property
-    def is_merged(self) -> bool:
-        """Whether the active adapter is folded into the weights."""
-        return self._merged
-
-    @property
-    def plan(self) -> dict[str, str]:
-        """What training changes and why; see `plan.make_plan`."""
-        return {} if self._active is None else make_plan(self.base, self.slot(self._active))
-
     def saved_names(self) -> tuple[str, ...]:
         """Name the tensors that training changes and an adapter file holds, as the state_dict does."""
         return tuple(self.plan)
 
-    def owned_paths(self, name: str) -> Mapping[str, str]:
-        """Say what an adapter has copies of: dotted path in the backbone -> reason."""
-        return self.slot(name).owned
-
     def live_tuners(self) -> dict[str, TunerLayer]:
         """List the layers that carry deltas by their path in `base`, as it is now."""
         return {node.live: node.module for node in walk(self.base) if isinstance(node.module, TunerLayer)}
+
+    def layer_status(self) -> list[LayerStatus]:
+        """Say of every adapted layer which adapters it has, which runs, is merged, and what is trained."""
+        return layer_status(self.base, self.all_slots())
 
     def parameter_counts(self) -> dict[str, int]:
         """Count total, trainable, adapter, head and tokens parameters; see `plan.count_parameters`."""
@@ -155,214 +73,75 @@ class AdaptedModel(nn.Module):
 
     # Running it
 
-    def forward(self, points: Tensor, *more: Tensor, adapters: Sequence[str | None] | None = None) -> Tensor:
+    def forward(self, *inputs: Any, adapters: Sequence[str | None] | None = None, **named: Any) -> Any:
         """Run the backbone with the active adapter, or every sample with an adapter of its own.
 
         Args:
-            points: (B, N, 3), or whatever the backbone takes.
-            more: further inputs of the backbone, each with B as first dimension.
+            inputs: what the backbone takes: (B, N, 3) points, and further inputs.
             adapters: B names, None for the bare backbone; samples of one adapter run together. Only in
-                evaluation mode, because BatchNorm would see the groups, and only unmerged.
+                evaluation mode, because BatchNorm would see the groups, and only unmerged. Every input that
+                is a tensor or list then has one entry a sample.
+            named: inputs by their names.
 
         Returns:
-            (B, num_classes) logits in the order of `points`. With heads of different class counts the last
-            dimension is the widest one's; classes that a sample's own head does not have are -inf.
+            (B, num_classes) logits in the order of the samples, or what the backbone returns. With heads of
+            different class counts the last dimension is the widest one's; classes that a sample's own head
+            does not have are -inf.
 
         Raises:
-            ValueError: if `adapters` does not name one known adapter for every sample.
-            AdapterStateError: if it is given while training or merged.
+            ValueError: if the batch is empty, or `adapters` does not name one known adapter a sample.
+            AdapterStateError: if it is given while training or merged, or if another thread routes or
+                switches meanwhile.
         """
+        first = next((x for x in (*inputs, *named.values()) if isinstance(x, Tensor) and x.dim()), None)
+        if first is not None and first.shape[0] == 0:
+            raise UserValueError(f"The batch is empty: {tuple(first.shape)}; give at least one cloud.")
         if adapters is None:
-            return cast(Tensor, self.base(points, *more))
-        groups = group_samples(adapters, points.shape[0], self.adapter_names)
+            return self._watch.run(self.base, *inputs, **named)
+        if first is None:
+            raise UserValueError("adapters routes the samples of a batch, but no tensor is given.")
+        with self._watch.switching():
+            return self._route(adapters, first, inputs, named)
+
+    def _route(
+        self, adapters: Sequence[str | None], first: Tensor, inputs: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> Tensor:
+        count, results = first.shape[0], []
+        groups = group_samples(adapters, count, self.adapter_names)
         self._require_unmerged("route samples")
         if self.training:
             raise AdapterStateError(
                 "Routing by sample is for evaluation; call eval(), or train one adapter at a time."
             )
-        before, results = self._active, []
-        try:
+        if self._disabled:
+            return cast(Tensor, self.base(*inputs, **named))
+        with self.installed(self._active):
             for name, indices in groups.items():
                 self._install(name)
-                rows = torch.tensor(indices, device=points.device)
-                inputs = (points, *more) if len(groups) == 1 else tuple(x[rows] for x in (points, *more))
-                results.append((rows, self.base(*inputs)))
-        finally:
-            self._install(before)
-        return put_in_order(results, points.shape[0])
-
-    def train(self, mode: bool = True) -> AdaptedModel:
-        """Set training mode as the plan says: frozen BatchNorms stay in evaluation mode.
-
-        Raises:
-            AdapterStateError: if mode is True while an adapter is merged.
-        """
-        if mode and self._merged:
-            raise AdapterStateError(
-                "The adapter is merged, so training it would have no effect; call unmerge() first."
-            )
-        super().train(mode)
-        if mode:
-            freeze_statistics(self, self.plan)
-        return self
+                rows = torch.tensor(indices, device=first.device)
+                some, some_named = inputs, dict(named)
+                if len(groups) > 1:
+                    some = tuple(take_rows(value, rows, count) for value in inputs)
+                    some_named = take_rows(some_named, rows, count)
+                results.append((rows, self.base(*some, **some_named)))
+        return put_in_order(results, count)
 
     def extra_losses(self) -> dict[str, Tensor]:
-        """Compute the backbone's and the method's terms beside the task loss by name, times their weights."""
+        """Give the backbone's and the method's terms beside the task loss by name, times their weights.
+
+        Asking changes nothing: the backbone's terms stand until its next forward pass, the method's are those
+        of its present tensors.
+        """
         own = auxiliary_losses(self.base)
         return own if self._active is None else {**own, **self.method.extra_losses()}
 
     def extra_loss_values(self) -> dict[str, Tensor]:
-        """Compute the same terms before weighting, without gradient, for the log."""
+        """Compute the method's terms before weighting, without gradient, for the log.
+
+        The backbone's terms are left out: it gives them weighted only, in `extra_losses`.
+        """
         with torch.no_grad():
             return {} if self._active is None else self.method.extra_loss_values()
-
-    # Which adapter
-
-    def add_adapter(
-        self,
-        name: str,
-        method: AdapterMethod,
-        *,
-        num_classes: int | None = None,
-        header: AdapterHeader | None = None,
-    ) -> None:
-        """Attach one more adapter and make it the active one. Everything is matched before anything changes.
-
-        Args:
-            name: letters, digits, "_" and "-"; not in use.
-            method: the method, with its own tensors.
-            num_classes: a new head with so many logits; None copies the backbone's head.
-            header: of the file that its tensors come from.
-
-        Raises:
-            ValueError: if the name is taken or not allowed, or a role or part does not match; the message
-                lists what exists.
-            AdapterStateError: if an adapter is merged.
-        """
-        self._require_unmerged("attach another adapter")
-        self._check_new_name(name)
-        before = self._active
-        self._install(None)
-        try:
-            deltas = method.make_deltas(self.base, self.interface)
-            owned = outermost(self._paths_to_own(method))
-            check_targets(self.base, list(deltas), owned)
-            copies = copy_items(self.base, owned)
-            if num_classes is not None:
-                copies.update(self._new_head(owned, num_classes))
-        except Exception:
-            self._install(before)
-            raise
-        classes = num_classes if num_classes is not None else self._base_classes
-        slot = Slot(name, method, copies, owned, classes, header)
-        for path, delta in deltas.items():
-            self._tuner_at(path).deltas[slot.key] = delta
-        self.slots[slot.key] = slot
-        self.set_active(name)
-
-    def _paths_to_own(self, method: AdapterMethod) -> dict[str, str]:
-        paths = method.owned_paths(self.base, self.interface)
-        if method.config.freeze.norm_stats == "track":
-            for path in statistics_paths(self.base):
-                paths.setdefault(path, "normalisation statistics of frozen layers")
-        return paths
-
-    def remove_adapter(self, name: str) -> None:
-        """Take an adapter off; if it was active, the bare backbone runs.
-
-        Raises:
-            ValueError: if there is no adapter of this name.
-            AdapterStateError: if an adapter is merged.
-        """
-        self._require_unmerged("remove an adapter")
-        key = self.slot(name).key
-        keep = None if self._active == name else self._active
-        self.set_active(None)
-        for path, tuner in reversed(tuner_layers(self.base).items()):
-            if key in tuner.deltas:
-                del tuner.deltas[key]
-            if not tuner.deltas:
-                self._unwrap(path, tuner)
-        del self.slots[key]
-        self.set_active(keep)
-
-    def set_active(self, name: str | None) -> None:
-        """Make another adapter the active one, with its own head and tokens; None for the bare backbone.
-
-        Raises:
-            ValueError: if there is no adapter of this name.
-            AdapterStateError: if an adapter is merged.
-        """
-        self._require_unmerged("change the active adapter")
-        if name is not None:
-            self.slot(name)
-        self._install(name)
-        apply_gradients(self, self.plan)
-        self.train(self.training)
-
-    @contextmanager
-    def disabled(self) -> Iterator[AdaptedModel]:
-        """Run the bare backbone, with its own head and tokens, for the length of a `with` block."""
-        before = self._active
-        self.set_active(None)
-        try:
-            yield self
-        finally:
-            self.set_active(before)
-
-    def _install(self, name: str | None) -> None:
-        """Move references so that one adapter is in the backbone; nothing else changes."""
-        if name == self._active:
-            return
-        if self._active is not None:
-            slot = self.slot(self._active)
-            for path in slot.owned:
-                owner, leaf = locate(self.base, path)
-                slot.copies.put(path, getattr(owner, leaf))
-                setattr(owner, leaf, self.originals.take(path))
-        if name is not None:
-            slot = self.slot(name)
-            for path in slot.owned:
-                owner, leaf = locate(self.base, path)
-                self.originals.put(path, getattr(owner, leaf))
-                setattr(owner, leaf, slot.copies.take(path))
-        for tuner in tuner_layers(self.base).values():
-            tuner.activate(name)
-        classes = self._classes_of(name)
-        if classes is not None:
-            cast(Any, self.base).num_classes = classes
-        self._active = name
-
-    def _tuner_at(self, path: str) -> TunerLayer:
-        owner, leaf = locate(self.base, path)
-        if isinstance(owner, TunerLayer):
-            return owner
-        tuner = TunerLayer(getattr(owner, leaf))
-        tuner.train(self.training)
-        setattr(owner, leaf, tuner)
-        return tuner
-
-    def _unwrap(self, path: str, tuner: TunerLayer) -> None:
-        parent, _, leaf = path.rpartition(".")
-        owner: Any = self.base
-        if parent:
-            holder, name = locate(self.base, parent)
-            owner = getattr(holder, name)
-        setattr(owner, leaf, tuner.base_layer)
-
-    def _new_head(self, owned: Mapping[str, str], num_classes: int) -> dict[str, nn.Module]:
-        paths = self.interface.parts.get("head", ())
-        make = getattr(self.base, "make_classifier", None)
-        if len(paths) != 1 or paths[0] not in owned or make is None:
-            raise UserValueError(
-                f"num_classes={num_classes} asks for a new head, but the adapter does not train one that "
-                f"{type(self.base).__name__} can make; add 'head' to train, or use a backbone with "
-                "make_classifier()."
-            )
-        owner, leaf = locate(self.base, paths[0])
-        like = next(getattr(owner, leaf).parameters(), None)
-        head = cast(nn.Module, make(num_classes))
-        return {paths[0]: head if like is None else head.to(like.device, like.dtype)}
 
     # Merging
 
@@ -372,16 +151,19 @@ class AdaptedModel(nn.Module):
         Merged weights are computed in float64 and then cast; the original ones are kept.
 
         Raises:
-            AdapterStateError: if no adapter is active, one is merged already, or the method cannot be merged.
+            AdapterStateError: if no adapter is active, one is merged already, the method cannot be merged, or
+                a value of the adapter or of the merged weights is not finite. Nothing is merged then.
         """
         self._require_unmerged("merge again")
-        self._require_active("merge")
-        tuners = [tuner for tuner in tuner_layers(self.base).values() if tuner.active is not None]
-        merged = [tuner.compute_merged() for tuner in tuners]
-        for tuner, (weight, bias) in zip(tuners, merged, strict=True):
-            tuner.merge(weight, bias)
+        name = self._active_slot("merge").name
+        with self._watch.switching():
+            tuners = {path: t for path, t in tuner_layers(self.base).items() if t.active is not None}
+            files.refuse_non_finite(self.adapter_state(), f"Adapter {name!r} cannot be merged")
+            merged = [tuner.compute_merged(path) for path, tuner in tuners.items()]
+            for tuner, (weight, bias) in zip(tuners.values(), merged, strict=True):
+                tuner.merge(weight, bias)
+            self._merged = True
         self.eval()
-        self._merged = True
 
     def unmerge(self) -> None:
         """Put the original weights back, every bit of them.
@@ -391,10 +173,11 @@ class AdaptedModel(nn.Module):
         """
         if not self._merged:
             raise AdapterStateError("Nothing is merged; call merge() before unmerge().")
-        for tuner in tuner_layers(self.base).values():
-            if tuner.is_merged:
-                tuner.unmerge()
-        self._merged = False
+        with self._watch.switching():
+            for tuner in tuner_layers(self.base).values():
+                if tuner.is_merged:
+                    tuner.unmerge()
+            self._merged = False
 
     @contextmanager
     def merged(self) -> Iterator[AdaptedModel]:
@@ -431,6 +214,7 @@ class AdaptedModel(nn.Module):
         new = self.slot(self._active).owned if self._active is not None else {}
         for name, parameter in self.base.named_parameters(remove_duplicate=False):
             parameter.requires_grad_(name in self._required_grad or at_or_inside(name, new))
+        vars(self.base).pop("_adapted_by", None)
         self._unloaded = True
         return self.base.train(training)
 
@@ -439,48 +223,61 @@ class AdaptedModel(nn.Module):
     def adapter_state(self) -> dict[str, Tensor]:
         """Return the tensors of the active adapter by the names they have in its file; live, detached."""
         self._require_unmerged("read its state")
-        tensors = self.state_dict()
-        return {key: tensors[name].detach() for name, key in self.key_map().items()}
+        slot, tensors = self._active_slot("read its state"), self.state_dict()
+        state = {key: tensors[name].detach() for name, key in self.key_map().items()}
+        own = base_tensors(self.base) if slot.carried else {}
+        return {**state, **{f"model.{path}": own[path].detach() for path in slot.carried}}
 
     @torch.no_grad()
     def load_adapter_state(self, state: Mapping[str, Tensor]) -> None:
         """Copy values into the active adapter.
 
         Args:
-            state: what `adapter_state` returned, for an adapter of the same method, settings and backbone.
+            state: what `adapter_state` returned or its file holds, for an adapter of the same method,
+                settings and backbone.
 
         Raises:
-            ValueError: if a name is missing or left over, or a shape differs. Nothing is copied then.
+            ValueError: if a name is missing or left over, a shape or kind of number differs, or a value is
+                not finite. Nothing is copied then.
         """
         live = self.adapter_state()
-        files.check_state(live, state)
+        ours = {f"model.{name}": value for name, value in self._random_tensors().items()}
+        same = {
+            key for key in state.keys() - live.keys() if key in ours and torch.equal(ours[key], state[key])
+        }
+        files.check_names(live, {key: value for key, value in state.items() if key not in same})
+        files.check_range(live, state)
         for key, value in live.items():
             value.copy_(state[key])
 
     def key_map(self) -> dict[str, str]:
         """Map names of the state_dict to names in the adapter's file; see `plan.file_keys`."""
-        return file_keys(self.base, self.slot(self._require_active("map its names")))
+        return file_keys(self.base, self._active_slot("map its names"))
 
-    def backbone_tensors(self) -> dict[str, Tensor]:
-        """List the live tensors of the bare backbone, by the names it has without adapters.
+    def _random_tensors(self) -> dict[str, Tensor]:
+        """List base tensors that the base's weights did not fill, except what the active adapter trains.
 
-        Where the active adapter has copies of its own, these are the backbone's, which wait in `originals`.
-
-        Raises:
-            AdapterStateError: if an adapter is merged.
+        They are those that `load_report` of the backbone names as missing, and those that the file of the
+        active adapter names.
         """
-        self._require_unmerged("reach the backbone's tensors")
-        before = self._active
-        self._install(None)
-        try:
-            return base_tensors(self.base)
-        finally:
-            self._install(before)
+        slot = self._active_slot("save it")
+        left = set(getattr(getattr(self.base, "load_report", None), "missing", ()))
+        left |= set(slot.header.not_in_weights if slot.header else ())
+        tensors = base_tensors(self.base)
+        return {name: t for name, t in tensors.items() if name in left and not at_or_inside(name, slot.owned)}
 
-    def base_hash(self) -> str:
-        """Return the SHA-256 over the tensors of the backbone that the active adapter does not carry."""
-        name = self._require_active("hash its base")
-        return files.hash_tensors(base_tensors(self.base), without=self.slot(name).owned)
+    def base_hash(self, not_in_weights: Sequence[str] | None = None) -> str:
+        """Return the SHA-256 over the tensors of the backbone that belong to its weights.
+
+        Left out are those that the active adapter trains, and those that the weights do not fill: they are
+        random, another time others, so the file carries the ones that the network runs.
+
+        Args:
+            not_in_weights: the latter; None finds out.
+        """
+        without = self._random_tensors() if not_in_weights is None else not_in_weights
+        slot = self._active_slot("hash its base")
+        return files.hash_tensors(base_tensors(self.base), without=[*slot.owned, *without])
 
     def save_adapter(
         self,
@@ -491,6 +288,10 @@ class AdaptedModel(nn.Module):
     ) -> None:
         """Write the active adapter to a safetensors file, whole or not at all.
 
+        Tensors of the backbone that its weights do not fill, for example the class token of pre-trained ones,
+        are random in every process; those that the network runs are written too, so that the file loads on
+        the same weights anywhere.
+
         Args:
             path: the file; missing folders are made.
             head_dtype: "float16" halves the size of the head; "float32" writes it as it is.
@@ -498,11 +299,14 @@ class AdaptedModel(nn.Module):
                 licence, git, see `AdapterHeader`; other keys go to its `extra`.
 
         Raises:
-            AdapterStateError: if no adapter is active or it is merged.
+            AdapterStateError: if no adapter is active, it is merged, or a value of it is not finite.
             ValueError: if the head does not fit into half precision, or metadata cannot be written as json.
         """
         self._require_unmerged("save it")
         state = self.adapter_state()
+        files.refuse_non_finite(state, f"Adapter {self._active!r} cannot be saved")
+        left, idle = self._random_tensors(), (*self.interface.unused, *self.interface.training_only)
+        state |= {f"model.{name}": t for name, t in left.items() if not at_or_inside(name, idle)}
         if head_dtype == "float16":
             heads = [f"model.{path}" for path in self.interface.parts.get("head", ())]
             state = {
@@ -512,43 +316,20 @@ class AdaptedModel(nn.Module):
             self.base,
             metadata or {},
             adapter=self.config.model_dump(mode="json"),
-            base_sha256=self.base_hash(),
+            base_sha256=self.base_hash(tuple(left)),
+            not_in_weights=tuple(left),
             num_classes=self.num_classes,
             head_dtype=head_dtype,
         )
         files.write_adapter(path, state, header)
 
-    # Checks
-
-    def _require_active(self, purpose: str) -> str:
+    def _active_slot(self, purpose: str) -> Slot:
         if self._active is None:
             raise AdapterStateError(
                 f"No adapter is active, so I cannot {purpose}; call set_active() with one of: "
                 f"{', '.join(self.adapter_names) or 'none attached'}."
             )
-        return self._active
-
-    def _require_unmerged(self, purpose: str) -> None:
-        if self._unloaded:
-            raise AdapterStateError(
-                f"merge_and_unload() or unload() has used this model up, so I cannot {purpose}; use the "
-                "plain backbone that it returned."
-            )
-        if self._merged:
-            raise AdapterStateError(
-                f"Adapter {self._active!r} is merged; call unmerge() before you {purpose}."
-            )
-
-    def _check_new_name(self, name: str) -> None:
-        if name in self.adapter_names:
-            raise UserValueError(
-                f"An adapter named {name!r} is attached already; choose another name than "
-                f"{', '.join(self.adapter_names)}, or call remove_adapter() first."
-            )
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or hasattr(nn.ModuleDict, name):
-            raise UserValueError(
-                f"{name!r} cannot name an adapter; use letters, digits, '_' and '-', and no method of a dict."
-            )
+        return self.slot(self._active)
 
 
 def trainable_plan(model: AdaptedModel, config: AdapterConfig | None = None) -> dict[str, str]:

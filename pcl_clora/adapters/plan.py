@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -95,7 +95,7 @@ def statistics_paths(model: nn.Module) -> list[str]:
     return paths
 
 
-def apply_gradients(model: nn.Module, plan: Mapping[str, str]) -> None:
+def apply_gradients(model: nn.Module, plan: Collection[str]) -> None:
     """Let exactly the planned parameters require gradients."""
     for name, parameter in model.named_parameters(remove_duplicate=False):
         parameter.requires_grad_(name in plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -22,7 +23,7 @@ def group_samples(
     Raises:
         ValueError: if the route is no list of that length, or names an adapter that does not exist.
     """
-    if isinstance(route, str) or len(route) != count or count == 0:
+    if isinstance(route, str) or len(route) != count:
         raise UserValueError(
             f"adapters={route!r} must be a list with one name (or None) for each of {count} samples."
         )
@@ -34,6 +35,26 @@ def group_samples(
             )
         groups.setdefault(name, []).append(index)
     return groups
+
+
+def take_rows(value: Any, rows: Tensor, count: int) -> Any:
+    """Take samples out of one input of a batch: tensors and lists have one entry a sample, the rest has none.
+
+    Raises:
+        ValueError: if a tensor or list has another number of entries, so that it is not clear whose they are.
+    """
+    if isinstance(value, dict):
+        return {key: take_rows(item, rows, count) for key, item in value.items()}
+    if not isinstance(value, list | tuple) and not (isinstance(value, Tensor) and value.dim()):
+        return value
+    if len(value) != count:
+        raise UserValueError(
+            f"An input has {len(value)} entries in its first dimension, but the batch has {count} samples, "
+            "so it cannot be taken apart by adapter; give one entry a sample, or run one adapter at a time."
+        )
+    if isinstance(value, Tensor):
+        return value[rows.to(value.device)]
+    return type(value)(value[row] for row in rows.tolist())
 
 
 def put_in_order(results: list[tuple[Tensor, Tensor]], count: int) -> Tensor:

@@ -42,12 +42,14 @@ class Slot(nn.Module):
         name: what the user calls it.
         method: the owner of what its layers share.
         copies: what it has copies of: path in the backbone -> copy.
-        owned: the same paths -> why it has copies of them.
+        owned: what of these it trains: path -> why.
+        carried: the others: tensors that its base's weights left random when it was trained.
         num_classes: logits of its head; None if the backbone does not say.
         header: of the file it came from; None if it was attached.
 
     Attributes:
         copies: the copies, while the adapter is not active; while it is, they are in the backbone.
+        frozen: names in its file of parameters that the user has switched gradients off for.
     """
 
     def __init__(
@@ -56,15 +58,22 @@ class Slot(nn.Module):
         method: AdapterMethod,
         copies: dict[str, Any],
         owned: dict[str, str],
+        carried: tuple[str, ...],
         num_classes: int | None,
         header: AdapterHeader | None = None,
     ) -> None:
         super().__init__()
         self.name, self.owned, self.num_classes, self.header = name, owned, num_classes, header
+        self.carried, self.frozen = carried, set[str]()
         self.method = method
         self.copies = Shelf()
         for path, item in copies.items():
             self.copies.put(path, item)
+
+    @property
+    def copied(self) -> tuple[str, ...]:
+        """Paths in the backbone that it has copies of."""
+        return (*self.owned, *self.carried)
 
     @property
     def key(self) -> str:

@@ -292,6 +292,10 @@ class CLoRADelta(Delta):
         self.lrms = nn.ModuleDict({place: module for place, (module, _) in places.items()})
         self.rows = {place: rows for place, (_, rows) in places.items() if place != "input"}
         self.dropout = nn.Dropout(dropout)
+        together: dict[Spaces, list[str]] = {}
+        for place, (module, _) in places.items():
+            together.setdefault(module.used_spaces, []).append(place)
+        self._together = tuple(together.values())  # places that read through one D
 
     def at(self, place: str) -> LowRankModule:
         """Return the low-rank module at "input" or at a role."""
@@ -299,26 +303,24 @@ class CLoRADelta(Delta):
 
     def forward(self, base_layer: nn.Module, x: Tensor) -> Tensor:
         """(..., d) -> (..., C_out)."""
-        flat, narrow = x.flatten(0, -2), dict[Spaces, Tensor]()
-        for module in self.lrms.values():
-            spaces = cast(LowRankModule, module).used_spaces
-            if spaces not in narrow:
-                narrow[spaces] = self.dropout(flat @ spaces.down)
+        flat, narrow = x.flatten(0, -2), {}
+        for places in self._together:
+            hidden = self.dropout(flat @ self.at(places[0]).used_spaces.down)
+            narrow.update({place: hidden for place in places})
         if "input" in self.lrms:
             front = self.at("input")
-            flat = torch.addmm(flat, narrow[front.used_spaces], front.scaled_up())
+            flat = torch.addmm(flat, narrow["input"], front.scaled_up())
             x = (flat if front.bias is None else flat + front.scaled_bias()).view(x.shape)
         y: Tensor = base_layer(x)
         return self._add_beside(y, narrow) if self.rows else y
 
-    def _add_beside(self, y: Tensor, narrow: dict[Spaces, Tensor]) -> Tensor:
-        places: dict[Spaces, list[str]] = {}
-        for place in self.rows:
-            places.setdefault(self.at(place).used_spaces, []).append(place)
-        hidden = [narrow[spaces] for spaces in places]
+    def _add_beside(self, y: Tensor, narrow: dict[str, Tensor]) -> Tensor:
+        groups = [[place for place in places if place != "input"] for places in self._together]
+        groups = [places for places in groups if places]
+        hidden = [narrow[places[0]] for places in groups]
         ups = [
-            at_rows([(self.rows[place], self.at(place).scaled_up()) for place in together], self.out_features)
-            for together in places.values()
+            at_rows([(self.rows[place], self.at(place).scaled_up()) for place in places], self.out_features)
+            for places in groups
         ]
         one = len(ups) == 1
         hidden_all, up_all = (hidden[0], ups[0]) if one else (torch.cat(hidden, dim=1), torch.cat(ups))
