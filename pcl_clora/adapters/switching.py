@@ -258,9 +258,10 @@ class SwitchedModel(nn.Module):
         if self._disabled:
             self._after = name
             return
-        self._keep_flags()
-        self._install(name)
-        self._settle()
+        with self._watch.alone():
+            self._keep_flags()
+            self._install(name)
+            self._settle()
 
     @contextmanager
     def disabled(self) -> Iterator[SwitchedModel]:

@@ -28,8 +28,8 @@ class Watch:
         return Watch, ()  # a copy watches another model
 
     @contextmanager
-    def switching(self) -> Iterator[None]:
-        """Switch adapters inside the block, again if need be.
+    def alone(self) -> Iterator[None]:
+        """Keep other threads from switching inside the block; forward passes go on.
 
         Raises:
             AdapterStateError: if another thread is at it.
@@ -40,13 +40,25 @@ class Watch:
                 "time do so, or give every thread a copy.deepcopy() of the model."
             )
         try:
-            self._depth += 1
-            self.count += self._depth == 1
             yield
         finally:
-            self.count += self._depth == 1
-            self._depth -= 1
             self._lock.release()
+
+    @contextmanager
+    def switching(self) -> Iterator[None]:
+        """Switch adapters inside the block, again if need be; forward passes that it overlaps raise.
+
+        Raises:
+            AdapterStateError: if another thread is at it.
+        """
+        with self.alone():
+            self._depth += 1
+            self.count += self._depth == 1
+            try:
+                yield
+            finally:
+                self.count += self._depth == 1
+                self._depth -= 1
 
     def run(self, call: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
         """Call a forward pass of the model; compiled and exported programs have read their tensors before.

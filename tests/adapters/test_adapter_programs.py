@@ -1,0 +1,114 @@
+"""Adapted models as programs: torch.export and torch.compile, pickled and copied."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from pcl_clora.adapters import AdaptedModel, attach_adapter
+from tests.support import adapter_cases as cases
+
+PLACEMENTS = [
+    {"method": "clora", "rank": 2, "num_spaces": 2, "sharing": sharing, "placement": placement}
+    for sharing in ("global", "per_role", "none", "all")
+    for placement in ("input", "parallel", "both")
+]
+ALL = [*cases.SETTINGS.values(), *PLACEMENTS]
+
+
+def make(settings: dict[str, object], name: str = "default", backbone: str = "plain") -> AdaptedModel:
+    return cases.shake(attach_adapter(cases.make_backbone(backbone), settings, name))
+
+
+def title(settings: dict[str, object]) -> str:
+    return "-".join(str(value) for value in settings.values())[:60]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("merged", [False, True], ids=["unmerged", "merged"])
+@pytest.mark.parametrize("settings", ALL, ids=title)
+def test_an_exported_program_computes_what_the_model_computes(
+    settings: dict[str, object], merged: bool
+) -> None:
+    model, points = make(settings), cases.make_points()
+    if merged:
+        model.merge()
+
+    program = torch.export.export(model, (points,)).module()
+
+    torch.testing.assert_close(program(points), model(points), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("merged", [False, True], ids=["unmerged", "merged"])
+@pytest.mark.parametrize("settings", ALL, ids=title)
+def test_the_graph_of_a_compiled_model_does_not_break(settings: dict[str, object], merged: bool) -> None:
+    model, points = make(settings), cases.make_points()
+    if merged:
+        model.merge()
+    torch._dynamo.reset()
+
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+
+    torch.testing.assert_close(compiled(points), model(points), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["point_mae", "pointgpt_s", "recon"])
+def test_the_backbones_of_the_package_export_and_compile_with_clora(backbone: str) -> None:
+    model, points = make(cases.SETTINGS["clora"], backbone=backbone), cases.make_points()
+    torch._dynamo.reset()
+
+    program = torch.export.export(model, (points,)).module()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+
+    torch.testing.assert_close(program(points), model(points), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(compiled(points), model(points), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["class", "global", "None", "def", "a-b", "0", "match"])
+def test_an_adapter_named_by_a_word_of_python_is_exported(name: str) -> None:
+    model, points = make(cases.SETTINGS["lora"], name), cases.make_points()
+
+    program = torch.export.export(model, (points,)).module()
+
+    torch.testing.assert_close(program(points), model(points), rtol=1e-5, atol=1e-5)
+    assert model.adapter_names == (name,)
+
+
+def test_names_that_differ_in_a_dash_are_exported_apart() -> None:
+    model, points = make(cases.SETTINGS["lora"], "a-b"), cases.make_points()
+    cases.shake(attach_adapter(model, cases.SETTINGS["clora"], "a_b"), seed=5)
+
+    program = torch.export.export(model, (points,)).module()
+
+    torch.testing.assert_close(program(points), model(points), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_follows_a_switch() -> None:
+    model, points = make(cases.SETTINGS["clora"]), cases.make_points()
+    cases.shake(attach_adapter(model, {"method": "lora"}, "second"), seed=5)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+
+    outputs = []
+    for name in ("default", "second", None) * 2:
+        model.set_active(name)
+        outputs.append((compiled(points), model(points)))
+
+    assert all(torch.allclose(found, expected, atol=1e-5) for found, expected in outputs)
+
+
+@pytest.mark.parametrize("name", list(cases.SETTINGS))
+def test_a_pickled_model_computes_the_same(name: str) -> None:
+    model, points = make(cases.SETTINGS[name]), cases.make_points()
+
+    twin = pickle.loads(pickle.dumps(model))
+
+    assert torch.equal(twin(points), model(points))
+    assert torch.equal(copy.deepcopy(twin)(points), model(points))
+    assert "TunerLayer" in repr(make(cases.SETTINGS["lora"]))
