@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from pcl_clora.adapters.base import AdapterStateError
@@ -150,11 +151,7 @@ def open_adapter(path: str | Path) -> tuple[AdapterHeader, dict[str, Tensor]]:
     except DataError as error:
         raise AdapterFileError(path, error.problem, _remedy(path, error.remedy)) from error
     if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-        raise AdapterFileError(
-            path,
-            "is a safetensors file but no adapter of pcl_clora",
-            "this is a weights file: use load_weights(), or give a file that save_adapter() wrote",
-        )
+        raise AdapterFileError(path, "is a safetensors file but no adapter of pcl_clora", _use_of(path))
     version = values.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise AdapterFileError(
@@ -164,7 +161,8 @@ def open_adapter(path: str | Path) -> tuple[AdapterHeader, dict[str, Tensor]]:
         )
     said = values.pop("normalisation", "")  # files of before `input_rule`: text that nothing reads
     if said:
-        values["extra"] = {**(values.get("extra") or {}), "normalisation": said}
+        extra = values.get("extra", {})
+        values["extra"] = {**extra, "normalisation": said} if isinstance(extra, dict) else extra
     try:
         return build(AdapterHeader, values, source=f"header of {path}"), state
     except (ConfigError, RecursionError) as error:
@@ -187,6 +185,16 @@ def check_values(path: str | Path, header: AdapterHeader, state: Mapping[str, Te
         refuse_non_finite(state, "It holds values that no training gives")
     except AdapterStateError as error:
         raise AdapterFileError(path, str(error).rstrip("."), "get or write it again") from error
+
+
+def _use_of(path: str | Path) -> str:
+    """Say what to do with a safetensors file that is no adapter."""
+    with safe_open(path, framework="pt") as file:
+        if "checkpoint" in (file.metadata() or {}).get("format", ""):
+            return (
+                "this is a checkpoint of a run: give its best/adapter.safetensors, or load_run() its folder"
+            )
+    return "this is a weights file: use load_weights(), or give a file that save_adapter() wrote"
 
 
 def _remedy(path: str | Path, remedy: str) -> str:

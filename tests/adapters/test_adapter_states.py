@@ -327,7 +327,7 @@ def test_the_wrapper_shows_the_backbone() -> None:
     routed = model(points=points, adapters=["default", None] * 2)
     torch.testing.assert_close(routed[::2], model(points)[::2], rtol=1e-5, atol=1e-6)
     with pytest.raises(AttributeError, match="no attribute 'nowhere'"):
-        model.nowhere
+        _ = model.nowhere
     assert not hasattr(model, "__len__")
 
 
@@ -340,7 +340,7 @@ def test_an_adapted_layer_shows_the_layer_underneath() -> None:
     assert (layer.in_features, layer.out_features) == (24, 72)
     assert {name for name in model.state_dict() if name.endswith("mix_in.weight")} == set()
     with pytest.raises(AttributeError, match="nowhere"):
-        layer.nowhere
+        _ = layer.nowhere
 
 
 def test_a_head_that_is_reset_belongs_to_the_active_adapter() -> None:
@@ -373,7 +373,7 @@ def test_inputs_that_cannot_be_taken_apart_are_refused() -> None:
     routed = model(cases.make_points(), factor=factor, power=2, adapters=["default", None] * 2)
 
     torch.testing.assert_close(routed, expected, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match="has 3 entries.*4 samples"):
+    with pytest.raises(ValueError, match=r"has 3 entries.*4 samples"):
         model(cases.make_points(), factor=factor[:3], adapters=["default", None] * 2)
 
 

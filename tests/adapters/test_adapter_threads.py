@@ -40,7 +40,7 @@ def model() -> AdaptedModel:
 def while_it_runs(
     model: AdaptedModel, first: Callable[[], Tensor], then: Callable[[], object]
 ) -> list[object]:
-    """Run `first` in a thread; when it is in the middle of the network, run `then`; what both gave or raised."""
+    """Run `first` in a thread and `then` while it is inside the network: what both gave or raised."""
     results: list[object] = [None, None]
 
     def call(place: int, what: Callable[[], object]) -> None:

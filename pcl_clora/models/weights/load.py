@@ -122,6 +122,7 @@ def load_weights(
         for name, key in matched.found.items():
             own[name].copy_(tensors[key].reshape(own[name].shape))
     report = _report(target, opened, matched)
+    target.model.__dict__["load_report"] = report  # what stayed random: adapter files carry it
     if target.kept(matched.found):
         _log.warning("%s: %s.", report.source, report.notes[-1])
     return report
