@@ -380,18 +380,6 @@ def test_inputs_that_cannot_be_taken_apart_are_refused() -> None:
 # Losses and status
 
 
-def test_extra_losses_are_the_same_when_asked_twice() -> None:
-    model = cases.shake(attach_adapter(cases.make_backbone("pointgpt_s"), CLORA)).train()
-    model(cases.make_points())
-
-    first, second = model.extra_losses(), model.extra_losses()
-
-    assert set(first) == {"generation", "sade"}
-    assert set(model.extra_loss_values()) == {"sade"}
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
 def test_the_status_of_layers_says_what_runs() -> None:
     model = make()
     before = {row.name: row for row in model.layer_status()}
