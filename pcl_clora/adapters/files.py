@@ -127,11 +127,11 @@ def read_header(path: str | Path) -> AdapterHeader:
     Raises:
         AdapterFileError: if the file is missing, torn, no adapter, or of a newer format.
     """
-    return read_adapter(path, header_only=True)[0]
+    return open_adapter(path, header_only=True)[0]
 
 
-def read_adapter(path: str | Path, *, header_only: bool = False) -> tuple[AdapterHeader, dict[str, Tensor]]:
-    """Read an adapter file: its header and its tensors on the CPU, none of them with header_only.
+def read_adapter(path: str | Path) -> tuple[AdapterHeader, dict[str, Tensor]]:
+    """Read an adapter file: its header and its tensors on the CPU.
 
     Raises:
         AdapterFileError: if the file is missing, torn, no adapter, of a newer format, or if its tensors are
@@ -142,8 +142,8 @@ def read_adapter(path: str | Path, *, header_only: bool = False) -> tuple[Adapte
     return header, state
 
 
-def open_adapter(path: str | Path) -> tuple[AdapterHeader, dict[str, Tensor]]:
-    """Read an adapter file as `read_adapter` does, without a look at the values of its tensors."""
+def open_adapter(path: str | Path, *, header_only: bool = False) -> tuple[AdapterHeader, dict[str, Tensor]]:
+    """Read an adapter file without a look at the values of its tensors; with header_only, none of them."""
     if Path(path).is_dir():
         raise AdapterFileError(path, "is a folder", "give the file in it, of a run best/adapter.safetensors")
     try:
