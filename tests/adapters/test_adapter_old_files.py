@@ -85,7 +85,7 @@ def test_a_run_goes_on_from_an_old_checkpoint(name: str, tmp_path: Path) -> None
     model = attach(name)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     average = WeightAverage(model, 0.5)
-    snapshot = Snapshot(model, optimizer, average, RunState(ConfusionMatrix(3)), {"a": 1})
+    snapshot = Snapshot(model, optimizer, average, RunState(ConfusionMatrix(3)), {"a": 1}, {})
 
     with torch.random.fork_rng(devices=[]):
         snapshot.restore(load_checkpoint(file))
