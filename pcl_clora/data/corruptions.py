@@ -305,7 +305,8 @@ def _jitter(points: Tensor, severity: int, generator: torch.Generator) -> Tensor
 def _rotate(points: Tensor, severity: int, generator: torch.Generator) -> Tensor:
     bound = math.pi / 30 * severity
     x, y, z = _axis_rotations(_uniform((3,), -bound, bound, generator)).to(points.dtype)
-    return points @ (z @ y @ x)
+    rotated: Tensor = points @ (z @ y @ x)
+    return rotated
 
 
 def _drop_global(points: Tensor, severity: int, generator: torch.Generator) -> Tensor:

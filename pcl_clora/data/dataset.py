@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -69,17 +69,17 @@ class Batch:
 
     def take(self, index: Tensor) -> Batch:
         """Choose points of every cloud with what is known of them: index (B, M), int64 -> M points."""
-        chosen = {
-            name: None if value is None else torch.gather(value, 1, index)
-            for name, value in (("part_labels", self.part_labels), ("mask", self.mask))
-        }
-        points = torch.gather(self.points, 1, index[..., None].expand(-1, -1, 3))
-        return replace(self, points=points, **chosen)
+        return replace(
+            self,
+            points=torch.gather(self.points, 1, index[..., None].expand(-1, -1, 3)),
+            part_labels=None if self.part_labels is None else torch.gather(self.part_labels, 1, index),
+            mask=None if self.mask is None else torch.gather(self.mask, 1, index),
+        )
 
     @classmethod
     def join(cls, batches: Sequence[Batch]) -> Batch:
         """Put batches one behind another; what one of them lacks, the whole lacks."""
-        joined = {}
+        joined: dict[str, Any] = {}
         for field in fields(cls):
             values = [getattr(batch, field.name) for batch in batches]
             joined[field.name] = None if any(value is None for value in values) else torch.cat(values)
@@ -87,7 +87,7 @@ class Batch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Copy all tensors to a device."""
-        moved = {}
+        moved: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             moved[field.name] = None if value is None else value.to(device, non_blocking=non_blocking)
@@ -181,7 +181,7 @@ class ArrayDataset:
         self._masks = masks
 
     def __len__(self) -> int:
-        return self._points.shape[0]
+        return len(self._points)
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):  # a for loop over a data set ends by this error

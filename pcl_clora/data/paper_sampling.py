@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ class PaperOrder:
         if epoch != self._epoch:
             self._epoch = epoch
             seed = self._seed if epoch == 0 else derive_seed("order", self._seed, epoch) % 2**32
-            self._keys[0], self._position[0] = RandomState(seed).get_state()[1:3]
+            self._keys[0], self._position[0] = _state_of(RandomState(seed))
             self._known = 0  # clouds whose order was drawn once in this epoch
 
     def __len__(self) -> int:
@@ -110,9 +111,15 @@ class PaperOrder:
             self._restore(state, self._known)
             draw_order(num_points, state)
             self._known += 1
-            self._keys[self._known], self._position[self._known] = state.get_state()[1:3]
+            self._keys[self._known], self._position[self._known] = _state_of(state)
         self._restore(state, index)
         return draw_order(num_points, state)
 
     def _restore(self, state: RandomState, index: int) -> None:
-        state.set_state(("MT19937", self._keys[index], int(self._position[index])))
+        state.set_state(("MT19937", self._keys[index], int(self._position[index]), 0, 0.0))
+
+
+def _state_of(state: RandomState) -> tuple[np.ndarray, int]:
+    """Return keys and position; the rest of a state is a normal number in store, which no order draws."""
+    content: Any = state.get_state(legacy=False)["state"]
+    return content["key"], content["pos"]

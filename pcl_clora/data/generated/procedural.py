@@ -135,13 +135,14 @@ def draw_rotation(draw: Draw, pose: Pose) -> np.ndarray:
         cos, sin = math.cos(turn / 2), math.sin(turn / 2)
         a, bx, bz = math.cos(tilt), math.sin(tilt) * math.cos(lean), math.sin(tilt) * math.sin(lean)
         w, x, y, z = a * cos, bx * cos - bz * sin, a * sin, bz * cos + bx * sin
-    return np.array(
+    rotation: np.ndarray = np.array(
         [
             [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
             [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
             [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
         ]
     ).T
+    return rotation
 
 
 def generate_shape(
@@ -190,7 +191,8 @@ def unit_sphere(points: np.ndarray) -> np.ndarray:
     """Move the mean of (N, 3) points to the origin and the farthest one to distance 1."""
     centered = points - points.mean(axis=0)
     x, y, z = centered.T
-    return centered / max(math.sqrt((x * x + y * y + z * z).max()), 1e-12)
+    unit: np.ndarray = centered / max(math.sqrt((x * x + y * y + z * z).max()), 1e-12)
+    return unit
 
 
 class ProceduralShapes:

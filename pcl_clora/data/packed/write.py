@@ -197,7 +197,7 @@ def _write_split(
         min_points=min(smallest),
         max_points=max(largest),
         class_counts=tuple(counts.tolist()),
-        fields=plan.fields,  # type: ignore[arg-type]
+        fields=plan.fields,
         identity=plan.identity,
         shards=tuple(entries),
     )

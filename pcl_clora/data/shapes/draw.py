@@ -34,12 +34,14 @@ class Draw:
     def array(self, *shape: int) -> np.ndarray:
         """Draw an array of float64, uniform in [0, 1)."""
         raw = self._bits.random_raw(math.prod(shape))
-        return ((raw >> np.uint64(11)) * 2.0**-53).reshape(shape)
+        drawn: np.ndarray = ((raw >> np.uint64(11)) * 2.0**-53).reshape(shape)
+        return drawn
 
     def normal(self, *shape: int) -> np.ndarray:
         """Draw an array of float64 with mean 0 and standard deviation 1 (Box-Muller)."""
         first, second = self.array(2, *shape)
-        return np.sqrt(-2.0 * np.log1p(-first)) * np.cos(2.0 * np.pi * second)
+        drawn: np.ndarray = np.sqrt(-2.0 * np.log1p(-first)) * np.cos(2.0 * np.pi * second)
+        return drawn
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         """Draw one number between low and high."""

@@ -60,7 +60,9 @@ class Mesh:
 def _areas(corners: np.ndarray) -> np.ndarray:
     a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     ax, ay, az, bx, by, bz = a[:, 0], a[:, 1], a[:, 2], b[:, 0], b[:, 1], b[:, 2]
-    return 0.5 * np.sqrt((ay * bz - az * by) ** 2 + (az * bx - ax * bz) ** 2 + (ax * by - ay * bx) ** 2)
+    cross = (ay * bz - az * by) ** 2 + (az * bx - ax * bz) ** 2 + (ax * by - ay * bx) ** 2
+    areas: np.ndarray = 0.5 * np.sqrt(cross)
+    return areas
 
 
 class Piece:
@@ -258,24 +260,29 @@ def curve(points: Sequence[Vector], steps: int) -> np.ndarray:
     low = np.minimum(at.astype(np.int64), len(knots) - 2)
     t = (at - low)[:, None]
     a, b, c, d = (padded[low + offset] for offset in range(4))
-    return 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+    cubic = (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3
+    smooth: np.ndarray = 0.5 * (2 * b + (c - a) * t + cubic)
+    return smooth
 
 
 def rounded_outline(width: float, height: float, exponent: float, steps: int = 20) -> np.ndarray:
     """List points of a superellipse, (steps, 2): exponent 2 is an ellipse, more is nearer a rectangle."""
     circle = _circle(steps)
-    return np.sign(circle) * np.abs(circle) ** (2.0 / exponent) * (width / 2, height / 2)
+    outline: np.ndarray = np.sign(circle) * np.abs(circle) ** (2.0 / exponent) * (width / 2, height / 2)
+    return outline
 
 
 def _lengths(vectors: np.ndarray) -> np.ndarray:
     """Compute the lengths of (P, 3); a sum along the short axis is several times slower."""
     x, y, z = vectors.T
-    return np.sqrt(x * x + y * y + z * z)
+    lengths: np.ndarray = np.sqrt(x * x + y * y + z * z)
+    return lengths
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Compute cross products of (P, 3) with (3,) or (P, 3); np.cross is several times slower here."""
-    return a[..., [1, 2, 0]] * b[..., [2, 0, 1]] - a[..., [2, 0, 1]] * b[..., [1, 2, 0]]
+    product: np.ndarray = a[..., [1, 2, 0]] * b[..., [2, 0, 1]] - a[..., [2, 0, 1]] * b[..., [1, 2, 0]]
+    return product
 
 
 @lru_cache(maxsize=64)
