@@ -31,7 +31,16 @@ def doctor(
 
     system = [
         [name, str(found[name])]
-        for name in ("pcl_clora", "git", "python", "platform", "device", "threads", "train.amp=auto")
+        for name in (
+            "pcl_clora",
+            "git",
+            "python",
+            "platform",
+            "device",
+            "threads",
+            "train.amp=auto",
+            "train.product=auto",
+        )
     ]
     system += [[name, number] for name, number in found["versions"].items()]
     optional = [
@@ -60,11 +69,13 @@ def diagnose(data: Path) -> dict[str, Any]:
     """Gather what `doctor` prints, in json types."""
     from pcl_clora.engine import choose_device, environment
     from pcl_clora.engine.precision import choose_precision
+    from pcl_clora.models.layers.product import choose
 
     device = choose_device("auto")
     return {
         **environment(device),
         "train.amp=auto": choose_precision("auto", device),
+        "train.product=auto": str(choose()),
         "data": {str(folder): _state_of(folder) for folder in _folders(data)},
         "backends": _backends(),
         "optional": {name: {"version": _version(name), "enables": use} for name, use in OPTIONAL.items()},

@@ -148,6 +148,8 @@ class TrainConfig(Config):
     amp: Annotated[bool | Literal["auto"], BeforeValidator(_amp)] = (
         False  # forward pass in bfloat16 where it is safe; auto: if the device computes in it itself
     )
+    # Library of float32 products on a CPU: torch's own, oneDNN, or what is faster where the run begins.
+    product: Literal["auto", "torch", "onednn"] = "auto"
     ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0)  # evaluate a moving average of the weights; 0 = off
     checkpoint_every_steps: NonNegativeInt = 200  # besides the one after every epoch; 0 = only that
     eval_every_epochs: PositiveInt = 1  # how often, where an epoch is chosen or a curve drawn
@@ -155,6 +157,10 @@ class TrainConfig(Config):
     num_workers: NonNegativeInt = 0  # processes that read clouds
     progress: Literal["auto", "rich", "plain", "off"] = "auto"  # "auto": a bar on a terminal
     tensorboard: bool = False  # also write tensorboard files; metrics.jsonl is always written
+
+    def left_out(self) -> frozenset[str]:
+        """Name the settings that came later, where they have their default; see `Config.left_out`."""
+        return super().left_out() | self.at_default("product")
 
     @field_validator("progress", mode="before")
     @classmethod
@@ -274,15 +280,19 @@ def flatten(config: Config) -> dict[str, Any]:
     return flat
 
 
-def run_identity(cfg: RunConfig, *, bfloat16: bool | None = None) -> dict[str, Any]:
+def run_identity(
+    cfg: RunConfig, *, bfloat16: bool | None = None, product: str | None = None
+) -> dict[str, Any]:
     """List the settings that decide a run's numbers; a resumed run must have the same ones.
 
     Args:
         cfg: the settings.
         bfloat16: what train.amp comes to where the run is computed; None leaves it as it was given.
+        product: what train.product comes to, likewise.
     """
     settings = {key: value for key, value in flatten(cfg).items() if key not in FREE_ON_RESUME}
-    return settings if bfloat16 is None else {**settings, "train.amp": bfloat16}
+    computed = {"train.amp": bfloat16, "train.product": product}
+    return {**settings, **{key: value for key, value in computed.items() if value is not None}}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

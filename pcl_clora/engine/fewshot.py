@@ -14,6 +14,7 @@ from pcl_clora.data.readers.modelnet_fewshot import ModelNetFewshotConfig
 from pcl_clora.engine.config import RunConfig, load_run_config, run_identity
 from pcl_clora.engine.metrics.spread import mean_and_deviation
 from pcl_clora.engine.precision import precision_of
+from pcl_clora.engine.product_route import product_of
 from pcl_clora.engine.progress import Event
 from pcl_clora.engine.run.folder import RunFolder
 from pcl_clora.engine.trainer import Trainer
@@ -105,7 +106,10 @@ def run_fewshot(
         result = _finished(run_dir, one) if resume == "auto" else None
         if result is None:
             precision = precision_of(one, results[0][1]) if results else None  # of all folds alike
-            trainer = Trainer(one, run_dir=run_dir, resume=resume, on_event=on_event, precision=precision)
+            product = product_of(one, results[0][1]) if results else None
+            trainer = Trainer(
+                one, run_dir=run_dir, resume=resume, on_event=on_event, precision=precision, product=product
+            )
             result = trainer.fit().result
         results.append((fold, result))
         content = _summarize(settings[0], cfg.name, results)

@@ -22,6 +22,7 @@ from pcl_clora.engine.interrupt import PoliteStop, TrainingInterrupted
 from pcl_clora.engine.modes import autocast
 from pcl_clora.engine.optim import rate_at
 from pcl_clora.engine.precision import Precision, choose_precision, kept_precision, say_precision
+from pcl_clora.engine.product_route import KEY, choose_product, kept_product
 from pcl_clora.engine.progress import Event
 from pcl_clora.engine.randomness import deterministic_mode, make_generator, seed_everything
 from pcl_clora.engine.run.checkpoint import read_checkpoint, refuse_another_run
@@ -33,6 +34,7 @@ from pcl_clora.engine.setup import RunParts, adapt, choose_device, describe_plan
 from pcl_clora.engine.tasks import Metrics
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import finite, sha256_file, write_json
+from pcl_clora.models.layers.product import Route, use_route
 
 ONLY_RESULT = ("confusion", "reliability")  # tables for the report, which an adapter file does not carry
 
@@ -49,6 +51,7 @@ class Trainer:
             "result". Train, epoch and eval events also stand in metrics.jsonl.
         model: a ready backbone made from cfg.model, used and changed in place instead of building one.
         precision: what train.amp=auto is to mean in a run that begins, where that is known from another one.
+        product: what train.product=auto is to mean there, likewise.
 
     Example:
         >>> result = Trainer(load_run_config("cfgs/demo/clora.yaml")).fit()
@@ -61,6 +64,7 @@ class Trainer:
     parts: RunParts  # from the beginning of `fit` on, as all that follow
     state: RunState  # that of the parts
     precision: Precision
+    product: Route
     _log: RunLog
     _stop: PoliteStop
     _env: dict[str, Any]
@@ -74,6 +78,7 @@ class Trainer:
         on_event: Callable[[Event], None] | None = None,
         model: nn.Module | None = None,
         precision: Precision | None = None,
+        product: Route | None = None,
     ) -> None:
         if resume not in ("auto", "never"):
             raise UserValueError(f"resume={resume!r}; use 'auto' or 'never'.")
@@ -82,6 +87,7 @@ class Trainer:
         self.device = choose_device(cfg.train.device)
         self._resume, self._on_event, self._given = resume, on_event, model
         self._asked = precision if cfg.train.amp == "auto" else None
+        self._asked_product = product if cfg.train.product == "auto" else None
 
     def fit(self) -> RunResult:
         """Run, or go on, to the end.
@@ -102,9 +108,10 @@ class Trainer:
             try:
                 self._prepare()
                 self._log.start(self.cfg.optim.epochs, self.parts.data.train.num_batches, self.state.step)
-                while self.state.epoch < self.cfg.optim.epochs:
-                    self._run_epoch()
-                return self._finish()
+                with use_route(self.product):
+                    while self.state.epoch < self.cfg.optim.epochs:
+                        self._run_epoch()
+                    return self._finish()
             finally:
                 self._log.close()
 
@@ -112,13 +119,15 @@ class Trainer:
         """Build everything and take over the checkpoint; what is refused leaves an earlier run alone."""
         cfg, device, checkpoint = self.cfg, self.device, self.folder.checkpoint
         self.precision = self._asked or choose_precision(cfg.train.amp, device)
+        self.product = self._asked_product or choose_product(cfg)
         saved = None
         held = self.folder.holds_a_run()
         if self._resume == "auto" and held:
             saved, owner = read_checkpoint(checkpoint)
             self.precision = kept_precision(cfg, owner, device)
-            refuse_another_run(checkpoint, owner, self._identity())
-        self._env = environment(device)
+            self.product = kept_product(cfg, owner)
+            refuse_another_run(checkpoint, {KEY: "torch", **owner}, self._identity())
+        self._env = {**environment(device), "product": self.product}
         if told := say_precision(self.precision, device, cfg.train.amp):
             self._log.tell({"kind": "message", "text": told})
         seed_everything(cfg.seed)
@@ -140,7 +149,7 @@ class Trainer:
         self.state.start_clock()
 
     def _identity(self) -> dict[str, Any]:
-        return run_identity(self.cfg, bfloat16=self.precision == "bfloat16")
+        return run_identity(self.cfg, bfloat16=self.precision == "bfloat16", product=self.product)
 
     def _run_epoch(self) -> None:
         """Train what is left of the epoch, evaluate where due, save."""
@@ -299,7 +308,8 @@ class Trainer:
         metrics = self._evaluate("test", "result")
         seconds = time.monotonic() - start
         parts = (self.cfg, self.parts.data, self.parts.model, metrics, self.state, self._env)
-        result = describe_result(*parts, precision=self.precision, test_seconds=seconds)
+        how = {"precision": self.precision, "product": self.product}
+        result = describe_result(*parts, how, test_seconds=seconds)
         told = ("config_hash", "protocol", "seed", "augment", "git", "metrics", "best")
         header = {key: result[key] for key in told}
         header["metrics"] = {key: value for key, value in result["metrics"].items() if key not in ONLY_RESULT}

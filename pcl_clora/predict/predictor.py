@@ -28,8 +28,10 @@ from pcl_clora.engine import (
 )
 from pcl_clora.engine.modes import autocast
 from pcl_clora.engine.precision import Precision, precision_of_run
+from pcl_clora.engine.product_route import product_of_run
 from pcl_clora.engine.run.rule import rule_of_run
 from pcl_clora.engine.tasks import Task
+from pcl_clora.models.layers.product import Route, use_route
 from pcl_clora.predict.prediction import Prediction
 from pcl_clora.predict.taxonomy import taxonomy_of_run
 
@@ -66,6 +68,7 @@ class Predictor:
     Attributes:
         rule: which points the model sees, and where they lie.
         precision: in which the run was trained, and predicts.
+        product: the library by which the run multiplied, and predicts.
 
     Raises:
         ConfigError: if the folder holds no finished run, or its task has no labels.
@@ -76,6 +79,7 @@ class Predictor:
     task: Task
     rule: InputRule
     precision: Precision
+    product: Route
 
     def __init__(
         self,
@@ -94,6 +98,7 @@ class Predictor:
         self._dataset: PointDataset | None = None
         header = read_header(RunFolder(Path(run)).chosen)
         self.precision = precision_of_run(run, self.cfg)
+        self.product = product_of_run(run, self.cfg)
         rule = rule_of_run(self.cfg, header)
         self.rule = rule if up is None else InputRule.model_validate({**rule.model_dump(), "up": up})
         self.task = self._make_task(Path(run), header.classes)
@@ -192,7 +197,8 @@ class Predictor:
     def _predict(self, seen: SeenCloud, category: str | int) -> Prediction:
         few = seen.points[None].to(self.device)
         task = self.task
-        with torch.inference_mode(), autocast(self.device, self.precision == "bfloat16"):
+        bfloat16 = self.precision == "bfloat16"
+        with torch.inference_mode(), autocast(self.device, bfloat16), use_route(self.product):
             if not isinstance(task, PartSegmentationTask):
                 probability = self.model(few).float().softmax(-1)[0]
                 return Prediction(task.logit_names, probability.cpu().numpy(), seen)

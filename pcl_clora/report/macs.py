@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from pcl_clora.engine.modes import evaluation_mode
+from pcl_clora.models.layers.product import use_route
 
 OWN_OPS = "pcl_clora"  # namespace of our operators; FPS, kNN and grouping are counted apart
 
@@ -117,7 +118,8 @@ def count_executed(model: nn.Module, points: Tensor, *more: Tensor) -> ExecutedC
     """
     counter = FlopCounterMode(display=False)
     attention = _AttentionCounter(counter)
-    with evaluation_mode(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter, attention:
+    plain = (sdpa_kernel(SDPBackend.MATH), use_route("torch"))  # products are no operators of our own then
+    with evaluation_mode(model), torch.enable_grad(), plain[0], plain[1], counter, attention:
         model(points, *more)
     root = type(model).__name__
     modules: dict[str, int] = {}

@@ -276,7 +276,7 @@ def _mean_and_deviation(mean: float, deviation: float | None) -> str:
 def _settings(run: RunRecord) -> dict[str, Any]:
     """Everything that makes a row of its own."""
     bfloat16 = precision_of(run.cfg, run.result) == "bfloat16"  # what train.amp=auto came to
-    settings = run_identity(run.cfg, bfloat16=bfloat16)
+    settings = run_identity(run.cfg, bfloat16=bfloat16, product=run.result.get("product", "torch"))
     return {key: value for key, value in settings.items() if key not in WITHOUT_MEANING}
 
 

@@ -223,4 +223,6 @@ def test_the_trial_takes_the_faster_one_and_torch_where_they_are_alike(monkeypat
         return clock[0]
 
     monkeypatch.setattr(product.time, "process_time", process_time)
-    assert product._try(16) == expected
+    choice = product._try(16)
+    assert choice.route == expected
+    assert choice.gflops["onednn"] * seconds[1] == pytest.approx(choice.gflops["torch"] * seconds[0])

@@ -11,7 +11,6 @@ from pcl_clora.adapters import AdaptedModel
 from pcl_clora.config import config_hash
 from pcl_clora.data import DataConfig
 from pcl_clora.engine.config import RunConfig
-from pcl_clora.engine.precision import Precision
 from pcl_clora.engine.run.state import RunState
 from pcl_clora.engine.setup import RunData
 from pcl_clora.engine.tasks import Metrics
@@ -73,8 +72,8 @@ def describe_result(
     metrics: Metrics,
     state: RunState,
     env: Mapping[str, Any],
+    how: Mapping[str, str],
     *,
-    precision: Precision,
     test_seconds: float,
 ) -> dict[str, Any]:
     """Put together result.json: the numbers with everything that one needs to read them.
@@ -86,7 +85,7 @@ def describe_result(
         metrics: on test, of the epoch that counts.
         state: at the end of the run.
         env: what `environment` said when the run began.
-        precision: in which it was trained and evaluated.
+        how: it was computed: "precision" and "product".
         test_seconds: that the evaluation on test took.
     """
     held_out = data.validation is not None and not data.own_validation
@@ -96,7 +95,7 @@ def describe_result(
         "protocol": describe_protocol(cfg, cfg.protocol.val_fraction if held_out else 0.0),
         "seed": cfg.seed,
         "augment": cfg.augment,
-        "precision": precision,
+        **how,
         "git": env["git"],
         "versions": env["versions"],
         "task": cfg.model.task,

@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -37,7 +38,28 @@ MARGIN = 1.1  # times as fast as torch's own that oneDNN must be, so that the ch
 WIDTH = 384  # of the product that is tried where no layer says its own
 
 _asked: ContextVar[Route | None] = ContextVar("product route", default=None)
-_found: dict[str, Route] = {}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What this process does where nobody asks for a route.
+
+    Attributes:
+        route: the library.
+        reason: why.
+        gflops: of both libraries in the trial, floating point operations in ns; empty without a trial.
+    """
+
+    route: Route
+    reason: str
+    gflops: Mapping[Route, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        speeds = ", ".join(f"{name} {speed:.0f} GFLOP/s" for name, speed in self.gflops.items())
+        return f"{self.route} ({self.reason}{': ' if speeds else ''}{speeds})"
+
+
+_found: dict[str, Choice] = {}
 
 
 def has_onednn() -> bool:
@@ -59,12 +81,18 @@ def route(width: int = WIDTH) -> Route:
         ValueError: if the environment names a route that is not known, or not there in this torch.
     """
     asked = _asked.get()
-    if asked is not None:
-        return asked
+    return choose(width).route if asked is None else asked
+
+
+def choose(width: int = WIDTH) -> Choice:
+    """Choose a route for this process, at the first call: see `route`, whatever `use_route` asks for."""
     if not _found:
         named = os.environ.get(ENVIRONMENT, "")
-        _found["route"] = _checked(named, ENVIRONMENT) if named else _try(width)
-    return _found["route"]
+        if named:
+            _found["choice"] = Choice(known_route(named, ENVIRONMENT), f"{ENVIRONMENT}={named}")
+        else:
+            _found["choice"] = _try(width)
+    return _found["choice"]
 
 
 @contextmanager
@@ -77,14 +105,23 @@ def use_route(name: str) -> Iterator[None]:
     if not name:
         yield
         return
-    token = _asked.set(_checked(name, "product route"))
+    token = _asked.set(known_route(name, "product route"))
     try:
         yield
     finally:
         _asked.reset(token)
 
 
-def _checked(name: str, what: str) -> Route:
+def known_route(name: str, what: str) -> Route:
+    """Return the route of a name.
+
+    Args:
+        name: of the route.
+        what: said it, for the message.
+
+    Raises:
+        ValueError: if it is not known, or this torch does not have it.
+    """
     if name not in ROUTES:
         raise UserValueError(f"{what}={name!r} is not known; use {' or '.join(ROUTES)}.")
     if name == "onednn" and not has_onednn():
@@ -95,13 +132,13 @@ def _checked(name: str, what: str) -> Route:
     return name
 
 
-def _try(width: int) -> Route:
+def _try(width: int) -> Choice:
     """Time both libraries, one after another, on a product of the model's width.
 
     Processor time is compared, so that other programs on the machine do not decide.
     """
     if not has_onednn():
-        return "torch"
+        return Choice("torch", f"torch {torch.__version__} has no product of oneDNN")
     products: dict[Route, Callable[[Tensor, Tensor, None], Tensor]] = {"torch": F.linear, "onednn": _onednn}
     seconds: dict[Route, float] = dict.fromkeys(products, float("inf"))
     with torch.inference_mode():
@@ -110,7 +147,9 @@ def _try(width: int) -> Route:
             start = time.process_time()
             products[name](x, weight, None)
             seconds[name] = min(seconds[name], time.process_time() - start)
-    return "onednn" if seconds["torch"] > MARGIN * seconds["onednn"] else "torch"
+    better: Route = "onednn" if seconds["torch"] > MARGIN * seconds["onednn"] else "torch"
+    flops = 2 * x.numel() * weight.shape[0]
+    return Choice(better, f"trial at width {width}", {name: flops / seconds[name] / 1e9 for name in ROUTES})
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -130,7 +169,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         torch.compiler.is_compiling()
         or not (x.is_cpu and x.dtype == weight.dtype == torch.float32)
         or torch.is_autocast_enabled("cpu")
-        or route(weight.shape[1]) == "torch"
+        or route() == "torch"
     ):
         return F.linear(x, weight, bias)
     return cast(Tensor, _ops.linear(x, weight, bias))
