@@ -20,6 +20,7 @@ from pcl_clora.adapters.files import (
 from pcl_clora.adapters.model import AdaptedModel
 from pcl_clora.adapters.registry import build_method, parse_adapter_config
 from pcl_clora.config import ConfigError
+from pcl_clora.models.interface import adopt_settings
 
 
 def attach_adapter(
@@ -115,6 +116,7 @@ def load_adapter(
         if adapted is not model:
             adapted.unload()
         raise
+    adopt_settings(adapted.base, header.base_model, source=str(path))
     adapted.set_trainable(name, trainable)
     return adapted.eval()
 

@@ -17,6 +17,7 @@ from pcl_clora.engine.precision import precision_of
 from pcl_clora.engine.product_route import product_of
 from pcl_clora.engine.progress import Event
 from pcl_clora.engine.run.folder import RunFolder
+from pcl_clora.engine.setup import kept_rule
 from pcl_clora.engine.trainer import Trainer
 from pcl_clora.io import write_json
 
@@ -122,7 +123,8 @@ def _finished(run_dir: Path, cfg: RunConfig) -> Mapping[str, Any] | None:
     files = RunFolder(run_dir)
     if not (files.result.is_file() and files.config.is_file()):
         return None
-    if run_identity(load_run_config(files.config)) != run_identity(cfg):
+    recorded = run_identity(load_run_config(files.config))
+    if recorded != run_identity(cfg.model_copy(update={"model": kept_rule(cfg.model, recorded)})):
         return None  # the trainer refuses to go on in this folder, and says in what they differ
     return files.read_result()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,8 @@ from pcl_clora.engine.run.rule import warn_other_images
 from pcl_clora.engine.run.snapshot import Snapshot
 from pcl_clora.engine.run.state import RunState
 from pcl_clora.engine.tasks import TASKS, Task, make_task
-from pcl_clora.models import LoadReport, build_model, load_weights
-from pcl_clora.models.weights.load import register_run_reader
+from pcl_clora.models import LoadReport, ModelConfig, build_model, load_weights
+from pcl_clora.models.weights.load import TRAINED_WITH, register_run_reader
 
 
 @dataclass(frozen=True)
@@ -108,14 +109,17 @@ def make_backbone(cfg: RunConfig) -> tuple[nn.Module, LoadReport | None]:
     return model, load_weights(model, cfg.weights.path, allow_partial=cfg.weights.allow_partial)
 
 
-def weights_of_run(folder: Path) -> dict[str, Tensor]:
+def weights_of_run(folder: Path) -> dict[str, object]:
     """Return the tensors of the best model of a finished run, merged; registered with `load_weights`.
+
+    The settings that its base adopted, or was given, stand beside them.
 
     Raises:
         ConfigError: if the folder holds no finished run.
     """
-    _, model = load_run(folder)
-    return model.merge_and_unload().state_dict()
+    cfg, model = load_run(folder)
+    shared = {name: getattr(cfg.model, name) for name in cfg.model.adoptable}
+    return {**model.merge_and_unload().state_dict(), TRAINED_WITH: json.dumps(shared)}
 
 
 register_run_reader(weights_of_run)
@@ -146,6 +150,19 @@ def load_run(folder: str | Path) -> tuple[RunConfig, AdaptedModel]:
     return cfg, adapted
 
 
+def settled(cfg: RunConfig, base: nn.Module) -> RunConfig:
+    """Write what a backbone adopted with its weights into the settings of its run."""
+    made_from = getattr(base, "config", cfg.model)
+    adopted = cfg.model.adopt({name: getattr(made_from, name) for name in cfg.model.adoptable})
+    return cfg if adopted == cfg.model else cfg.model_copy(update={"model": adopted})
+
+
+def kept_rule(config: ModelConfig, identity: Mapping[str, Any]) -> ModelConfig:
+    """Take what the settings leave open from the identity of the run that goes on."""
+    began = {name: identity.get(f"model.{name}") for name in config.adoptable}
+    return config.adopt({name: value for name, value in began.items() if value is not None})
+
+
 def adapt(cfg: RunConfig, given: nn.Module | None) -> tuple[AdaptedModel, LoadReport | None]:
     """Make the backbone, or take a given one, and attach the adapter.
 
@@ -156,7 +173,7 @@ def adapt(cfg: RunConfig, given: nn.Module | None) -> tuple[AdaptedModel, LoadRe
         model, report = make_backbone(cfg)
     else:
         made_from = getattr(given, "config", cfg.model)
-        different = differences(flatten(made_from), flatten(cfg.model))
+        different = differences(flatten(made_from), flatten(settled(cfg, given).model))
         if different:
             raise ConfigError("The given model and the section `model` differ:\n  " + "\n  ".join(different))
         model, report = given, None

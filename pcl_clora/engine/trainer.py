@@ -30,7 +30,15 @@ from pcl_clora.engine.run.folder import RunFolder, environment
 from pcl_clora.engine.run.lock import RunLock
 from pcl_clora.engine.run.result import RunResult, describe_input, describe_result
 from pcl_clora.engine.run.state import RunState
-from pcl_clora.engine.setup import RunParts, adapt, choose_device, describe_plan, make_parts
+from pcl_clora.engine.setup import (
+    RunParts,
+    adapt,
+    choose_device,
+    describe_plan,
+    kept_rule,
+    make_parts,
+    settled,
+)
 from pcl_clora.engine.tasks import Metrics
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import finite, sha256_file, write_json
@@ -124,6 +132,7 @@ class Trainer:
         held = self.folder.holds_a_run()
         if self._resume == "auto" and held:
             saved, owner = read_checkpoint(checkpoint)
+            cfg = self.cfg = cfg.model_copy(update={"model": kept_rule(cfg.model, owner)})
             self.precision = kept_precision(cfg, owner, device)
             self.product = kept_product(cfg, owner)
             refuse_another_run(checkpoint, {KEY: "torch", **owner}, self._identity())
@@ -132,6 +141,7 @@ class Trainer:
             self._log.tell({"kind": "message", "text": told})
         seed_everything(cfg.seed)
         model, report = adapt(cfg, self._given)
+        cfg = self.cfg = settled(cfg, model.base)
         if report is not None:
             self._log.tell({"kind": "message", "text": str(report)})
         plan = describe_plan(model, report)

@@ -1,16 +1,12 @@
 """Backbones, heads and their weights."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from torch import nn
-
 from pcl_clora.models.backbones.timm_vit.network import describe_timm
 from pcl_clora.models.config import ModelConfig
 from pcl_clora.models.create import create_model
 from pcl_clora.models.errors import WeightsError
 from pcl_clora.models.interface import Backbone, ModelInterface, Role, Tokens, get_interface
 from pcl_clora.models.layers.masked_autoencoder import PretrainingOutput
+from pcl_clora.models.published import published_form
 from pcl_clora.models.registry import (
     build_model,
     list_models,
@@ -42,20 +38,3 @@ __all__ = [
     "read_state_dict",
     "register_model",
 ]
-
-
-@contextmanager
-def published_form(model: nn.Module) -> Iterator[None]:
-    """Run a model as it was published, without our exact rewrites: same outputs, more multiplications.
-
-    Used to count MACs in the papers' convention, and to test that the rewrites change nothing.
-    """
-    switched = [module for module in model.modules() if hasattr(module, "published")]
-    before = [module.published for module in switched]
-    for module in switched:
-        module.published = True
-    try:
-        yield
-    finally:
-        for module, value in zip(switched, before, strict=True):
-            module.published = value

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from typing_extensions import Self
 
 from pcl_clora.config import Config
 from pcl_clora.errors import UserValueError
@@ -26,6 +28,8 @@ SEGMENTATION_ONLY = (
 class ModelConfig(Config):
     """Settings of a backbone with its head; a backbone's own settings are in a subclass next to its code."""
 
+    adoptable: ClassVar[tuple[str, ...]] = ()  # settings that come with weights where nobody gave them
+
     name: str  # which backbone, see list_models()
     task: Task = "classification"  # which head stands on it
     num_classes: PositiveInt = 40  # number of logits of a classification head
@@ -35,9 +39,28 @@ class ModelConfig(Config):
         """How many views of every cloud a training step is given."""
         return 1
 
+    def adopt(self, recorded: Mapping[str, object]) -> Self:
+        """Take over what weights were trained with, where these settings were left open.
+
+        Args:
+            recorded: settings of the model that the weights were trained in; others than `adoptable` are
+                passed over.
+
+        Returns:
+            These settings, or a copy in which what was taken over counts as given.
+        """
+        taken = {
+            name: recorded[name]
+            for name in self.adoptable
+            if name in recorded and name not in self.model_fields_set
+        }
+        return self.model_copy(update=taken) if taken else self
+
 
 class TransformerConfig(ModelConfig):
     """Settings that the patch transformers of the Point-MAE family share."""
+
+    adoptable: ClassVar[tuple[str, ...]] = ("fps_compat",)
 
     embed_dim: PositiveInt = 384  # D, width of a token
     depth: PositiveInt = 12  # number of blocks
@@ -50,9 +73,8 @@ class TransformerConfig(ModelConfig):
     drop_path: float = Field(default=0.1, ge=0.0, lt=1.0)  # of the last block; grows linearly from 0
     head_width: PositiveInt = 256  # hidden width of the classification head
     head_dropout: float = Field(default=0.5, ge=0.0, lt=1.0)  # dropout of the head
-    fps_compat: Literal["none", "pointnet2"] = (
-        "none"  # "pointnet2" never picks points within 0.0316 of the origin
-    )
+    # "pointnet2" never picks points within 0.0316 of the origin; left open, it comes with official weights.
+    fps_compat: Literal["none", "pointnet2"] = "none"
     fold_batchnorm: bool = True  # fold BatchNorm into the layer before it in evaluation mode
 
     # Part segmentation only
@@ -74,9 +96,10 @@ class TransformerConfig(ModelConfig):
         return self.fetch_layers or tuple(sorted({max(self.depth * k // 3 - 1, 0) for k in (1, 2, 3)}))
 
     def left_out(self) -> frozenset[str]:
-        """Name the settings of part segmentation in other tasks; see `Config.left_out`."""
-        other = () if self.task == "part_segmentation" else SEGMENTATION_ONLY
-        return super().left_out().union(other)
+        """Name what belongs to part segmentation or pre-training in other tasks; see `Config.left_out`."""
+        segmentation = () if self.task == "part_segmentation" else SEGMENTATION_ONLY
+        pretraining = () if self.task == "pretraining" else ("pretraining",)
+        return super().left_out().union(segmentation, pretraining)
 
     @model_validator(mode="after")
     def _check_segmentation(self) -> TransformerConfig:
@@ -166,11 +189,6 @@ class MaskedConfig(TransformerConfig):
     def num_views(self) -> int:
         """How many views of every cloud a training step is given: two where views are compared."""
         return self.pretraining.num_views if self.task == "pretraining" else 1
-
-    def left_out(self) -> frozenset[str]:
-        """Leave the section `pretraining` out of the settings of other tasks."""
-        other = frozenset() if self.task == "pretraining" else frozenset({"pretraining"})
-        return super().left_out() | other
 
     @model_validator(mode="after")
     def _check_pretraining(self) -> MaskedConfig:

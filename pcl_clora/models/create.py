@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from pcl_clora.models.registry import build_model, parse_model_config
-from pcl_clora.models.weights.load import load_weights
+from pcl_clora.models.weights.load import LoadReport, load_weights
+
+_LOGGER = logging.getLogger("pcl_clora")
 
 
 def create_model(
@@ -20,7 +23,7 @@ def create_model(
         name: one of `list_models()`, or "timm/" and the name of a vit_* or deit* model of timm.
         task: "classification", or another task that the backbone has a network for.
         weights: what `load_weights` takes, such as a file, or "builtin" for the weights in the package; empty
-            for random ones.
+            for random ones. The report is logged on the logger "pcl_clora" and kept as `model.load_report`.
         **settings: fields of the backbone's config, for example num_classes, embed_dim, depth, num_groups.
 
     Returns:
@@ -36,5 +39,19 @@ def create_model(
     """
     model = build_model(parse_model_config({"name": name, "task": task, **settings}))
     if weights:
-        load_weights(model, weights)
+        keep_report(model, load_weights(model, weights))
     return model
+
+
+def keep_report(model: nn.Module, report: LoadReport) -> None:
+    """Log what was loaded, at WARNING if tensors of the model stayed random, and keep it as `load_report`."""
+    model.load_report = report  # type: ignore[assignment]
+    random = [name for name in report.missing if not name.endswith("num_batches_tracked")]
+    if not random:
+        _LOGGER.info("%s", report)
+        return
+    parts = ", ".join(sorted({name.split(".")[0] for name in random}))
+    _LOGGER.warning(
+        "%d of %d tensors of the model are not in the weights and stay random (%s): train them, or give "
+        "weights that hold them.\n%s", len(random), len(report.matched) + len(report.missing), parts, report,
+    )  # fmt: skip

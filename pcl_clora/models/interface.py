@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args, runtime_checkable
@@ -16,6 +17,7 @@ Role = Literal[
     "contrast_q", "contrast_kv", "contrast_proj", "contrast_fc1", "contrast_fc2",
 ]  # fmt: skip
 Part = Literal["head", "tokens", "patch_embed", "pos_embed", "norms"]
+_LOGGER = logging.getLogger("pcl_clora")
 ROLES: tuple[Role, ...] = get_args(Role)
 PARTS: tuple[Part, ...] = ("head", "tokens", "patch_embed", "pos_embed", "norms")
 
@@ -114,8 +116,8 @@ class ModelInterface:
 class Backbone(Protocol):
     """What every model of `create_model` offers. All of them are `nn.Module`s and map points to logits.
 
-    Source: the protocol follows timm's model conventions; tokens and positions are split as ARCHITECTURE
-        says.
+    Source: the protocol follows timm's model conventions; tokens and positions are split so that methods
+        which read either find both (docs/architecture.md).
     """
 
     interface: ModelInterface
@@ -176,13 +178,36 @@ def get_interface(model: nn.Module) -> ModelInterface:
 def auxiliary_losses(model: nn.Module) -> dict[str, Tensor]:
     """Ask a backbone for what its last forward pass adds to the task's loss.
 
-    A backbone that has such terms offers a method of this name, which hands them over once; most have none.
+    A backbone that has such terms offers a method of this name; most have none. Terms stand until the next
+    forward pass: asked twice, they are the same tensors. They are no part of an adapter's
+    `extra_loss_values`, which needs no forward pass.
 
     Returns:
         Name -> () term, weighted already; empty if there is none.
     """
     ask = getattr(model, "auxiliary_losses", None)
     return {} if ask is None else dict(ask())
+
+
+def adopt_settings(model: nn.Module, recorded: Mapping[str, object], *, source: str) -> dict[str, object]:
+    """Let a model take over settings that its weights were trained with, where its own leave them open.
+
+    Args:
+        model: a backbone; one without the method `adopt` takes nothing.
+        recorded: settings of the model that the weights were trained in.
+        source: where they come from, for the log.
+
+    Returns:
+        What changed: name -> new value; each is logged at INFO.
+    """
+    adopt = getattr(model, "adopt", None)
+    taken: dict[str, object] = {} if adopt is None else dict(adopt(recorded))
+    for name, value in taken.items():
+        _LOGGER.info(
+            "%s: the model takes %s=%r, with which these weights were trained; set %s to keep another value.",
+            source, name, value, name,
+        )  # fmt: skip
+    return taken
 
 
 def is_tensor_path(model: nn.Module, path: str) -> bool:

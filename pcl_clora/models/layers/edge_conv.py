@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from pcl_clora.models.layers import product
 from pcl_clora.models.layers.product import Linear
+from pcl_clora.models.published import Rewritten
 
 
-class EdgeConv(nn.Module):
+class EdgeConv(Rewritten, nn.Module):
     """A linear layer over the edges from every patch to its neighbours, normalised, and their maximum.
 
     An edge is [neighbour - self, self]. The linear layer is split into its two halves, so that it runs once a
@@ -32,7 +33,6 @@ class EdgeConv(nn.Module):
         self.linear = Linear(2 * in_features, out_features, bias=False)
         self.norm = nn.GroupNorm(num_norm_groups, out_features)
         self.slope = slope
-        self.published = False
 
     def forward(self, queries: Tensor, sources: Tensor, idx: Tensor) -> Tensor:
         """Gather from neighbours.
@@ -51,8 +51,9 @@ class EdgeConv(nn.Module):
             own = queries[:, :, None].expand(-1, -1, k, -1)
             edges = self.linear(torch.cat([sources[batch, idx] - own, own], dim=3))
         else:
-            of_difference, of_self = self.linear.weight.split(queries.shape[2], dim=1)
+            of_difference, of_self = torch.split(self.linear.weight, queries.shape[2], dim=1)
             edges = product.linear(sources, of_difference)[batch, idx]
             edges = edges + product.linear(queries, of_self - of_difference)[:, :, None]
         edges = self.norm(edges.view(b, q * k, -1).transpose(1, 2))
-        return F.leaky_relu(edges, self.slope).unflatten(2, (q, k)).amax(dim=3).transpose(1, 2)
+        edges = torch.unflatten(F.leaky_relu(edges, self.slope), 2, (q, k))
+        return edges.amax(dim=3).transpose(1, 2)

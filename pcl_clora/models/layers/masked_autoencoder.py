@@ -6,7 +6,7 @@ state dict of one fills the other. Its forward pass returns the loss; the masks 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -186,11 +186,15 @@ class MaskedAutoencoder(WithoutClassifier, PatchTransformer):
     Args:
         config: sizes of the network; the section `pretraining` says how much is hidden, and the decoder.
 
+    Attributes:
+        keeps_prefix: the learned tokens before the patches stay, as in ReCon.
+
     Source: Pang et al., Masked Autoencoders for Point Cloud Self-supervised Learning, ECCV 2022, section 3;
         initialisation and the use of all patches in the patch encoder follow the released code.
     """
 
     official_keys = KeyMap(PATCH_EMBED_RULES + TRANSFORMER_RULES + DECODER_RULES)
+    keeps_prefix: ClassVar[bool] = False
     config: MaskedConfig
 
     def __init__(self, config: MaskedConfig) -> None:
@@ -205,17 +209,16 @@ class MaskedAutoencoder(WithoutClassifier, PatchTransformer):
         heads = settings.decoder_heads or config.num_heads
         self.decoder = Decoder(dim, settings.decoder_depth, heads, config.mlp_ratio, config.drop_path)
         self.rebuild = Linear(dim, 3 * config.group_size)
-        self.interface = self.describe()
 
     def make_prefix(self) -> nn.Module:
-        """Pre-training has no class token."""
-        return NoPrefix(self.config.embed_dim)
+        """Build the learned tokens of a network that keeps them; no class token otherwise."""
+        return super().make_prefix() if self.keeps_prefix else NoPrefix(self.config.embed_dim)
 
     def make_decoder_pos_embed(self) -> nn.Module | None:
         """Build what turns centres into the positions of the decoder; None for the encoder's."""
         return self.make_pos_embed()
 
-    def forward(self, points: Tensor, generator: torch.Generator | None = None) -> PretrainingOutput:
+    def forward(self, points: Tensor, generator: torch.Generator | None = None) -> PretrainingOutput:  # type: ignore[override]
         """Hide patches and rebuild them.
 
         Args:
@@ -267,7 +270,8 @@ class MaskedAutoencoder(WithoutClassifier, PatchTransformer):
         """
         neighborhood, visible = patches.neighborhood, patches.visible
         if self.config.pretraining.embed == "visible":
-            return self.reduce_dim(self.patch_embed(take(neighborhood, visible)))
+            result: Tensor = self.reduce_dim(self.patch_embed(take(neighborhood, visible)))
+            return result
         return take(self.reduce_dim(self.patch_embed(neighborhood)), visible)
 
     def encode_visible(self, patches: MaskedPatches) -> Tensor:
@@ -287,7 +291,8 @@ class MaskedAutoencoder(WithoutClassifier, PatchTransformer):
     def decoder_positions(self, center: Tensor) -> Tensor:
         """Turn centres (B, M, 3) into the decoder's positions (B, M, D)."""
         embed = self.pos_embed if self.decoder_pos_embed is None else self.decoder_pos_embed
-        return embed(center)
+        result: Tensor = embed(center)
+        return result
 
     def rebuild_patches(
         self, features: Tensor, hidden_pos: Tensor, patches: MaskedPatches

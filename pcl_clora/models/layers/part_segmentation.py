@@ -10,20 +10,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcl_clora import ops
-from pcl_clora.errors import UserValueError
+from pcl_clora.errors import UserTypeError, UserValueError
 from pcl_clora.models.config import TransformerConfig
 from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.layers import product
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
 from pcl_clora.models.layers.product import Linear
 from pcl_clora.models.layers.transformer import NoPrefix, folded_linear
+from pcl_clora.models.published import Rewritten
 
 LABEL_SLOPE = 0.2  # of the LeakyReLU behind the embedding of a category
 DIST2_EPS = 1e-8  # added to squared distances before they are inverted
@@ -83,7 +84,7 @@ class PointwiseLayer:
         return F.relu(x if self.folds else rows_norm(x, self.norm))
 
 
-class FeaturePropagation(nn.Module):
+class FeaturePropagation(Rewritten, nn.Module):
     """Carry features from a few points to many, and mix them with the coordinates there.
 
     The published form interpolates features and then applies its first layer to [xyz, features]. Both are
@@ -111,7 +112,6 @@ class FeaturePropagation(nn.Module):
         self.norm2 = nn.BatchNorm1d(second)
         self.num_extra = num_extra
         self.fold = fold
-        self.published = False
 
     def forward(
         self, points: Tensor, center: Tensor, features: Tensor, extra: Tensor | None = None
@@ -136,8 +136,8 @@ class FeaturePropagation(nn.Module):
                 known.insert(0, extra[:, None].expand(-1, points.shape[1], -1))
             return second.published(first.published(torch.cat(known, dim=-1)))
         matrix, bias = first.weights()
-        of_extra, of_xyz, of_features = matrix.split(
-            [self.num_extra, 3, matrix.shape[1] - 3 - self.num_extra], dim=1
+        of_extra, of_xyz, of_features = torch.split(
+            matrix, [self.num_extra, 3, matrix.shape[1] - 3 - self.num_extra], dim=1
         )
         x = product.linear(points, of_xyz, bias)
         projected = product.linear(features, of_features).to(weight.dtype)  # no operator takes bfloat16
@@ -161,7 +161,7 @@ class CategoryEmbedding(nn.Module):
         return F.leaky_relu(self.norm(self.linear(code)), LABEL_SLOPE)
 
 
-class SegmentationHead(nn.Module):
+class SegmentationHead(Rewritten, nn.Module):
     """Classify every point from token features: the head of the Point-MAE family's part segmentation.
 
     Global features (maximum, mean, category) are the same for all points of a cloud, so their share of the
@@ -207,7 +207,6 @@ class SegmentationHead(nn.Module):
         self.linear3 = Linear(second, num_parts)
         self.num_parts, self.num_categories = num_parts, num_categories
         self.fold = fold
-        self.published = False
 
     def forward(
         self, points: Tensor, center: Tensor, features: Tensor, category: Tensor, extra: Tensor | None = None
@@ -234,12 +233,15 @@ class SegmentationHead(nn.Module):
         if self.published:
             everywhere = shared[:, None].expand(-1, x.shape[1], -1)
             x = first.published(torch.cat([x, everywhere], dim=-1))
-            return self.linear3(second.published(self.dropout(x)))
+            x = second.published(self.dropout(x))
+            logits: Tensor = self.linear3(x)
+            return logits
         matrix, bias = first.weights()
         own = x.shape[-1]
         x = product.linear(x, matrix[:, :own]) + product.linear(shared, matrix[:, own:], bias)[:, None]
         x = self.dropout(first.finish(x))
-        return self.linear3(second.finish(product.linear(x, *second.weights())))
+        logits = self.linear3(second.finish(product.linear(x, *second.weights())))
+        return logits
 
 
 class Fetched(NamedTuple):
@@ -265,17 +267,20 @@ else:
 class PartSegmenter(_Transformer):
     """Turns a backbone into one that segments parts: mix it in before the backbone's class.
 
-    The class token is left out, as published, unless a backbone says otherwise. The part "head" of the
-    interface is everything behind the transformer: a new taxonomy replaces all of it, and adapters train all
-    of it, as the published parameter-efficient part segmentation does.
+    The part "head" of the interface is everything behind the transformer: a new taxonomy replaces all of it,
+    and adapters train all of it, as the published parameter-efficient part segmentation does.
+
+    Attributes:
+        keeps_prefix: the learned tokens before the patches stay; the published networks leave most out.
     """
 
     config: TransformerConfig
     head: SegmentationHead
+    keeps_prefix: ClassVar[bool] = False
 
     def make_prefix(self) -> nn.Module:
-        """Build nothing: there is no class token."""
-        return NoPrefix(self.config.embed_dim)
+        """Build the learned tokens of a network that keeps them; nothing otherwise."""
+        return super().make_prefix() if self.keeps_prefix else NoPrefix(self.config.embed_dim)
 
     def describe(self) -> ModelInterface:
         """Say where the parts are; the head takes the category as a second input.
@@ -327,28 +332,39 @@ class PartSegmenter(_Transformer):
             log-softmax.
 
         Raises:
+            TypeError: if points or category is no tensor of the right type.
             ValueError: if points or category has another shape.
         """
+        self.check_points(points)
         self.check_category(points, category)
         return self.forward_head(self.fetch(self.tokenize(points)), points, category)
 
     def forward_head(self, features: Fetched, points: Tensor, category: Tensor) -> Tensor:  # type: ignore[override]
         """What the transformer gives, points (B, N, 3) and category (B,) -> (B, N, num_parts) logits."""
-        return self.head(points, features.center, features.features, category, features.extra)
+        result: Tensor = self.head(points, features.center, features.features, category, features.extra)
+        return result
 
     def check_category(self, points: Tensor, category: Tensor) -> None:
         """Require one int64 category a cloud, and on the CPU also in range.
 
         Raises:
+            TypeError: if it is no tensor.
             ValueError: if it is not; the message says what to pass.
         """
+        if not isinstance(category, Tensor):
+            raise UserTypeError(
+                f"category is a {type(category).__name__}; give a tensor ({points.shape[0]},) int64, one "
+                "category number a cloud."
+            )
         if category.shape != points.shape[:1] or category.dtype != torch.int64:
             raise UserValueError(
                 f"category is {tuple(category.shape)} {category.dtype}; expected ({points.shape[0]},) int64, "
                 "one category number a cloud."
             )
         limit = self.num_categories
-        if category.device.type == "cpu" and not bool(((category >= 0) & (category < limit)).all()):
+        if torch.compiler.is_compiling() or category.device.type != "cpu":
+            return  # a value cannot be read there
+        if not bool(((category >= 0) & (category < limit)).all()):
             raise UserValueError(
                 f"category holds {int(category.min())}..{int(category.max())}, but this model knows "
                 f"0..{limit - 1}; make it with another num_categories."

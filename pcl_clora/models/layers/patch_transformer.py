@@ -6,7 +6,8 @@ A backbone is a subclass that replaces the parts in which it differs: the `make_
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from pcl_clora.errors import UserValueError
 from pcl_clora.models.config import TransformerConfig
 from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.key_map import KeyMap
+from pcl_clora.models.layers.checks import check_input
 from pcl_clora.models.layers.heads import ClassificationHead
 from pcl_clora.models.layers.product import Linear
 from pcl_clora.models.layers.transformer import Block, PatchEncoder, PrefixTokens
@@ -39,7 +41,7 @@ class PatchTransformer(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config = self._asked = config
         self.num_classes = config.num_logits
         self.patch_embed = self.make_patch_embed()
         self.reduce_dim = self.make_reduce_dim()
@@ -49,7 +51,24 @@ class PatchTransformer(nn.Module):
         self.norm = nn.LayerNorm(config.embed_dim)
         self.head = self.make_classifier(config.num_logits)
         self.grad_checkpointing = False
-        self.interface = self.describe()
+
+    @cached_property
+    def interface(self) -> ModelInterface:
+        """Where the parts are, as `describe` says it of the whole network."""
+        return self.describe()
+
+    def adopt(self, recorded: Mapping[str, object]) -> dict[str, object]:
+        """Take over settings that weights were trained with, where those given here leave them open.
+
+        Returns:
+            What changed: name -> new value.
+        """
+        before, self.config = self.config, self._asked.adopt(recorded)
+        return {
+            name: getattr(self.config, name)
+            for name in self.config.adoptable
+            if getattr(self.config, name) != getattr(before, name)
+        }
 
     def make_patch_embed(self) -> nn.Module:
         """Build what turns patches (B, G, K, 3) into vectors (B, G, C)."""
@@ -98,13 +117,15 @@ class PatchTransformer(nn.Module):
             },
         )
 
-    def group(self, points: Tensor) -> ops.PointGroups:
-        """Cut clouds into patches: (B, N, 3) -> centres (B, G, 3) and centred neighbourhoods (B, G, K, 3).
+    def check_points(self, points: Tensor) -> None:
+        """Require clouds that this network can cut into patches; shapes and types only, no value is read.
 
         Raises:
-            ValueError: if points is not (B, N, 3), or N is smaller than num_groups or group_size.
+            TypeError: if points is no tensor of the model's type.
+            ValueError: if points is not (B, N, 3), B is 0, or N is smaller than num_groups or group_size.
         """
         config = self.config
+        check_input(points, self)
         if points.dim() != 3 or points.shape[-1] != 3:
             raise UserValueError(
                 f"points has shape {tuple(points.shape)}; expected (B, N, 3): clouds, points, x y z."
@@ -115,6 +136,16 @@ class PatchTransformer(nn.Module):
                 f"A cloud of {points.shape[1]} points is too small for num_groups={config.num_groups} and "
                 f"group_size={config.group_size}; give at least {needed} points or lower these settings."
             )
+
+    def group(self, points: Tensor) -> ops.PointGroups:
+        """Cut clouds into patches: (B, N, 3) -> centres (B, G, 3) and centred neighbourhoods (B, G, K, 3).
+
+        Raises:
+            TypeError: see `check_points`.
+            ValueError: see `check_points`.
+        """
+        self.check_points(points)
+        config = self.config
         return ops.group_points(points, config.num_groups, config.group_size, compat=config.fps_compat)
 
     def embed_groups(self, neighborhood: Tensor, center: Tensor) -> Tokens:
@@ -156,7 +187,8 @@ class PatchTransformer(nn.Module):
         x = tokens.x
         for x in self.block_outputs(tokens):  # noqa: B007 - the last one counts
             pass
-        return self.norm(x)
+        result: Tensor = self.norm(x)
+        return result
 
     def forward_features(self, points: Tensor) -> Tensor:
         """(B, N, 3) -> (B, P + G, D), the learned tokens first, after the last norm."""
@@ -168,7 +200,8 @@ class PatchTransformer(nn.Module):
 
     def forward_head(self, features: Tensor) -> Tensor:
         """(B, P + G, D) -> (B, num_classes) logits."""
-        return self.head(self.pool(features))
+        result: Tensor = self.head(self.pool(features))
+        return result
 
     def forward(self, points: Tensor) -> Tensor:
         """Classify clouds.

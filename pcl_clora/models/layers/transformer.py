@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pcl_clora.models.interface import Tokens
 from pcl_clora.models.layers import product
 from pcl_clora.models.layers.product import Linear
+from pcl_clora.models.published import Rewritten
 
 
 def pool_max_mean(x: Tensor) -> Tensor:
@@ -58,7 +59,8 @@ class Attention(nn.Module):
         b, t, d = x.shape
         q, k, v = self.qkv(x).view(b, t, 3, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.proj(out.transpose(1, 2).reshape(b, t, d))
+        result: Tensor = self.proj(out.transpose(1, 2).reshape(b, t, d))
+        return result
 
 
 class CrossAttention(nn.Module):
@@ -78,7 +80,8 @@ class CrossAttention(nn.Module):
         q = self.q(x).view(b, s, self.num_heads, width).transpose(1, 2)
         k, v = self.kv(context).view(b, -1, 2, self.num_heads, width).permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(out.transpose(1, 2).reshape(b, s, d))
+        result: Tensor = self.proj(out.transpose(1, 2).reshape(b, s, d))
+        return result
 
 
 class Mlp(nn.Module):
@@ -92,7 +95,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        return self.fc2(self.act(self.fc1(x)))
+        result: Tensor = self.fc2(self.act(self.fc1(x)))
+        return result
 
 
 class Block(nn.Module):
@@ -120,7 +124,8 @@ class Block(nn.Module):
         """
         x = x + pos
         x = x + self.drop_path(self.attn(self.norm1(x), tokens.attn_mask))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        result: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return result
 
 
 class PrefixTokens(nn.Module):
@@ -158,7 +163,7 @@ class NoPrefix(nn.Module):
         return empty, empty
 
 
-class PatchEncoder(nn.Module):
+class PatchEncoder(Rewritten, nn.Module):
     """Embed every patch of K centred points into one vector (the family's mini-PointNet), computed over rows.
 
     Three exact rewrites make it cheaper than the published form, which runs under `published_form`:
@@ -187,7 +192,6 @@ class PatchEncoder(nn.Module):
         self.norm2 = nn.BatchNorm1d(w2)
         self.linear4 = Linear(w2, out_dim)
         self.fold = fold
-        self.published = False
 
     def forward(self, neighborhood: Tensor) -> Tensor:
         """Embed patches.
@@ -230,11 +234,14 @@ class PatchEncoder(nn.Module):
     def _linear_norm(self, x: Tensor, linear: nn.Linear, norm: nn.BatchNorm1d) -> Tensor:
         if self._folds():
             return product.linear(x, *folded_linear(linear, norm))
-        return norm(linear(x))
+        result: Tensor = norm(linear(x))
+        return result
 
 
 def folded_linear(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     """Return weight and bias of `norm(linear(x))` in evaluation mode as one linear layer."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return linear.weight * scale[:, None], (linear.bias - norm.running_mean) * scale + norm.bias
 

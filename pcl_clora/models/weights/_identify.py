@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,6 +62,8 @@ class Identity:
         return f'create_model("{self.model}", ' + ", ".join(f"{k}={v}" for k, v in shown.items()) + ")"
 
 
+TRAINED_WITH = "trained_with"  # entry of a file beside its tensors: settings as json, see `trained_with`
+
 # Settings that only one task has -> the task.
 TASK_SIZES = {
     "num_classes": "classification",
@@ -103,6 +106,35 @@ def recognise(file: FileFacts) -> BackboneEntry | None:
     fitting = [entry for entry in entries() if entry.files is not None and entry.files.are(file)]
     outdone = {name for entry in fitting if entry.files for name in entry.files.rather_than}
     return next((entry for entry in fitting if entry.name not in outdone), None)
+
+
+def trained_with(identity: Identity, naming: str, extras: Mapping[str, Any]) -> dict[str, Any]:
+    """Say which settings the weights of a file were trained with, as far as a model must share them.
+
+    A file of this project says it itself or it is not known; of others, the backbone's entry says it.
+
+    Args:
+        identity: what the file is.
+        naming: "native", "official" or "hub", how its keys are called.
+        extras: what stands in the file beside its tensors.
+    """
+    told = {**extras, **_json(extras.get("header"))}  # safetensors files of ours have one entry
+    if isinstance(told.get("base_model"), dict):  # an adapter file
+        return dict(told["base_model"])
+    recorded = _json(told.get(TRAINED_WITH))
+    ours = naming == "native" or str(told.get("format", "")).startswith("pcl_clora.")
+    if recorded or ours:
+        return recorded
+    entry = find_entry(identity.model)
+    return dict(entry.files.trained_with) if entry is not None and entry.files is not None else {}
+
+
+def _json(text: object) -> dict[str, Any]:
+    try:
+        content = json.loads(str(text))
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def same_network(first: str, second: str) -> bool:

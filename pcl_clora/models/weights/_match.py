@@ -148,10 +148,15 @@ def _needed(model: nn.Module, own: Mapping[str, Tensor], missing: tuple[str, ...
     """List the missing tensors that make a backbone partly random.
 
     A task owns head and learned tokens, a count of batches changes nothing, and what a model names in
-    `may_miss` is not in every file of its own.
+    `may_miss` is not in every file of its own: either all of it is there or nothing.
     """
     owned = names_of_parts(model, own, ("head", "tokens"))
-    optional = tuple(getattr(model, "may_miss", ()))
+    there = own.keys() - set(missing)
+    optional = tuple(
+        prefix
+        for prefix in getattr(model, "may_miss", ())
+        if not any(name.startswith(prefix) for name in there)
+    )
     return tuple(
         name
         for name in missing

@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from pcl_clora.handover import call_registrar
 from pcl_clora.models.builtin import BUILTIN, builtin_file, list_builtin, only_builtin
 from pcl_clora.models.weights._containers import Checkpoint, open_checkpoint
 from pcl_clora.models.weights._other_files import RUN_CONFIG
 from pcl_clora.models.weights.hub import HUB_PREFIX, cached_path, fetch
 
-RunReader = Callable[[Path], Mapping[str, Tensor]]
+RunReader = Callable[[Path], Mapping[str, object]]
 _run_readers: list[RunReader] = []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from pcl_clora.models.errors import WeightsError
 from pcl_clora.models.key_map import LeftOut
 from pcl_clora.models.registry import model_classes
 from pcl_clora.models.weights._hub_names import hub_table_of
+from pcl_clora.models.weights._identify import TRAINED_WITH, trained_with
 from pcl_clora.models.weights._left_out import reason_left_out, unwrap
 from pcl_clora.models.weights._naming import key_map_of, places_of_key
 from pcl_clora.models.weights._official_view import OfficialView, name_pattern, view_officially, vocabulary
@@ -85,6 +87,9 @@ def convert_weights(
             "`pcl-clora weights inspect` shows what it is."
         )
     header = {"format": "pcl_clora.weights", "naming": to, "holds": str(view.identity)}
+    recorded = trained_with(view.identity, view.naming, view.checkpoint.extras)
+    if recorded:
+        header[TRAINED_WITH] = json.dumps(recorded)
     if target.suffix == ".safetensors":
         save_tensors(target, tensors, header)
     else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,17 @@ from torch import Tensor, nn
 
 from pcl_clora.io.text import visible
 from pcl_clora.models.errors import WeightsError
+from pcl_clora.models.interface import adopt_settings
 from pcl_clora.models.key_map import LeftOut
 from pcl_clora.models.weights._containers import Checkpoint, read_state_dict
+from pcl_clora.models.weights._identify import TRAINED_WITH, trained_with
 from pcl_clora.models.weights._match import Match, advice, count_not_finite, match
 from pcl_clora.models.weights._naming import native_name
 from pcl_clora.models.weights._sources import Source, missing_source, open_source, register_run_reader
 from pcl_clora.models.weights._target import Target, target_of
 
 __all__ = [
+    "TRAINED_WITH",
     "LoadReport",
     "WeightsError",
     "load_weights",
@@ -95,7 +98,8 @@ def load_weights(
 
     Half and double precision are cast to the model's dtype; a convolution of kernel size 1 fills a linear
     layer. A head for another number of classes is left out as a whole. Missing head and class tokens are
-    normal for pre-trained files. One tensor of a safetensors file is in memory at a time.
+    normal for pre-trained files. One tensor of a safetensors file is in memory at a time. Official weights
+    bring the rule by which their patches were chosen (`fps_compat`) to a model whose settings leave it open.
 
     Below an adapter the backbone's own tensors are filled. Parts that the active adapter has copies of (its
     head, class tokens, ...) keep the adapter's values while it is active, which the report and the log say.
@@ -125,7 +129,10 @@ def load_weights(
     target.model.__dict__["load_report"] = report  # what stayed random: adapter files carry it
     if target.kept(matched.found):
         _log.warning("%s: %s.", report.source, report.notes[-1])
-    return report
+    recorded = trained_with(matched.identity, matched.naming, opened.checkpoint.extras)
+    taken = adopt_settings(target.model, recorded, source=opened.label)
+    adopted = tuple(f"{name}={value} is adopted from the weights" for name, value in taken.items())
+    return replace(report, notes=report.notes + adopted)
 
 
 def preview(

@@ -13,7 +13,7 @@ import yaml
 from pcl_clora.adapters import attach_adapter
 from pcl_clora.engine import RunConfig, Trainer
 from pcl_clora.engine.losses import classification_loss
-from pcl_clora.models import create_model, load_weights, parse_model_config, published_form
+from pcl_clora.models import WeightsError, create_model, load_weights, parse_model_config, published_form
 from pcl_clora.models.backbones.pointgpt.layers import (
     LargePatchEncoder,
     TurnEmbedding,
@@ -307,11 +307,15 @@ def test_the_large_patch_encoder_is_its_formula(form, generator):
 # The loss of its own
 
 
-def test_a_loss_waits_after_a_training_pass_and_can_be_had_once(points):
+def test_a_loss_stands_until_the_next_pass_and_is_the_same_tensor_when_asked_twice(points):
     model = make().train()
     model(points)
+    first = model.auxiliary_losses()["generation"]
+    assert model.auxiliary_losses()["generation"] is first
+    model.auxiliary_losses().clear()
     assert set(model.auxiliary_losses()) == {"generation"}
-    assert model.auxiliary_losses() == {}
+    model(points)
+    assert model.auxiliary_losses()["generation"] is not first
 
 
 @pytest.mark.parametrize("state", ["evaluation", "no gradients", "weight 0"])
@@ -342,8 +346,33 @@ def test_a_model_with_a_waiting_loss_can_be_copied(points):
 def test_an_adapted_model_hands_the_loss_over_with_those_of_the_method(points):
     model = attach_adapter(make(), {"method": "clora", "rank": 4, "num_spaces": 3}).train()
     model(points)
-    assert set(model.extra_losses()) == {"generation", "sade"}
-    assert set(model.extra_losses()) == {"sade"}
+    first = model.extra_losses()
+    assert set(first) == {"generation", "sade"}
+    assert model.extra_losses()["generation"] is first["generation"]
+
+
+@pytest.mark.parametrize("task", ["classification", "part_segmentation"])
+def test_a_tuned_file_without_generator_loads_and_says_that_it_stays_random(task, points):
+    state = make(task=task).state_dict()
+    without = {key: value for key, value in state.items() if not key.startswith("generator.")}
+    other = make(task=task, drop_path=0.0)
+    report = load_weights(other, without)
+    assert {name.split(".")[0] for name in report.missing} == {"generator"}
+    assert "missing, keep their values: generator" in str(report)
+
+
+def test_a_pretraining_form_needs_its_generator():
+    state = make(task="pretraining").state_dict()
+    without = {key: value for key, value in state.items() if not key.startswith("generator.")}
+    with pytest.raises(WeightsError, match="of the backbone are not in the file"):
+        load_weights(make(task="pretraining"), without)
+
+
+def test_a_file_with_half_a_generator_is_damaged():
+    state = make().state_dict()
+    damaged = {key: value for key, value in state.items() if not key.startswith("generator.blocks")}
+    with pytest.raises(WeightsError, match="of the backbone are not in the file"):
+        load_weights(make(), damaged)
 
 
 def test_what_nothing_runs_is_never_trained(points):

@@ -68,7 +68,8 @@ class SinCosPosEmbed(nn.Sequential):
 
     def embed(self, features: Tensor) -> Tensor:
         """Embed sines and cosines, given or predicted: (B, G, D) -> (B, G, D)."""
-        return super().forward(features)
+        result: Tensor = super().forward(features)  # type: ignore[no-untyped-call]
+        return result
 
 
 class PCPMAE(PatchTransformer):

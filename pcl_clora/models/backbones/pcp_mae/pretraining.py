@@ -49,7 +49,6 @@ class PCPMAEPretraining(MaskedAutoencoder, PCPMAE):
         self.predict_pos = nn.Sequential(
             Linear(dim, dim), nn.LayerNorm(dim), nn.ReLU(inplace=True), Linear(dim, dim)
         )
-        self.interface = self.describe()
 
     def make_decoder_pos_embed(self) -> nn.Module | None:
         """Build nothing: the decoder's positions come from the encoder's embedding."""

@@ -56,11 +56,6 @@ class PointBERTConfig(TransformerConfig):
     num_upsampled: tuple[PositiveInt, PositiveInt] = (512, 256)  # points that features climb to, many and few
     pretraining: MaskedTokensConfig = MaskedTokensConfig()  # read with task="pretraining" only
 
-    def left_out(self) -> frozenset[str]:
-        """Leave the section `pretraining` out of the settings of other tasks."""
-        other = frozenset() if self.task == "pretraining" else frozenset({"pretraining"})
-        return super().left_out() | other
-
     @model_validator(mode="after")
     def _check_pretraining(self) -> PointBERTConfig:
         if self.task == "pretraining" and int(self.pretraining.mask_ratio[0] * self.num_groups) == 0:

@@ -162,7 +162,8 @@ class PointBERTPretraining(WithoutClassifier, PointBERT):
     @torch.no_grad()
     def tokens_of(self, neighborhood: Tensor, center: Tensor) -> Tensor:
         """Tokenize patches (B, G, K, 3) at centres (B, G, 3): (B, G), int64."""
-        return self.tokenizer(neighborhood, center).argmax(dim=2)
+        result: Tensor = self.tokenizer(neighborhood, center).argmax(dim=2)
+        return result
 
     def draw_mask(self, center: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Choose the patches to hide: those around one of every cloud.

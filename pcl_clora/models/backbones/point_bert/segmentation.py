@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from pcl_clora import ops
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.backbones.point_bert.keys import SEGMENTATION_KEYS
-from pcl_clora.models.backbones.point_bert.network import PointBERT
+from pcl_clora.models.backbones.point_bert.network import PointBERT, PointBERTConfig
 from pcl_clora.models.layers import product
 from pcl_clora.models.layers.edge_conv import EdgeConv
 from pcl_clora.models.layers.part_segmentation import FeaturePropagation, PartSegmenter, PointwiseLayer
 from pcl_clora.models.layers.product import Linear
-from pcl_clora.models.layers.transformer import PrefixTokens
+from pcl_clora.models.published import Rewritten
 
 NUM_NEIGHBORS = 4  # of every point in the graphs
 
@@ -36,10 +36,11 @@ class GraphPropagation(nn.Module):
     def forward(self, points: Tensor, features: Tensor, center: Tensor, known: Tensor) -> Tensor:
         """Points (B, N, 3) with features (B, N, C), center (B, M, 3) with known (B, M, C) -> (B, N, C)."""
         x = self.layer1(features, known, ops.knn(center, points, NUM_NEIGHBORS).idx)
-        return self.layer2(x, x, ops.knn(points, points, NUM_NEIGHBORS).idx)
+        result: Tensor = self.layer2(x, x, ops.knn(points, points, NUM_NEIGHBORS).idx)
+        return result
 
 
-class PointBERTSegmentationHead(nn.Module):
+class PointBERTSegmentationHead(Rewritten, nn.Module):
     """Classify every point from the features of three blocks.
 
     Args:
@@ -83,7 +84,6 @@ class PointBERTSegmentationHead(nn.Module):
         self.num_parts, self.num_categories = num_parts, num_categories
         self.num_points = tuple(num_points)
         self.fold, self.fps_compat = fold, fps_compat
-        self.published = False
 
     def forward(
         self, points: Tensor, center: Tensor, features: Tensor, category: Tensor, extra: Tensor | None = None
@@ -119,7 +119,8 @@ class PointBERTSegmentationHead(nn.Module):
         x = self.propagation0(points, level1, x1, code)
         last = PointwiseLayer(self.linear1, self.norm1, fold=self.fold)
         x = last.published(x) if self.published else last.finish(product.linear(x, *last.weights()))
-        return self.linear2(self.dropout(x))
+        result: Tensor = self.linear2(self.dropout(x))
+        return result
 
 
 class PointBERTSegmenter(PartSegmenter, PointBERT):
@@ -129,12 +130,19 @@ class PointBERTSegmenter(PartSegmenter, PointBERT):
     """
 
     official_keys = SEGMENTATION_KEYS
+    keeps_prefix = True
+    config: PointBERTConfig
+    head: PointBERTSegmentationHead  # type: ignore[assignment]
 
-    def make_prefix(self) -> PrefixTokens:
-        """Build the class token."""
-        return PointBERT.make_prefix(self)
+    def adopt(self, recorded: Mapping[str, object]) -> dict[str, object]:
+        """Take over settings that weights were trained with; the head chooses points too."""
+        taken = super().adopt(recorded)
+        self.head.fps_compat = self.config.fps_compat
+        return taken
 
-    def make_classifier(self, num_classes: int, num_categories: int | None = None) -> nn.Module:
+    def make_classifier(  # type: ignore[override]
+        self, num_classes: int, num_categories: int | None = None
+    ) -> PointBERTSegmentationHead:
         """Build a new head for this network without attaching it.
 
         Args:

@@ -74,7 +74,9 @@ def _read_sizes(file: FileFacts) -> dict[str, Any]:
         "mlp_ratio": hidden / width if width and hidden != 4 * width else 0,
     }
     shared = family_keys.read_sizes(file)
-    kept = {name: shared[name] for name in ("encoder_dim", "encoder_widths") if name in shared}
+    kept: dict[str, Any] = {
+        name: shared[name] for name in ("encoder_dim", "encoder_widths") if name in shared
+    }
     if _is_large(file):
         parts = ("first_conv.3", "first_conv.6", "second_conv.0")
         widths = tuple(file.width(f"encoder.{part}.weight") for part in parts)

@@ -111,7 +111,8 @@ class CausalAttention(Attention):
         b, t, d = x.shape
         q, k, v = self.qkv(x).view(b, t, 3, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        return self.proj(out.transpose(1, 2).reshape(b, t, d))
+        result: Tensor = self.proj(out.transpose(1, 2).reshape(b, t, d))
+        return result
 
 
 class CausalBlock(Block):
@@ -136,7 +137,8 @@ class CausalBlock(Block):
         """
         x = self.norm1(x + pos)
         x = x + self.drop_path(self.attn(x, tokens.attn_mask))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        result: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return result
 
 
 class StartTokens(nn.Module):
@@ -164,7 +166,8 @@ class StartTokens(nn.Module):
 
     def forward(self, batch_size: int) -> tuple[Tensor, Tensor]:
         """Return tokens and positions, each (B, P, D), P = 2 with a class token and 1 without."""
-        token, pos = self.start[None, None], self.start_pos
+        token: Tensor = self.start[None, None]
+        pos: Tensor = self.start_pos
         if self.with_class:
             token, pos = torch.cat([token, self.token], dim=1), torch.cat([self.pos, pos], dim=1)
         return token.expand(batch_size, -1, -1), pos.expand(batch_size, -1, -1)
@@ -197,7 +200,7 @@ class Generator(nn.Module):
 
     def decode(self, x: Tensor) -> Tensor:
         """Turn what the last block puts out into points: (B, G, D) -> (B, G, K, 3)."""
-        return self.increase_dim(self.norm(x)).unflatten(-1, (-1, 3))
+        return torch.unflatten(self.increase_dim(self.norm(x)), -1, (-1, 3))
 
 
 def generation_loss(predicted: Tensor, target: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.key_map import KeyMap
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
 from pcl_clora.models.layers.product import Linear
+from pcl_clora.models.published import Rewritten
 
 
 class GenerativeConfig(Config):
@@ -44,11 +45,6 @@ class PointGPTConfig(TransformerConfig):
     generation_weight: NonNegativeFloat = 3.0  # of its loss in fine-tuning; 0 = it never runs
     drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)  # published files name a rate that nothing reads
     pretraining: GenerativeConfig = GenerativeConfig()  # read with task="pretraining" only
-
-    def left_out(self) -> frozenset[str]:
-        """Leave the section `pretraining` out of the settings of other tasks."""
-        other = frozenset() if self.task == "pretraining" else frozenset({"pretraining"})
-        return super().left_out() | other
 
 
 class PointGPTSConfig(PointGPTConfig):
@@ -86,7 +82,7 @@ class PointGPTLConfig(PointGPTLargeConfig):
     segmentation_widths: tuple[PositiveInt, PositiveInt] = (1024, 512)
 
 
-class PointGPT(PatchTransformer):
+class PointGPT(Rewritten, PatchTransformer):
     """PointGPT for classification, with the small patch encoder.
 
     The sequence is [start token, class token, patches in the order of `walk_order`], and attention is causal:
@@ -94,7 +90,7 @@ class PointGPT(PatchTransformer):
 
     The generator predicts every patch from the ones before it. Nothing of it reaches the logits, so it runs
     only where its loss is wanted: in training, with gradients, if `generation_weight` is not 0. The loss of
-    the last forward pass is then waiting in `auxiliary_losses`. `published_form` runs it always, as the
+    the last forward pass then stands in `auxiliary_losses`. `published_form` runs it always, as the
     released network does (5.69 instead of 4.78 G MACs for S at 2,048 points).
 
     Args:
@@ -111,7 +107,7 @@ class PointGPT(PatchTransformer):
     """
 
     official_keys: ClassVar[KeyMap] = CLASSIFICATION_KEYS
-    may_miss: ClassVar[tuple[str, ...]] = ("increase_dim.",)  # no output uses it, and the hub drops it
+    may_miss: ClassVar[tuple[str, ...]] = ("increase_dim.", "generator.")  # no logit depends on them
     config: PointGPTConfig
 
     def __init__(self, config: PointGPTConfig) -> None:
@@ -123,9 +119,7 @@ class PointGPT(PatchTransformer):
         self.generator = Generator(
             dim, config.generator_depth, config.num_heads, config.mlp_ratio, config.group_size
         )
-        self.published = False
         self._auxiliary: dict[str, Tensor] = {}
-        self.interface = self.describe()
 
     def make_pos_embed(self) -> nn.Module:
         """Build what turns centres (B, G, 3) into positions (B, G, D)."""
@@ -238,16 +232,15 @@ class PointGPT(PatchTransformer):
         return generation_loss(self.generate(features, groups.center), target)
 
     def auxiliary_losses(self) -> Mapping[str, Tensor]:
-        """Hand over what the last forward pass adds to the task's loss: name -> () weighted term.
+        """Say what the last forward pass adds to the task's loss: name -> () weighted term.
 
-        Empty after a pass in evaluation mode, without gradients or with generation_weight = 0, and once it
-        has been asked for.
+        The same tensors however often they are asked for, until the next forward pass. Empty after a pass in
+        evaluation mode, without gradients or with generation_weight = 0.
         """
-        waiting, self._auxiliary = self._auxiliary, {}
-        return waiting
+        return dict(self._auxiliary)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave a waiting loss out of copies: it belongs to the graph of this model's forward pass."""
+        """Leave the loss out of copies: it belongs to the graph of this model's forward pass."""
         return {**self.__dict__, "_auxiliary": {}}
 
 

@@ -29,6 +29,7 @@ class PointGPTPretraining(WithoutClassifier, PointGPT):
     """
 
     official_keys: ClassVar[KeyMap] = PRETRAINING_KEYS
+    may_miss: ClassVar[tuple[str, ...]] = ("increase_dim.",)  # nothing uses it, and the hub drops it
 
     def __init__(self, config: PointGPTConfig) -> None:
         super().__init__(config)

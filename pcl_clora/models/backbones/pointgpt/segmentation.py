@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import islice
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pcl_clora.models.backbones.pointgpt.keys import LARGE_SEGMENTATION_KEYS, SEGMENTATION_KEYS
 from pcl_clora.models.backbones.pointgpt.network import PointGPT, PointGPTLarge
@@ -14,7 +14,7 @@ from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.layers.part_segmentation import Fetched, PartSegmenter
 
 
-class PointGPTSegmenter(PartSegmenter, PointGPT):
+class PointGPTSegmenter(PartSegmenter, PointGPT):  # type: ignore[misc]
     """PointGPT for part segmentation, with the small patch encoder.
 
     The head sees the outputs of three blocks through a norm of their own. Blocks behind the last of them,
@@ -25,10 +25,7 @@ class PointGPTSegmenter(PartSegmenter, PointGPT):
     """
 
     official_keys = SEGMENTATION_KEYS
-
-    def make_prefix(self) -> nn.Module:
-        """Build the start token and the class token."""
-        return PointGPT.make_prefix(self)
+    keeps_prefix = True
 
     def make_head_norm(self) -> nn.Module:
         """Build nothing: the head pools no class token."""
@@ -50,12 +47,8 @@ class PointGPTSegmenter(PartSegmenter, PointGPT):
         found = [self.feature_norm(outputs[number][:, tokens.num_prefix :]) for number in wanted]
         return Fetched(tokens.center, torch.cat(found, dim=-1), None)
 
-    def forward(self, points: Tensor, category: Tensor) -> Tensor:  # type: ignore[override]
-        """Segment clouds: points (B, N, 3), category (B,) -> (B, N, num_parts) logits."""
-        return PartSegmenter.forward(self, points, category)
 
-
-class PointGPTLargeSegmenter(PointGPTSegmenter, PointGPTLarge):
+class PointGPTLargeSegmenter(PointGPTSegmenter, PointGPTLarge):  # type: ignore[misc]
     """PointGPT for part segmentation, with the large patch encoder of B and L.
 
     Source: as `PointGPTSegmenter`.

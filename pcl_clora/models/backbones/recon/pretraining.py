@@ -29,6 +29,7 @@ class ReConPretraining(MaskedAutoencoder, ReCon):
     """
 
     official_keys = PRETRAINING_KEYS
+    keeps_prefix = True
     config: ReConConfig
 
     def __init__(self, config: ReConConfig) -> None:
@@ -39,18 +40,13 @@ class ReConPretraining(MaskedAutoencoder, ReCon):
         for layer in (self.img_proj, self.text_proj):
             nn.init.normal_(layer.weight, 0.02, 0.01)
             nn.init.zeros_(layer.bias)
-        self.interface = self.describe()
-
-    def make_prefix(self) -> nn.Module:
-        """Build the three learned tokens."""
-        return ReCon.make_prefix(self)
 
     def make_block(self, drop_path: float) -> nn.Module:
         """Build one block; the tokens send no gradient into the patches."""
         config = self.config
         return ContrastBlock(config.embed_dim, config.num_heads, config.mlp_ratio, drop_path, detach=True)
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         points: Tensor,
         generator: torch.Generator | None = None,

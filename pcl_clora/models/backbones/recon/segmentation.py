@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pcl_clora.models.backbones.point_mae.keys import SEGMENTATION_KEYS as PLAIN_KEYS
 from pcl_clora.models.backbones.recon.keys import SEGMENTATION_KEYS, TOKEN_NAMES
@@ -23,10 +23,7 @@ class ReConSegmenter(PartSegmenter, ReCon):
     """
 
     official_keys = SEGMENTATION_KEYS
-
-    def make_prefix(self) -> nn.Module:
-        """Build the three learned tokens."""
-        return ReCon.make_prefix(self)
+    keeps_prefix = True
 
     def global_features(self, last: Tensor) -> Tensor:
         """(B, 3 + G, D) -> (B, D), the maximum over class, image and text token, not normalised."""

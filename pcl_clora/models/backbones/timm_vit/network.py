@@ -18,6 +18,7 @@ from pcl_clora.errors import MissingPackageError, UserValueError
 from pcl_clora.models.config import ModelConfig
 from pcl_clora.models.interface import ModelInterface, Part, is_tensor_path
 from pcl_clora.models.key_map import KeyMap, Rule
+from pcl_clora.models.layers.checks import check_input
 from pcl_clora.models.layers.product import Linear
 
 PREFIX = "timm/"
@@ -120,7 +121,7 @@ def describe_timm(model: nn.Module, prefix: str = "") -> ModelInterface:
         blocks=tuple(f"{prefix}blocks.{index}" for index in range(len(blocks))),
         linears=linears,
         parts=parts,
-        input_shape=(channels, *map(int, size)) if size else None,
+        input_shape=(channels, int(size[0]), int(size[1])) if size else None,
     )
 
 
@@ -192,12 +193,14 @@ class TimmViT(nn.Module):
             (B, num_classes) logits.
 
         Raises:
-            ValueError: if images has another shape.
+            TypeError: if images is no tensor of the model's type.
+            ValueError: if images has another shape, or there is none.
         """
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, T, D), tokens after the last norm."""
+        check_input(images, self, what="images")
         expected = self.interface.input_shape
         if expected is not None and (images.dim() != 4 or tuple(images.shape[1:]) != expected):
             raise UserValueError(
