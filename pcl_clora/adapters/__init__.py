@@ -4,11 +4,13 @@ from pcl_clora.adapters.attach import attach_adapter, load_adapter
 from pcl_clora.adapters.base import AdapterMethod, AdapterStateError, Delta, TunerLayer
 from pcl_clora.adapters.config import AdapterConfig, FreezeConfig
 from pcl_clora.adapters.files import AdapterFileError, AdapterHeader, read_adapter
+from pcl_clora.adapters.methods.bitfit import BitFitConfig
 from pcl_clora.adapters.methods.clora import CLoRAConfig
 from pcl_clora.adapters.methods.full import FullConfig
 from pcl_clora.adapters.methods.linear_probe import LinearProbeConfig
 from pcl_clora.adapters.methods.lora import LoRAConfig
 from pcl_clora.adapters.methods.sade import SadeConfig
+from pcl_clora.adapters.methods.ssf import SSFConfig
 from pcl_clora.adapters.model import AdaptedModel, trainable_plan
 from pcl_clora.adapters.plan import format_plan
 from pcl_clora.adapters.registry import list_adapters, parse_adapter_config, register_adapter
@@ -21,6 +23,7 @@ __all__ = [
     "AdapterHeader",
     "AdapterMethod",
     "AdapterStateError",
+    "BitFitConfig",
     "CLoRAConfig",
     "Delta",
     "FreezeConfig",
@@ -28,6 +31,7 @@ __all__ = [
     "LayerStatus",
     "LinearProbeConfig",
     "LoRAConfig",
+    "SSFConfig",
     "SadeConfig",
     "TunerLayer",
     "attach_adapter",

@@ -31,11 +31,11 @@ class Delta(nn.Module):
     """
 
     def merged_weight(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Fold the change into a linear layer.
+        """Fold the change into a linear layer or a LayerNorm.
 
         Args:
-            weight: (C_out, C_in), float64, on the CPU.
-            bias: (C_out,), float64, or None.
+            weight: (C_out, C_in) of a linear layer, (C,) of a norm, float64, on the CPU.
+            bias: (C_out,) or (C,), float64, or None.
 
         Returns:
             The weight and the bias with which the bare layer computes what this delta computes, float64.
@@ -57,7 +57,7 @@ class TunerLayer(nn.Module):
     (`weight`, `bias`, `in_features`, ...) are those of the layer underneath.
 
     Args:
-        base_layer: the layer that is adapted: a linear, or a whole transformer block.
+        base_layer: the layer that is adapted: a linear, a norm, or a whole transformer block.
     """
 
     kept_weight: Tensor | None
@@ -103,7 +103,7 @@ class TunerLayer(nn.Module):
             AdapterStateError: if the change cannot be folded in, or not every value of the result is finite.
         """
         layer, delta = self.base_layer, cast(Delta, self.deltas[cast(str, self.active)])
-        if not isinstance(layer, nn.Linear):
+        if not isinstance(layer, nn.Linear | nn.LayerNorm) or layer.weight is None:
             raise AdapterStateError(
                 f"{type(delta).__name__} changes a {type(layer).__name__}, which has no weight to fold it "
                 "into, so this adapter cannot be merged; run it unmerged."
@@ -161,9 +161,15 @@ class AdapterMethod(nn.Module):
 
     Args:
         config: settings of the method.
+
+    Attributes:
+        mergeable: whether the change folds into the weights, with the method's default settings.
+        batch_independent: whether a prediction is the same whatever else is in the batch.
     """
 
     config_type: ClassVar[type[AdapterConfig]] = AdapterConfig
+    mergeable: ClassVar[bool] = True
+    batch_independent: ClassVar[bool] = True
 
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()

@@ -30,7 +30,22 @@ class AdapterConfig(Config):
         return unique(train, "train")
 
 
-NameT = TypeVar("NameT", bound=str)
+class LayerwiseConfig(AdapterConfig):
+    """Settings of an adapter that changes the layers of blocks, of all of them or of some."""
+
+    blocks: tuple[int, ...] = ()  # which blocks, from 0, or from the end with -1; none named = all
+
+    @field_validator("blocks")
+    @classmethod
+    def _name_blocks_once(cls, blocks: tuple[int, ...]) -> tuple[int, ...]:
+        return unique(blocks, "blocks")
+
+    def left_out(self) -> frozenset[str]:
+        """Leave out `blocks` while it says all."""
+        return super().left_out() | self.at_default("blocks")
+
+
+NameT = TypeVar("NameT", bound=str | int)
 
 
 def unique(names: tuple[NameT, ...], setting: str) -> tuple[NameT, ...]:
@@ -39,7 +54,7 @@ def unique(names: tuple[NameT, ...], setting: str) -> tuple[NameT, ...]:
     Raises:
         ValueError: if a name is given twice.
     """
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted({str(name) for name in names if names.count(name) > 1})
     if repeated:
         raise UserValueError(f"{setting} names {', '.join(repeated)} more than once; name each only once.")
     return names

@@ -135,15 +135,66 @@ def live_path(model: nn.Module, path: str) -> str:
     return ".".join(steps)
 
 
-def find_linears(model: nn.Module, interface: ModelInterface, role: Role) -> list[LinearSite]:
-    """Find the linear layers that play a role, one a block, in block order.
+def chosen_blocks(interface: ModelInterface, blocks: Collection[int] = ()) -> frozenset[int]:
+    """Return the indices of the blocks that a setting names: all if it names none, from the end if negative.
 
     Raises:
-        ValueError: if the backbone has no such layer, no blocks, or a fused q, k, v layer of another shape.
+        ValueError: if the backbone does not have one of them.
+    """
+    count = len(interface.blocks)
+    wrong = [index for index in blocks if not -count <= index < count]
+    if wrong:
+        raise UserValueError(
+            f"blocks names {', '.join(map(str, wrong))}, but this backbone has {count} blocks: name 0 to "
+            f"{count - 1}, or -1 to {-count} from the end."
+        )
+    return frozenset(index % count for index in blocks) or frozenset(range(count))
+
+
+def find_norms(
+    model: nn.Module, interface: ModelInterface, blocks: Collection[int] = ()
+) -> dict[str, nn.LayerNorm]:
+    """Find the LayerNorms that the backbone names: path -> layer, in the order it names them.
+
+    Args:
+        model: the backbone, with or without adapters.
+        interface: of the backbone.
+        blocks: only norms inside these blocks; none named = all, and those outside blocks too.
+
+    Raises:
+        ValueError: if the backbone does not have one of the blocks.
+    """
+    some = [interface.blocks[index] for index in sorted(chosen_blocks(interface, blocks))] if blocks else None
+    norms = {}
+    for path in interface.parts.get("norms", ()):
+        owner, leaf = locate(model, path)
+        layer = getattr(owner, leaf)
+        wanted = not at_or_inside(path, interface.unused) and (some is None or inside(path, some))
+        if wanted and isinstance(layer, nn.LayerNorm):
+            norms[path] = layer
+    return norms
+
+
+def find_linears(
+    model: nn.Module, interface: ModelInterface, role: Role, blocks: Collection[int] = ()
+) -> list[LinearSite]:
+    """Find the linear layers that play a role, one a block, in block order.
+
+    Args:
+        model: the backbone, with or without adapters.
+        interface: of the backbone.
+        role: the role.
+        blocks: only in these blocks; none named = all.
+
+    Raises:
+        ValueError: if the backbone has no such layer, no such blocks, or a fused q, k, v layer of another
+            shape.
         TypeError: if the layer is not an `nn.Linear`.
     """
-    sites = []
+    sites, wanted = [], chosen_blocks(interface, blocks)
     for site in interface.sites(role):
+        if site.block not in wanted:
+            continue
         owner, leaf = locate(model, site.path)
         layer = as_linear(getattr(owner, leaf), f"role {role!r} at {site.path}")
         start, stop = site.rows

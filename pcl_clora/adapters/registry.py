@@ -7,10 +7,12 @@ from typing import Any
 
 from pcl_clora.adapters.base import AdapterMethod
 from pcl_clora.adapters.config import AdapterConfig
+from pcl_clora.adapters.methods.bitfit import BitFit
 from pcl_clora.adapters.methods.clora import CLoRA
 from pcl_clora.adapters.methods.full import Full
 from pcl_clora.adapters.methods.linear_probe import LinearProbe
 from pcl_clora.adapters.methods.lora import LoRA
+from pcl_clora.adapters.methods.ssf import SSF
 from pcl_clora.config import Registry
 
 _methods: Registry[AdapterConfig, type[AdapterMethod]] = Registry(
@@ -28,13 +30,24 @@ def register_adapter(method: type[AdapterMethod]) -> None:
     _methods.register(name, method.config_type, method)
 
 
-for _method in (CLoRA, LoRA, LinearProbe, Full):
+for _method in (CLoRA, LoRA, LinearProbe, Full, BitFit, SSF):
     register_adapter(_method)
 
 
-def list_adapters() -> list[str]:
-    """List the names of all adapter methods, sorted."""
-    return _methods.names()
+def list_adapters(*, mergeable: bool | None = None, batch_independent: bool | None = None) -> list[str]:
+    """List the names of adapter methods, sorted.
+
+    Args:
+        mergeable: only those whose change folds into the weights, or only those whose does not.
+        batch_independent: only those whose predictions do not depend on what else is in the batch, or only
+            the others.
+    """
+    wanted = {"mergeable": mergeable, "batch_independent": batch_independent}
+    return sorted(
+        name
+        for name, method in _methods.makers().items()
+        if all(value is None or getattr(method, key) == value for key, value in wanted.items())
+    )
 
 
 def parse_adapter_config(values: Mapping[str, Any] | AdapterConfig) -> AdapterConfig:

@@ -23,6 +23,20 @@ def make(backbone: str, setting: str, name: str = "default") -> AdaptedModel:
     return attach_adapter(cases.make_backbone(backbone), cases.SETTINGS[setting], name)
 
 
+def make_mergeable(backbone: str, setting: str) -> AdaptedModel:
+    """A trained adapter; one that cannot be merged says so, and nothing changes, which ends the test."""
+    model = cases.shake(make(backbone, setting))
+    if not cases.CASES[setting].mergeable:
+        before, points = cases.snapshot(model), cases.make_points()
+        expected = model(points)
+        with pytest.raises(AdapterStateError, match="cannot be merged"):
+            model.merge()
+        assert cases.changed_names(model, before) == set()
+        assert torch.equal(model(points), expected)
+        pytest.skip("cannot be merged, and says so")
+    return model
+
+
 def test_before_the_first_step_it_computes_what_the_base_computes(backbone: str, setting: str) -> None:
     base = cases.make_backbone(backbone)
     points = cases.make_points()
@@ -30,7 +44,17 @@ def test_before_the_first_step_it_computes_what_the_base_computes(backbone: str,
 
     adapted = attach_adapter(base, cases.SETTINGS[setting])
 
-    assert torch.equal(adapted(points), expected)
+    assert torch.equal(adapted(points), expected) == cases.CASES[setting].identity_at_start
+
+
+def test_a_prediction_does_not_depend_on_what_else_is_in_the_batch(backbone: str, setting: str) -> None:
+    model = cases.shake(make(backbone, setting)).double()
+    points = cases.make_points().double()
+
+    alone, together = model(points[:1]), model(points)[:1]
+
+    near = torch.allclose(alone, together, rtol=1e-10, atol=1e-10)  # sums may be taken in another order
+    assert near == cases.CASES[setting].batch_independent
 
 
 def test_training_changes_only_what_is_saved(backbone: str, setting: str) -> None:
@@ -78,7 +102,7 @@ def test_file_keys_name_neither_the_adapter_nor_the_wrapping(backbone: str, sett
 
 
 def test_merged_equals_unmerged_in_float32(backbone: str, setting: str) -> None:
-    model = cases.shake(make(backbone, setting))
+    model = make_mergeable(backbone, setting)
     points = cases.make_points()
     expected = model(points)
 
@@ -90,7 +114,7 @@ def test_merged_equals_unmerged_in_float32(backbone: str, setting: str) -> None:
 
 
 def test_merged_equals_unmerged_in_float64(backbone: str, setting: str) -> None:
-    model = cases.shake(make(backbone, setting).double())
+    model = make_mergeable(backbone, setting).double()
     points = cases.make_points().double()
     expected = model(points)
 
@@ -101,7 +125,7 @@ def test_merged_equals_unmerged_in_float64(backbone: str, setting: str) -> None:
 
 
 def test_unmerge_restores_every_bit(backbone: str, setting: str) -> None:
-    model = cases.shake(make(backbone, setting))
+    model = make_mergeable(backbone, setting)
     before, output = cases.snapshot(model), model(cases.make_points())
 
     model.merge()
@@ -115,7 +139,7 @@ def test_unmerge_restores_every_bit(backbone: str, setting: str) -> None:
 def test_merge_and_unload_returns_the_plain_backbone_with_the_same_logits(
     backbone: str, setting: str
 ) -> None:
-    model = cases.shake(make(backbone, setting))
+    model = make_mergeable(backbone, setting)
     points = cases.make_points()
     expected, base = model(points), model.base
 
@@ -209,7 +233,7 @@ def test_removing_the_adapter_leaves_the_base_as_it_was(backbone: str, setting: 
 
 
 def test_states_that_cannot_be_combined_raise(backbone: str, setting: str, tmp_path) -> None:
-    model = make(backbone, setting)
+    model = make_mergeable(backbone, setting)
     model.merge()
 
     calls = [

@@ -8,7 +8,7 @@ import torch
 from pcl_clora.adapters import attach_adapter, load_adapter
 from tests.support import adapter_cases as cases
 
-pytestmark = [pytest.mark.cuda, pytest.mark.parametrize("setting", list(cases.SETTINGS))]
+pytestmark = [pytest.mark.cuda, pytest.mark.parametrize("setting", cases.ON_PLAIN)]
 
 
 def test_on_cuda_the_start_is_the_base_and_training_changes_only_what_is_saved(setting: str) -> None:

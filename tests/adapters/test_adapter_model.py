@@ -50,7 +50,7 @@ def test_a_method_registered_twice_raises() -> None:
 
 @pytest.mark.parametrize("values", [{"method": "clara"}, {"method": "loras", "rank": 3}], ids=str)
 def test_an_unknown_method_names_the_nearest(values: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=r"did you mean .*Valid: clora, full, linear_probe, lora"):
+    with pytest.raises(ConfigError, match=r"did you mean .*Valid: .*clora, .*full, linear_probe, lora"):
         parse_adapter_config(values)
 
 
@@ -401,3 +401,46 @@ def test_a_change_that_is_no_weight_cannot_be_merged_and_changes_nothing(shifted
 
     assert not shifted.is_merged
     assert cases.changed_names(shifted, before) == set()
+
+
+@pytest.mark.parametrize(("backbone", "setting"), cases.REFUSED)
+def test_what_a_backbone_lacks_is_refused_before_anything_changes(backbone: str, setting: str) -> None:
+    base = cases.make_backbone(backbone)
+    before = [type(module) for module in base.modules()]
+
+    with pytest.raises(ValueError, match=cases.CASES[setting].refused[backbone]):
+        attach_adapter(base, cases.SETTINGS[setting])
+
+    assert [type(module) for module in base.modules()] == before
+
+
+def test_methods_are_listed_by_what_they_promise() -> None:
+    mergeable, other = list_adapters(mergeable=True), list_adapters(mergeable=False)
+
+    assert {"clora", "lora", "ssf", "bitfit"} <= set(mergeable)
+    assert sorted(mergeable + other) == list_adapters()
+    assert set(list_adapters(mergeable=True, batch_independent=True)) <= set(mergeable)
+
+
+@pytest.mark.parametrize("blocks", [[2], [-3], [0, 7]], ids=str)
+def test_a_block_that_is_not_there_is_named_with_those_that_are(blocks: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"has 2 blocks: name 0 to 1, or -1 to -2"):
+        attach_adapter(cases.make_backbone("plain"), {"method": "clora", "blocks": blocks})
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        name
+        for name in list_adapters()
+        if "blocks" in parse_adapter_config({"method": name}).__class__.model_fields
+    ],
+)
+def test_a_subset_of_blocks_is_all_that_changes(method: str) -> None:
+    model = attach_adapter(cases.make_backbone("plain"), {"method": method, "blocks": [-1], "train": []})
+
+    changed = [name for name in model.plan if ".method." not in name]
+
+    assert changed
+    assert all(name.startswith("base.layers.1.") for name in changed)
+    assert parse_adapter_config({"method": method}).model_dump().keys().isdisjoint({"blocks"})

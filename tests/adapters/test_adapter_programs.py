@@ -16,20 +16,23 @@ PLACEMENTS = [
     for sharing in ("global", "per_role", "none", "all")
     for placement in ("input", "parallel", "both")
 ]
-ALL = [*cases.SETTINGS.values(), *PLACEMENTS]
+ALL = [*(cases.SETTINGS[name] for name in cases.ON_PLAIN), *PLACEMENTS]
+UNMERGEABLE = [case.settings for case in cases.CASES.values() if not case.mergeable]
+BOTH = [(each, merged) for each in ALL for merged in (False, True) if not merged or each not in UNMERGEABLE]
+
+
+def title(value: dict[str, object] | bool) -> str:
+    if isinstance(value, bool):
+        return "merged" if value else "unmerged"
+    return "-".join(str(word) for word in value.values())[:60]
 
 
 def make(settings: dict[str, object], name: str = "default", backbone: str = "plain") -> AdaptedModel:
     return cases.shake(attach_adapter(cases.make_backbone(backbone), settings, name))
 
 
-def title(settings: dict[str, object]) -> str:
-    return "-".join(str(value) for value in settings.values())[:60]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("merged", [False, True], ids=["unmerged", "merged"])
-@pytest.mark.parametrize("settings", ALL, ids=title)
+@pytest.mark.parametrize(("settings", "merged"), BOTH, ids=title)
 def test_an_exported_program_computes_what_the_model_computes(
     settings: dict[str, object], merged: bool
 ) -> None:
@@ -43,8 +46,7 @@ def test_an_exported_program_computes_what_the_model_computes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("merged", [False, True], ids=["unmerged", "merged"])
-@pytest.mark.parametrize("settings", ALL, ids=title)
+@pytest.mark.parametrize(("settings", "merged"), BOTH, ids=title)
 def test_the_graph_of_a_compiled_model_does_not_break(settings: dict[str, object], merged: bool) -> None:
     model, points = make(settings), cases.make_points()
     if merged:
@@ -103,7 +105,7 @@ def test_a_compiled_model_follows_a_switch() -> None:
     assert all(torch.allclose(found, expected, atol=1e-5) for found, expected in outputs)
 
 
-@pytest.mark.parametrize("name", list(cases.SETTINGS))
+@pytest.mark.parametrize("name", cases.ON_PLAIN)
 def test_a_pickled_model_computes_the_same(name: str) -> None:
     model, points = make(cases.SETTINGS[name]), cases.make_points()
 

@@ -72,7 +72,7 @@ class Around(nn.Module):
         self.inside, self.interface = inside, inside.interface
 
 
-@pytest.mark.parametrize("setting", list(cases.SETTINGS))
+@pytest.mark.parametrize("setting", cases.ON_PLAIN)
 @pytest.mark.parametrize(
     "take", [AdaptedModel, lambda m: attach_adapter(Around(m), LORA), lambda m: attach_adapter(m.base, LORA)]
 )
@@ -245,7 +245,7 @@ def test_flags_that_the_user_sets_survive_switching_and_disabled(tmp_path: Path)
 
 
 @pytest.mark.parametrize("trainable", [True, False])
-@pytest.mark.parametrize("setting", list(cases.SETTINGS))
+@pytest.mark.parametrize("setting", cases.ON_PLAIN)
 def test_a_loaded_adapter_is_trainable_as_asked_and_in_evaluation_mode(
     setting: str, trainable: bool, tmp_path: Path
 ) -> None:
@@ -274,7 +274,7 @@ def spoil(model: AdaptedModel, value: float) -> str:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("setting", list(cases.SETTINGS))
+@pytest.mark.parametrize("setting", cases.ON_PLAIN)
 def test_values_that_are_not_finite_are_neither_merged_nor_saved(
     setting: str, value: float, tmp_path: Path
 ) -> None:

@@ -6,14 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcl_clora.adapters import AdaptedModel, CLoRAConfig, attach_adapter
 from pcl_clora.adapters.methods.clora import CLoRADelta
 from pcl_clora.adapters.paths import tuner_layers
 from pcl_clora.config import ConfigError
-from pcl_clora.models import create_model
 from tests.support import adapter_cases as cases
 
 DIM = 16
@@ -220,7 +219,7 @@ def test_the_rank_of_an_update_is_at_most_spaces_times_rank(spaces: int, core: s
 )
 def test_parameter_counts_on_point_mae(spaces: int, adapter: int, total: float) -> None:
     counts = attach_adapter(
-        full_size_without_values(), {"method": "clora", "num_spaces": spaces}
+        cases.full_size_without_values(), {"method": "clora", "num_spaces": spaces}
     ).parameter_counts()
 
     assert counts["adapter"] == adapter
@@ -247,7 +246,7 @@ def test_parameter_counts_on_point_mae(spaces: int, adapter: int, total: float) 
     ids=str,
 )
 def test_parameter_counts_of_other_settings_on_point_mae(settings: dict[str, object], adapter: int) -> None:
-    assert attach_adapter(full_size_without_values(), settings).parameter_counts()["adapter"] == adapter
+    assert attach_adapter(cases.full_size_without_values(), settings).parameter_counts()["adapter"] == adapter
 
 
 @pytest.mark.parametrize(("dim", "depth", "adapter"), [(1024, 24, 155_648), (768, 12, 110_592)])
@@ -256,11 +255,6 @@ def test_parameter_counts_at_other_widths(dim: int, depth: int, adapter: int) ->
         model = cases.PlainTransformer(dim=dim, depth=depth)
 
     assert attach_adapter(model, {"method": "clora"}).parameter_counts()["adapter"] == adapter
-
-
-def full_size_without_values() -> nn.Module:
-    with torch.device("meta"):
-        return create_model("point_mae", num_classes=15)
 
 
 class Shapes(TorchDispatchMode):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -158,10 +160,22 @@ BACKBONES = {
     "pointgpt_s": make_pointgpt,
     "recon": make_recon,
 }
-FEW_SETTINGS = ("clora", "lora", "linear_probe", "full")
+FEW_SETTINGS = ("clora", "lora", "linear_probe", "full", "bitfit", "ssf")
 WITH_FEW_SETTINGS = ("pointgpt_s", "recon")  # more of a kind that the others show in every setting
 
-SETTINGS: dict[str, dict[str, object]] = {
+
+@dataclass(frozen=True)
+class Case:
+    """Settings of a method, and what it promises with them."""
+
+    settings: dict[str, object]
+    identity_at_start: bool = True
+    mergeable: bool = True
+    batch_independent: bool = True
+    refused: dict[str, str] = field(default_factory=dict)  # backbone that cannot have it -> what is said
+
+
+_CASES: dict[str, dict[str, object] | Case] = {
     "clora": {"method": "clora", "rank": 4, "num_spaces": 3},
     "clora_parallel": {"method": "clora", "rank": 4, "num_spaces": 3, "placement": "parallel"},
     "clora_both_bias": {
@@ -188,13 +202,37 @@ SETTINGS: dict[str, dict[str, object]] = {
     },
     "linear_probe": {"method": "linear_probe"},
     "full": {"method": "full"},
+    "clora_last_block": {"method": "clora", "rank": 4, "num_spaces": 3, "blocks": [-1]},
+    "bitfit": {"method": "bitfit"},
+    "bitfit_everything": Case(
+        {"method": "bitfit", "new_qkv_bias": True, "embed": True},
+        refused={"plain": "have biases, which bitfit trains", "pointgpt_s": "have biases"},
+    ),
+    "ssf": {"method": "ssf"},
+    "ssf_paper": Case(
+        {"method": "ssf", "mode": "paper", "targets": ["qkv", "fc1"], "blocks": [1]}, identity_at_start=False
+    ),
+    "ssf_tokens": Case(
+        {"method": "ssf", "tokens": True}, mergeable=False, refused={"bare": "names no patch encoder"}
+    ),
 }  # fmt: skip
+CASES = {name: case if isinstance(case, Case) else Case(case) for name, case in _CASES.items()}
+SETTINGS = {name: case.settings for name, case in CASES.items()}
 
-PAIRS = [
+_ALL = [
     (backbone, setting)
     for backbone in BACKBONES
     for setting in (FEW_SETTINGS if backbone in WITH_FEW_SETTINGS else SETTINGS)
 ]
+PAIRS = [pair for pair in _ALL if pair[0] not in CASES[pair[1]].refused]
+ON_PLAIN = [name for name, case in CASES.items() if "plain" not in case.refused]
+REFUSED = [pair for pair in _ALL if pair[0] in CASES[pair[1]].refused]
+
+
+def full_size_without_values() -> nn.Module:
+    """Point-MAE as published, on the meta device, for counting."""
+    with torch.device("meta"):
+        return create_model("point_mae", num_classes=15)
 
 
 def make_backbone(name: str, seed: int = 0) -> nn.Module:

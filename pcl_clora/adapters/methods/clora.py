@@ -13,7 +13,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from pcl_clora.adapters.base import AdapterMethod, Delta, module_key
-from pcl_clora.adapters.config import AdapterConfig, unique
+from pcl_clora.adapters.config import AdapterConfig, LayerwiseConfig, unique
 from pcl_clora.adapters.methods.lora import at_rows
 from pcl_clora.adapters.methods.sade import SadeConfig, pair_similarities
 from pcl_clora.adapters.paths import LinearSite, find_linears
@@ -26,7 +26,7 @@ _DEFAULT_TARGETS: tuple[Role, ...] = ("qkv", "fc1")
 _DEFAULT_PARALLEL: tuple[Role, ...] = ("q", "v")
 
 
-class CLoRAConfig(AdapterConfig):
+class CLoRAConfig(LayerwiseConfig):
     """Settings of collaborative low-rank adaptation (arXiv 2512.24603)."""
 
     method: Literal["clora"] = "clora"
@@ -404,11 +404,13 @@ class CLoRA(AdapterMethod):
         sites: list[tuple[str, LinearSite]] = []
         if config.placement != "parallel":
             sites += [
-                ("input", site) for role in config.targets for site in find_linears(model, interface, role)
+                ("input", site)
+                for role in config.targets
+                for site in find_linears(model, interface, role, config.blocks)
             ]
         if config.placement != "input":
             for role in config.parallel_targets:
-                sites += [(role, site) for site in find_linears(model, interface, role)]
+                sites += [(role, site) for site in find_linears(model, interface, role, config.blocks)]
         for place, site in sites:
             rows = site.rows[1] - site.rows[0]
             if site.layer.in_features != dim or (place != "input" and rows != dim):
