@@ -81,6 +81,11 @@ class TunerLayer(nn.Module):
                 raise
         return getattr(layer, name)
 
+    @property
+    def fuses(self) -> bool:
+        """Whether the layer is called as it is, and may compute an activation too."""
+        return (self.active is None or self.is_merged) and getattr(self.base_layer, "fuses", False)
+
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Run the layer with the active delta, or bare if there is none or it is merged."""
         if self.active is None or self.is_merged:

@@ -20,10 +20,9 @@ from pcl_clora import ops
 from pcl_clora.errors import UserTypeError, UserValueError
 from pcl_clora.models.config import TransformerConfig
 from pcl_clora.models.interface import ModelInterface, Tokens
-from pcl_clora.models.layers import product
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
-from pcl_clora.models.layers.product import Linear
-from pcl_clora.models.layers.transformer import NoPrefix, folded_linear
+from pcl_clora.models.layers.product import Affine, Linear
+from pcl_clora.models.layers.transformer import NoPrefix, affine_parts
 from pcl_clora.models.published import Rewritten
 
 LABEL_SLOPE = 0.2  # of the LeakyReLU behind the embedding of a category
@@ -65,7 +64,7 @@ class PointwiseLayer:
         fold: fold the BatchNorm into the linear layer in evaluation mode.
     """
 
-    def __init__(self, linear: nn.Linear, norm: nn.BatchNorm1d, *, fold: bool) -> None:
+    def __init__(self, linear: Linear, norm: nn.BatchNorm1d, *, fold: bool) -> None:
         self.linear, self.norm = linear, norm
         self.folds = fold and not norm.training
 
@@ -73,15 +72,18 @@ class PointwiseLayer:
         """(B, N, C) -> (B, N, C'), the layers called one after another."""
         return F.relu(rows_norm(self.linear(x), self.norm))
 
-    def weights(self) -> tuple[Tensor, Tensor]:
-        """Return weight (C', C) and bias (C',), BatchNorm included where it is folded."""
-        if self.folds:
-            return folded_linear(self.linear, self.norm)
-        return self.linear.weight, self.linear.bias
+    def parts(self, sizes: Sequence[int], biased: int = 0) -> tuple[Affine, ...]:
+        """Cut the linear layer by its input, see `affine_parts`; BatchNorm included where it is folded."""
+        return affine_parts(self.linear, self.norm if self.folds else None, sizes, biased)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C')."""
+        (whole,) = self.parts(())
+        return whole(x, "relu") if self.folds else self.finish(whole(x))
 
     def finish(self, x: Tensor) -> Tensor:
-        """Apply what the weights do not hold: (B, N, C') -> (B, N, C')."""
-        return F.relu(x if self.folds else rows_norm(x, self.norm))
+        """Apply what the parts do not hold, in place: (B, N, C') -> (B, N, C')."""
+        return F.relu(x if self.folds else rows_norm(x, self.norm), inplace=True)
 
 
 class FeaturePropagation(Rewritten, nn.Module):
@@ -135,16 +137,13 @@ class FeaturePropagation(Rewritten, nn.Module):
             if extra is not None:
                 known.insert(0, extra[:, None].expand(-1, points.shape[1], -1))
             return second.published(first.published(torch.cat(known, dim=-1)))
-        matrix, bias = first.weights()
-        of_extra, of_xyz, of_features = torch.split(
-            matrix, [self.num_extra, 3, matrix.shape[1] - 3 - self.num_extra], dim=1
-        )
-        x = product.linear(points, of_xyz, bias)
-        projected = product.linear(features, of_features).to(weight.dtype)  # no operator takes bfloat16
-        x = x + ops.three_interpolate(projected, idx, weight)
+        sizes = (self.num_extra, 3, self.linear1.in_features - 3 - self.num_extra)
+        of_extra, of_xyz, of_features = first.parts(sizes, biased=1)
+        projected = of_features(features).to(weight.dtype)  # no operator takes bfloat16
+        x = of_xyz(points) + ops.three_interpolate(projected, idx, weight)
         if extra is not None:
-            x = x + product.linear(extra, of_extra)[:, None]
-        return second.finish(product.linear(first.finish(x), *second.weights()))
+            x = x + of_extra(extra)[:, None]
+        return second(first.finish(x))
 
 
 class CategoryEmbedding(nn.Module):
@@ -233,14 +232,11 @@ class SegmentationHead(Rewritten, nn.Module):
         if self.published:
             everywhere = shared[:, None].expand(-1, x.shape[1], -1)
             x = first.published(torch.cat([x, everywhere], dim=-1))
-            x = second.published(self.dropout(x))
-            logits: Tensor = self.linear3(x)
-            return logits
-        matrix, bias = first.weights()
-        own = x.shape[-1]
-        x = product.linear(x, matrix[:, :own]) + product.linear(shared, matrix[:, own:], bias)[:, None]
-        x = self.dropout(first.finish(x))
-        logits = self.linear3(second.finish(product.linear(x, *second.weights())))
+            published: Tensor = self.linear3(second.published(self.dropout(x)))
+            return published
+        of_own, of_shared = first.parts((x.shape[-1], shared.shape[-1]), biased=1)
+        x = self.dropout(first.finish(of_own(x) + of_shared(shared)[:, None]))
+        logits: Tensor = self.linear3(second(x))
         return logits
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pcl_clora.errors import UserValueError
 from pcl_clora.models.interface import Tokens
-from pcl_clora.models.layers import product
-from pcl_clora.models.layers.product import Linear
+from pcl_clora.models.layers.prepared import Prepared
+from pcl_clora.models.layers.product import Affine, Linear
 from pcl_clora.models.published import Rewritten
+
+CHUNK = 32  # patches that run through the patch encoder together, where that is free
 
 
 def pool_max_mean(x: Tensor) -> Tensor:
@@ -84,6 +88,13 @@ class CrossAttention(nn.Module):
         return result
 
 
+def activated(layer: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
+    """Compute act(layer(x)), with one operator where there is one for both."""
+    if getattr(layer, "fuses", False) and type(act) is nn.GELU and act.approximate == "none":
+        return cast(Tensor, layer(x, "gelu"))
+    return cast(Tensor, act(layer(x)))
+
+
 class Mlp(nn.Module):
     """Two linear layers with an exact (erf) GELU between them."""
 
@@ -95,7 +106,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        result: Tensor = self.fc2(self.act(self.fc1(x)))
+        result: Tensor = self.fc2(activated(self.fc1, self.act, x))
         return result
 
 
@@ -171,19 +182,27 @@ class PatchEncoder(Rewritten, nn.Module):
     * points are rows of a matrix, so that every 1x1 convolution is one matrix product;
     * the global half of the concatenated feature is constant within a patch, so that its share of `linear3`
       is computed once a patch (4.24 instead of 4.76 G MACs for Point-MAE at 2,048 points);
-    * in evaluation mode both BatchNorms are folded into the linear layer before them, on the fly.
+    * in evaluation mode both BatchNorms are folded into the linear layer before them, once for given weights.
+
+    Where nothing here is trained, a few patches at a time run through all layers, so that what lies between
+    them stays in the processor's cache, and memory does not grow with the points.
 
     Args:
         out_dim: width of the result.
         widths: hidden widths (W0, W1, W2); (128, 256, 512) in all published models. W1 is doubled by
             concatenation.
         fold: fold BatchNorm in evaluation mode.
+        chunk: patches at a time, at least 1.
 
     Source: Pang et al., Point-MAE, ECCV 2022, section 3.1; the rewrites are ours.
     """
 
-    def __init__(self, out_dim: int, widths: Sequence[int] = (128, 256, 512), *, fold: bool = True) -> None:
+    def __init__(
+        self, out_dim: int, widths: Sequence[int] = (128, 256, 512), *, fold: bool = True, chunk: int = CHUNK
+    ) -> None:
         super().__init__()
+        if chunk < 1:
+            raise UserValueError(f"chunk={chunk} patches at a time are none; give 1 or more.")
         w0, w1, w2 = widths
         self.linear1 = Linear(3, w0)
         self.norm1 = nn.BatchNorm1d(w0)
@@ -191,7 +210,7 @@ class PatchEncoder(Rewritten, nn.Module):
         self.linear3 = Linear(2 * w1, w2)
         self.norm2 = nn.BatchNorm1d(w2)
         self.linear4 = Linear(w2, out_dim)
-        self.fold = fold
+        self.fold, self.chunk = fold, chunk
 
     def forward(self, neighborhood: Tensor) -> Tensor:
         """Embed patches.
@@ -204,22 +223,30 @@ class PatchEncoder(Rewritten, nn.Module):
         """
         b, g, k, _ = neighborhood.shape
         rows = neighborhood.reshape(b * g * k, 3)
-        tokens = self._published_rows(rows, k) if self.published else self._rows(rows, k)
+        if self.published:
+            tokens = self._published_rows(rows, k)
+        elif self._in_chunks(rows):
+            pieces = torch.split(rows, self.chunk * k) if len(rows) else (rows,)
+            tokens = torch.cat([self._rows(piece, k) for piece in pieces])
+        else:
+            tokens = self._rows(rows, k)
         return tokens.view(b, g, -1)
 
+    def _in_chunks(self, rows: Tensor) -> bool:
+        """Whether patches do not depend on one another, and no gradient is wanted."""
+        if torch.compiler.is_compiling() or not rows.is_cpu or not self._folds():
+            return False
+        trains = rows.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
+        return not (trains and torch.is_grad_enabled())
+
     def _rows(self, rows: Tensor, k: int) -> Tensor:
-        x = F.relu(self._linear_norm(rows, self.linear1, self.norm1), inplace=True)
-        x = self.linear2(x)
-        pooled = _max_over_group(x, k)
-        split = x.shape[1]
-        if self._folds():
-            weight, bias = folded_linear(self.linear3, self.norm2)
-            shared = product.linear(pooled, weight[:, :split], bias)
-            x = _add_to_groups(product.linear(x, weight[:, split:]), shared, k)
-        else:
-            weight = self.linear3.weight
-            shared = product.linear(pooled, weight[:, :split], self.linear3.bias)
-            x = self.norm2(_add_to_groups(product.linear(x, weight[:, split:]), shared, k))
+        x = self.linear2(self._linear_norm_relu(rows, self.linear1, self.norm1))
+        width = x.shape[1]
+        norm = self.norm2 if self._folds() else None
+        of_pooled, of_own = affine_parts(self.linear3, norm, (width, width))
+        x = _add_to_groups(of_own(x), of_pooled(_max_over_group(x, k)), k)
+        if norm is None:
+            x = self.norm2(x)
         return _max_over_group(self.linear4(F.relu(x, inplace=True)), k)
 
     def _published_rows(self, rows: Tensor, k: int) -> Tensor:
@@ -231,11 +258,38 @@ class PatchEncoder(Rewritten, nn.Module):
     def _folds(self) -> bool:
         return self.fold and not self.norm1.training and not self.norm2.training
 
-    def _linear_norm(self, x: Tensor, linear: nn.Linear, norm: nn.BatchNorm1d) -> Tensor:
-        if self._folds():
-            return product.linear(x, *folded_linear(linear, norm))
-        result: Tensor = norm(linear(x))
-        return result
+    def _linear_norm_relu(self, x: Tensor, linear: Linear, norm: nn.BatchNorm1d) -> Tensor:
+        if not self._folds():
+            return F.relu(norm(linear(x)), inplace=True)
+        return affine_parts(linear, norm)[0](x, "relu")
+
+
+def affine_parts(
+    linear: Linear, norm: nn.BatchNorm1d | None = None, sizes: Sequence[int] = (), biased: int = 0
+) -> tuple[Affine, ...]:
+    """Cut a linear layer by its input into parts whose results add up to that of the layer.
+
+    Args:
+        linear: the layer.
+        norm: folded into it, in evaluation mode; kept where no gradient is wanted.
+        sizes: width of every part; () for one.
+        biased: number of the part that gets the bias.
+    """
+
+    def make(*, keeps: bool) -> tuple[Affine, ...]:
+        weight, bias = (linear.weight, linear.bias) if norm is None else folded_linear(linear, norm)
+        cut = torch.split(weight, list(sizes), dim=1) if sizes else (weight,)
+        return tuple(
+            Affine(part, bias if number == biased else None, Prepared() if keeps else None)
+            for number, part in enumerate(cut)
+        )
+
+    tensors = [*linear.parameters(), *(() if norm is None else (*norm.parameters(), *norm.buffers()))]
+    trains = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    if trains or norm is None or torch.compiler.is_compiling():
+        return make(keeps=False)
+    name = f"folded {id(norm)} {sizes} {biased}"
+    return linear.prepared.get(name, tuple(tensors), lambda: make(keeps=True))
 
 
 def folded_linear(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,6 @@ from pcl_clora import ops
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.backbones.point_bert.keys import SEGMENTATION_KEYS
 from pcl_clora.models.backbones.point_bert.network import PointBERT, PointBERTConfig
-from pcl_clora.models.layers import product
 from pcl_clora.models.layers.edge_conv import EdgeConv
 from pcl_clora.models.layers.part_segmentation import FeaturePropagation, PartSegmenter, PointwiseLayer
 from pcl_clora.models.layers.product import Linear
@@ -118,9 +117,9 @@ class PointBERTSegmentationHead(Rewritten, nn.Module):
         code = F.one_hot(category, self.num_categories).to(x1.dtype)
         x = self.propagation0(points, level1, x1, code)
         last = PointwiseLayer(self.linear1, self.norm1, fold=self.fold)
-        x = last.published(x) if self.published else last.finish(product.linear(x, *last.weights()))
-        result: Tensor = self.linear2(self.dropout(x))
-        return result
+        x = last.published(x) if self.published else last(x)
+        logits: Tensor = self.linear2(self.dropout(x))
+        return logits
 
 
 class PointBERTSegmenter(PartSegmenter, PointBERT):

@@ -240,7 +240,7 @@ class LargePatchEncoder(PatchEncoder):
         self.linear1 = Linear(widths[0], widths[1])
 
     def _rows(self, rows: Tensor, k: int) -> Tensor:
-        return super()._rows(F.relu(self._linear_norm(rows, self.linear0, self.norm0), inplace=True), k)
+        return super()._rows(self._linear_norm_relu(rows, self.linear0, self.norm0), k)
 
     def _published_rows(self, rows: Tensor, k: int) -> Tensor:
         return super()._published_rows(F.relu(self.norm0(self.linear0(rows))), k)
