@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import torch
@@ -175,10 +176,49 @@ class AdapterMethod(nn.Module):
     config_type: ClassVar[type[AdapterConfig]] = AdapterConfig
     mergeable: ClassVar[bool] = True
     batch_independent: ClassVar[bool] = True
+    inputs: ClassVar[Mapping[str, str]] = {}  # what it can be given besides the clouds: name -> what it is
 
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()
         self.config = config
+        self._provided: dict[str, Tensor] = {}
+
+    def provide(self, **tensors: Tensor) -> None:
+        """Give the method inputs that the clouds do not hold; they stay until `clear_provided`.
+
+        They are no part of the model's state: not saved, not trained, not moved with the model.
+
+        Raises:
+            ValueError: if the method takes no input of a name; the message lists those it takes.
+            TypeError: if a value is no tensor.
+        """
+        for name, value in tensors.items():
+            if name not in self.inputs:
+                known = "; ".join(f"{key}: {what}" for key, what in self.inputs.items()) or "none"
+                raise UserValueError(
+                    f"{self.config.method} takes no input {name!r}. Its inputs besides the clouds: {known}."
+                )
+            if not isinstance(value, Tensor):
+                raise UserTypeError(f"{name} is a {type(value).__name__}; provide() takes tensors.")
+        self._provided = {**self._provided, **tensors}
+
+    def clear_provided(self) -> None:
+        """Forget what was provided."""
+        self._provided = {}
+
+    def provided(self, name: str, like: Tensor) -> Tensor | None:
+        """Return an input on the device and in the dtype of a tensor (integers keep theirs), or None."""
+        value = self._provided.get(name)
+        if value is None:
+            return None
+        return value.to(like) if value.is_floating_point() else value.to(like.device)
+
+    def num_pooled(self, interface: ModelInterface) -> int | None:
+        """How many features of width D its head reads; None for as many as the backbone's own.
+
+        Another number gives the adapter a new head, as `num_classes` does.
+        """
+        return None
 
     def make_deltas(self, model: nn.Module, interface: ModelInterface) -> dict[str, Delta]:
         """Make the deltas of this method: dotted path of a layer -> delta. Must not change the model.

@@ -30,11 +30,15 @@ def make_plan(base: nn.Module, slot: Slot) -> dict[str, str]:
         f"slots.{slot.key}.method.{key}": f"{method}, shared by all layers"
         for key, _ in slot.method.named_parameters(remove_duplicate=False)
     }
+    for key in moving_statistics(slot.method):
+        plan[f"slots.{slot.key}.method.{key}"] = f"{method}, normalisation statistics"
     for node in walk(base):
         if isinstance(node.module, TunerLayer) and slot.key in node.module.deltas:
-            delta = node.module.deltas[slot.key]
+            delta, start = node.module.deltas[slot.key], f"base.{node.live}.deltas.{slot.key}."
             for key, _ in delta.named_parameters(remove_duplicate=False):
-                plan[f"base.{node.live}.deltas.{slot.key}.{key}"] = f"{method}, one layer's own"
+                plan[start + key] = f"{method}, one layer's own"
+            for key in moving_statistics(delta):
+                plan[start + key] = f"{method}, normalisation statistics"
     for path, reason in slot.owned.items():
         owner, leaf = locate(base, path)
         prefix, item = f"base.{live_path(base, path)}", getattr(owner, leaf)

@@ -167,9 +167,10 @@ class SwitchedModel(nn.Module):
             check_targets(self.base, list(deltas), owned)
             kept = [path for path in carried if not at_or_inside(path, owned)]
             copies = copy_items(self.base, [*owned, *kept])
-            if num_classes is not None:
-                copies.update(self._new_head(owned, num_classes))
             classes = num_classes if num_classes is not None else self._base_classes
+            pooled = method.num_pooled(self.interface)
+            if num_classes is not None or pooled is not None:
+                copies.update(self._new_head(owned, classes, pooled))
             slot = Slot(name, method, copies, owned, tuple(kept), classes, header)
             for path, delta in deltas.items():
                 self._tuner_at(path).deltas[slot.key] = delta
@@ -226,18 +227,22 @@ class SwitchedModel(nn.Module):
             owner = getattr(holder, name)
         setattr(owner, leaf, tuner.base_layer)
 
-    def _new_head(self, owned: Mapping[str, str], num_classes: int) -> dict[str, nn.Module]:
+    def _new_head(
+        self, owned: Mapping[str, str], num_classes: int | None, num_pooled: int | None
+    ) -> dict[str, nn.Module]:
         paths = self.interface.parts.get("head", ())
         make = getattr(self.base, "make_classifier", None)
-        if len(paths) != 1 or paths[0] not in owned or make is None:
+        if len(paths) != 1 or paths[0] not in owned or make is None or num_classes is None:
+            why = f"num_classes={num_classes} asks" if num_pooled is None else "The method's own pooling asks"
             raise UserValueError(
-                f"num_classes={num_classes} asks for a new head, but the adapter does not train one that "
+                f"{why} for a new head, but the adapter does not train one that "
                 f"{type(self.base).__name__} can make; add 'head' to train, or use a backbone with "
                 "make_classifier()."
             )
         owner, leaf = locate(self.base, paths[0])
         like = next(getattr(owner, leaf).parameters(), None)
-        head = cast(nn.Module, make(num_classes))
+        wider = {} if num_pooled is None else {"num_pooled": num_pooled}
+        head = cast(nn.Module, make(num_classes, **wider)).train(getattr(owner, leaf).training)
         return {paths[0]: head if like is None else head.to(like.device, like.dtype)}
 
     # Switch
@@ -367,7 +372,13 @@ class SwitchedModel(nn.Module):
             raise AdapterStateError(
                 f"Adapter {slot.name!r} runs with the backbone's head; call set_active(None) to replace that."
             )
-        cast(Any, self.base).reset_classifier(num_classes)
+        pooled = None if slot is None else slot.method.num_pooled(self.interface)
+        if slot is None or pooled is None:
+            cast(Any, self.base).reset_classifier(num_classes)
+        else:
+            for path, head in self._new_head(slot.owned, num_classes, pooled).items():
+                owner, leaf = locate(self.base, path)
+                setattr(owner, leaf, head)
         if slot is None:
             self._base_classes = num_classes
         else:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal, Protocol, get_args, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ Role = Literal[
     "contrast_q", "contrast_kv", "contrast_proj", "contrast_fc1", "contrast_fc2",
 ]  # fmt: skip
 Part = Literal["head", "tokens", "patch_embed", "pos_embed", "norms"]
+Place = Literal["pool", "norm", "decoder"]
 _LOGGER = logging.getLogger("pcl_clora")
 ROLES: tuple[Role, ...] = get_args(Role)
 PARTS: tuple[Part, ...] = ("head", "tokens", "patch_embed", "pos_embed", "norms")
@@ -33,6 +34,11 @@ class Tokens:
         num_prefix: how many tokens stand before the patch tokens, T = num_prefix + G.
         attn_mask: (T, T) bool, True where the token of the row may look at the token of the column; None
             where every token looks at all.
+        points: (B, N, 3) the clouds themselves; None where the pass started behind their grouping.
+        embed: patches and their centres (B, M, K, 3), (B, M, 3) -> features and positions, each (B, M, D),
+            by the backbone's own layers; None where it has no patches of points.
+        memo: what one forward pass hands on from block to block; a new one for every pass. A block that may
+            be computed twice (checkpointing) writes under keys of its own.
     """
 
     x: Tensor
@@ -40,6 +46,33 @@ class Tokens:
     center: Tensor
     num_prefix: int
     attn_mask: Tensor | None = None
+    points: Tensor | None = None
+    embed: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    memo: dict[Any, Any] = field(default_factory=dict, compare=False)
+
+
+@runtime_checkable
+class SplitBlock(Protocol):
+    """A transformer block in two steps: `feed(attend(x + pos, tokens))` is what it computes."""
+
+    def attend(self, x: Tensor, tokens: Tokens) -> Tensor:
+        """(B, T, D) with positions -> (B, T, D) after the attention and its residual."""
+        ...
+
+    def feed(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D); extra is added to the output of the MLP, inside drop path."""
+        ...
+
+
+class Opening(nn.Module):
+    """A place of the forward pass that has no layer of its own, made one that a method can take over.
+
+    It holds nothing and does nothing: `opening(compute, *inputs)` is `compute(*inputs)`.
+    """
+
+    def forward(self, compute: Callable[..., Any], *inputs: Any) -> Any:
+        """Compute."""
+        return compute(*inputs)
 
 
 @dataclass(frozen=True)
@@ -77,6 +110,13 @@ class ModelInterface:
         training_only: dotted paths of modules that run only where a loss of the backbone's own is wanted,
             though the published network runs them always.
         input_shape: (C, H, W) of an image, for a backbone that takes images; None for clouds.
+        places: where methods may step in besides the layers: "pool" is the `Opening` called with (pool,
+            features (B, T, D)), "norm" the last norm before it, "decoder" the `Opening` of a segmenter called
+            with (gather, tokens, outputs of its blocks).
+        block_norms: (before the attention, before the MLP), paths relative to a block; empty if not told.
+        num_prefix: learned tokens before the patches.
+        num_pooled: features of width D that the head reads.
+        patch_entry: paths of the patch encoder's layers before its first maximum.
     """
 
     embed_dim: int
@@ -87,6 +127,25 @@ class ModelInterface:
     unused: tuple[str, ...] = ()
     training_only: tuple[str, ...] = ()
     input_shape: tuple[int, int, int] | None = None
+    places: Mapping[Place, str] = field(default_factory=dict)
+    block_norms: tuple[str, ...] = ()
+    num_prefix: int = 1
+    num_pooled: int = 2
+    patch_entry: tuple[str, ...] = ()
+
+    def place(self, name: Place) -> str:
+        """Return the path of a place.
+
+        Raises:
+            ValueError: if the backbone has no such place.
+        """
+        if name not in self.places:
+            raise UserValueError(
+                f"This method steps in at {name!r}, a place that this backbone does not open; it opens "
+                f"{', '.join(self.places) or 'none'}. Choose a backbone over patches of points, such as "
+                "point_mae, or a method that changes weights only, such as clora."
+            )
+        return self.places[name]
 
     def sites(self, role: Role) -> tuple[RoleSite, ...]:
         """List the layers that play a role, one a block, in block order.

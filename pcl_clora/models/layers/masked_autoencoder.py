@@ -164,7 +164,7 @@ class Decoder(nn.Module):
 class WithoutClassifier:
     """What a pre-training form has in the place of a classifier; stands before the backbone it changes."""
 
-    def make_classifier(self, num_classes: int) -> nn.Module:
+    def make_classifier(self, num_classes: int, num_pooled: int | None = None) -> nn.Module:
         """Pre-training has no head."""
         return nn.Identity()
 

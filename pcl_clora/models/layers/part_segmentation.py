@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pcl_clora import ops
 from pcl_clora.errors import UserTypeError, UserValueError
 from pcl_clora.models.config import TransformerConfig
-from pcl_clora.models.interface import ModelInterface, Tokens
+from pcl_clora.models.interface import ModelInterface, Opening, Tokens
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
 from pcl_clora.models.layers.product import Affine, Linear
 from pcl_clora.models.layers.transformer import NoPrefix, affine_parts
@@ -208,7 +208,13 @@ class SegmentationHead(Rewritten, nn.Module):
         self.fold = fold
 
     def forward(
-        self, points: Tensor, center: Tensor, features: Tensor, category: Tensor, extra: Tensor | None = None
+        self,
+        points: Tensor,
+        center: Tensor,
+        features: Tensor,
+        category: Tensor,
+        extra: Tensor | None = None,
+        pooled: Tensor | None = None,
     ) -> Tensor:
         """Classify points.
 
@@ -218,13 +224,13 @@ class SegmentationHead(Rewritten, nn.Module):
             features: (B, G, C).
             category: (B,), int64, 0 <= category < num_categories.
             extra: (B, extra_features), global features of the backbone.
+            pooled: (B, 2 C), what stands in place of maximum and mean over the features.
 
         Returns:
             (B, N, P) logits.
         """
-        known = [features.amax(dim=1), features.mean(dim=1), self.label(category)]
-        if extra is not None:
-            known.insert(2, extra)
+        known = [features.amax(dim=1), features.mean(dim=1)] if pooled is None else [pooled]
+        known += [self.label(category)] if extra is None else [extra, self.label(category)]
         shared = torch.cat(known, dim=-1)
         x = self.propagation(points, center, features)
         first = PointwiseLayer(self.linear1, self.norm1, fold=self.fold)
@@ -247,11 +253,13 @@ class Fetched(NamedTuple):
         center: (B, G, 3), patch centres.
         features: (B, G, C), outputs of the fetched blocks side by side, each after the last norm.
         extra: (B, E) further global features, or None.
+        pooled: (B, 2 C), what stands in place of maximum and mean over the features; None for these.
     """
 
     center: Tensor
     features: Tensor
     extra: Tensor | None
+    pooled: Tensor | None = None
 
 
 if TYPE_CHECKING:
@@ -274,6 +282,10 @@ class PartSegmenter(_Transformer):
     head: SegmentationHead
     keeps_prefix: ClassVar[bool] = False
 
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        self.decoding = Opening()
+
     def make_prefix(self) -> nn.Module:
         """Build the learned tokens of a network that keeps them; nothing otherwise."""
         return super().make_prefix() if self.keeps_prefix else NoPrefix(self.config.embed_dim)
@@ -293,6 +305,7 @@ class PartSegmenter(_Transformer):
             blocks=interface.blocks[:count],
             parts=parts,
             unused=(*interface.unused, *interface.blocks[count:]),
+            places={"norm": "norm", "decoder": "decoding"},
             takes_category=True,
         )
 
@@ -302,9 +315,22 @@ class PartSegmenter(_Transformer):
 
     def fetch(self, tokens: Tokens) -> Fetched:
         """Run the blocks up to the last fetched one, and gather what the head looks at."""
-        wanted = self.config.fetched
-        outputs = list(islice(self.block_outputs(tokens), wanted[-1] + 1))
-        found = [outputs[number] for number in wanted]
+        outputs = list(islice(self.block_outputs(tokens), self.num_run()))
+        fetched: Fetched = self.decoding(self.gather, tokens, outputs)
+        return fetched
+
+    def num_run(self) -> int:
+        """Count the blocks that run: those up to the last fetched one."""
+        return self.config.fetched[-1] + 1
+
+    def gather(self, tokens: Tokens, outputs: list[Tensor]) -> Fetched:
+        """Put side by side what the head looks at.
+
+        Args:
+            tokens: the sequence as it entered the first block.
+            outputs: (B, T, D) of every block that ran.
+        """
+        found = [outputs[number] for number in self.config.fetched]
         features = torch.cat([self.norm(x[:, tokens.num_prefix :]) for x in found], dim=-1)
         return Fetched(tokens.center, features, self.global_features(found[-1]))
 
@@ -337,7 +363,9 @@ class PartSegmenter(_Transformer):
 
     def forward_head(self, features: Fetched, points: Tensor, category: Tensor) -> Tensor:  # type: ignore[override]
         """What the transformer gives, points (B, N, 3) and category (B,) -> (B, N, num_parts) logits."""
-        result: Tensor = self.head(points, features.center, features.features, category, features.extra)
+        instead = {} if features.pooled is None else {"pooled": features.pooled}
+        given = (features.center, features.features, category, features.extra)
+        result: Tensor = self.head(points, *given, **instead)
         return result
 
     def check_category(self, points: Tensor, category: Tensor) -> None:

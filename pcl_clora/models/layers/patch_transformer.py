@@ -7,6 +7,7 @@ A backbone is a subclass that replaces the parts in which it differs: the `make_
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from pcl_clora import ops
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.config import TransformerConfig
-from pcl_clora.models.interface import ModelInterface, Tokens
+from pcl_clora.models.interface import ModelInterface, Opening, Tokens
 from pcl_clora.models.key_map import KeyMap
 from pcl_clora.models.layers.checks import check_input
 from pcl_clora.models.layers.heads import ClassificationHead
@@ -49,6 +50,7 @@ class PatchTransformer(nn.Module):
         self.prefix = self.make_prefix()
         self.blocks = nn.ModuleList(self.make_blocks())
         self.norm = nn.LayerNorm(config.embed_dim)
+        self.pooling = Opening()
         self.head = self.make_classifier(config.num_logits)
         self.grad_checkpointing = False
 
@@ -115,6 +117,11 @@ class PatchTransformer(nn.Module):
                 "pos_embed": ("pos_embed",),
                 "norms": norms,
             },
+            places={"norm": "norm", "pool": "pooling"},
+            block_norms=("norm1", "norm2"),
+            num_prefix=self.prefix(1)[0].shape[1],
+            num_pooled=self.num_pooled,
+            patch_entry=("patch_embed.linear1", "patch_embed.norm1", "patch_embed.linear2"),
         )
 
     def check_points(self, points: Tensor) -> None:
@@ -159,18 +166,23 @@ class PatchTransformer(nn.Module):
             Tokens with T = P + G, P learned tokens before the patches.
         """
         token, token_pos = self.prefix(center.shape[0])
-        x = self.reduce_dim(self.patch_embed(neighborhood))
+        x, pos = self.embed_patches(neighborhood, center)
         return Tokens(
             x=torch.cat([token, x], dim=1),
-            pos=torch.cat([token_pos, self.pos_embed(center)], dim=1),
+            pos=torch.cat([token_pos, pos], dim=1),
             center=center,
             num_prefix=token.shape[1],
+            embed=self.embed_patches,
         )
+
+    def embed_patches(self, neighborhood: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
+        """Patches (B, M, K, 3) and their centres (B, M, 3) -> features and positions, each (B, M, D)."""
+        return self.reduce_dim(self.patch_embed(neighborhood)), self.pos_embed(center)
 
     def tokenize(self, points: Tensor) -> Tokens:
         """(B, N, 3) -> the token sequence before the first block."""
         groups = self.group(points)
-        return self.embed_groups(groups.neighborhood, groups.center)
+        return replace(self.embed_groups(groups.neighborhood, groups.center), points=points)
 
     def block_outputs(self, tokens: Tokens, blocks: nn.ModuleList | None = None) -> Iterator[Tensor]:
         """Run blocks one after another, by default the network's; yields what each puts out, (B, T, D)."""
@@ -198,9 +210,13 @@ class PatchTransformer(nn.Module):
         """(B, 1 + G, D) -> (B, num_pooled D): the class token beside the maximum over the patch tokens."""
         return torch.cat([features[:, 0], features[:, 1:].amax(dim=1)], dim=1)
 
+    def head_features(self, features: Tensor) -> Tensor:
+        """(B, T, D) after the last norm -> (B, T, D), what the head pools."""
+        return features
+
     def forward_head(self, features: Tensor) -> Tensor:
         """(B, P + G, D) -> (B, num_classes) logits."""
-        result: Tensor = self.head(self.pool(features))
+        result: Tensor = self.head(self.pooling(self.pool, self.head_features(features)))
         return result
 
     def forward(self, points: Tensor) -> Tensor:
@@ -218,11 +234,16 @@ class PatchTransformer(nn.Module):
         """Return the head."""
         return self.head
 
-    def make_classifier(self, num_classes: int) -> nn.Module:
-        """Build a new head for this network without attaching it."""
+    def make_classifier(self, num_classes: int, num_pooled: int | None = None) -> nn.Module:
+        """Build a new head for this network without attaching it.
+
+        Args:
+            num_classes: logits.
+            num_pooled: features of width D that it reads; None for what `pool` gives.
+        """
         config = self.config
         return ClassificationHead(
-            self.num_pooled * config.embed_dim,
+            (num_pooled or self.num_pooled) * config.embed_dim,
             num_classes,
             width=config.head_width,
             dropout=config.head_dropout,

@@ -23,6 +23,11 @@ def pool_max_mean(x: Tensor) -> Tensor:
     return torch.cat([x.amax(1), x.mean(1)], dim=1)
 
 
+def plus(x: Tensor, extra: Tensor | None) -> Tensor:
+    """Add what there is to add."""
+    return x if extra is None else x + extra
+
+
 class DropPath(nn.Module):
     """Drop a whole residual branch for a sample, and scale what is kept (stochastic depth).
 
@@ -133,9 +138,16 @@ class Block(nn.Module):
         Returns:
             (B, T, D).
         """
-        x = x + pos
-        x = x + self.drop_path(self.attn(self.norm1(x), tokens.attn_mask))
-        result: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return self.feed(self.attend(x + pos, tokens))
+
+    def attend(self, x: Tensor, tokens: Tokens) -> Tensor:
+        """First half: (B, T, D) with positions -> (B, T, D)."""
+        result: Tensor = x + self.drop_path(self.attn(self.norm1(x), tokens.attn_mask))
+        return result
+
+    def feed(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
+        """Second half: (B, T, D) -> (B, T, D); extra is added to the MLP's output."""
+        result: Tensor = x + self.drop_path(plus(self.mlp(self.norm2(x)), extra))
         return result
 
 

@@ -114,11 +114,11 @@ class PointBERT(PatchTransformer):
         nn.init.normal_(prefix.pos)
         return prefix
 
-    def make_classifier(self, num_classes: int) -> nn.Module:
-        """Build a new head for this network without attaching it."""
+    def make_classifier(self, num_classes: int, num_pooled: int | None = None) -> nn.Module:
+        """Build a new head for this network without attaching it; see `PatchTransformer`."""
         config = self.config
         return TwoLayerHead(
-            self.num_pooled * config.embed_dim,
+            (num_pooled or self.num_pooled) * config.embed_dim,
             num_classes,
             width=config.head_width,
             dropout=config.head_dropout,

@@ -122,22 +122,13 @@ class CausalBlock(Block):
         super().__init__(dim, num_heads, mlp_ratio, drop_path)
         self.attn = CausalAttention(dim, num_heads)
 
-    def forward(self, x: Tensor, pos: Tensor, tokens: Tokens) -> Tensor:
-        """Transform the tokens once.
-
-        Args:
-            x: (B, T, D) features.
-            pos: (B, T, D) positions, added before every block.
-            tokens: the sequence as it entered the first block.
-
-        Returns:
-            (B, T, D).
+    def attend(self, x: Tensor, tokens: Tokens) -> Tensor:
+        """First half: (B, T, D) with positions -> (B, T, D).
 
         Source: Chen et al., PointGPT, NeurIPS 2023, released blocks.
         """
-        x = self.norm1(x + pos)
-        x = x + self.drop_path(self.attn(x, tokens.attn_mask))
-        result: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        x = self.norm1(x)
+        result: Tensor = x + self.drop_path(self.attn(x, tokens.attn_mask))
         return result
 
 

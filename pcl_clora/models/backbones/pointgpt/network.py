@@ -165,9 +165,13 @@ class PointGPT(Rewritten, PatchTransformer):
         rows = torch.arange(len(order), device=order.device)[:, None]
         return ops.PointGroups(*(part[rows, order] for part in groups))
 
+    def head_features(self, features: Tensor) -> Tensor:
+        """(B, T, D) after the last norm -> (B, T, D) after the head's own."""
+        result: Tensor = self.head_norm(features)
+        return result
+
     def pool(self, features: Tensor) -> Tensor:
         """(B, 2 + G, D) -> (B, 2 D): the class token beside the maximum over the patch tokens."""
-        features = self.head_norm(features)
         return torch.cat([features[:, 1], features[:, 2:].amax(dim=1)], dim=1)
 
     def forward(self, points: Tensor) -> Tensor:
@@ -180,7 +184,8 @@ class PointGPT(Rewritten, PatchTransformer):
             (B, num_classes) logits.
         """
         groups = self.group(points)
-        features = self.encode(self.embed_groups(groups.neighborhood, groups.center))
+        tokens = self.embed_groups(groups.neighborhood, groups.center)
+        features = self.encode(dataclasses.replace(tokens, points=points))
         self._auxiliary = {}
         if self.training and torch.is_grad_enabled() and self.config.generation_weight:
             loss = self.generation_loss(features, groups)
@@ -193,13 +198,13 @@ class PointGPT(Rewritten, PatchTransformer):
         """Predict every patch from the features of the patches before it.
 
         Args:
-            features: (B, 2 + G, D), what `forward_features` returns.
+            features: (B, T, D), what `forward_features` returns; what stands behind the patches is not read.
             center: (B, G, 3), patch centres in the order of the walk.
 
         Returns:
             (B, G, K, 3), after fine-tuning in the coordinates of the cloud.
         """
-        before = torch.cat([features[:, :1], features[:, 2:-1]], dim=1)
+        before = torch.cat([features[:, :1], features[:, 2 : 1 + center.shape[1]]], dim=1)
         return self.generate_from(before, center)
 
     def generate_from(self, before: Tensor, center: Tensor, attn_mask: Tensor | None = None) -> Tensor:

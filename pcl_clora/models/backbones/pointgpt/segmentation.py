@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import islice
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pcl_clora.models.backbones.pointgpt.keys import LARGE_SEGMENTATION_KEYS, SEGMENTATION_KEYS
 from pcl_clora.models.backbones.pointgpt.network import PointGPT, PointGPTLarge
@@ -37,14 +36,15 @@ class PointGPTSegmenter(PartSegmenter, PointGPT):  # type: ignore[misc]
         norms = tuple(name for name in shared.parts["norms"] if name.startswith("blocks."))
         return replace(shared, parts={**shared.parts, "norms": (*norms, "feature_norm")})
 
-    def fetch(self, tokens: Tokens) -> Fetched:
-        """Run the blocks up to the last fetched one, and gather what the head looks at."""
-        wanted = self.config.fetched
-        count = len(self.blocks) if self.published else wanted[-1] + 1
-        outputs = list(islice(self.block_outputs(tokens), count))
+    def num_run(self) -> int:
+        """Count the blocks that run."""
+        return len(self.blocks) if self.published else super().num_run()
+
+    def gather(self, tokens: Tokens, outputs: list[Tensor]) -> Fetched:
+        """Put side by side what the head looks at."""
         if self.published:
             self.generate(self.norm(outputs[-1]), tokens.center)
-        found = [self.feature_norm(outputs[number][:, tokens.num_prefix :]) for number in wanted]
+        found = [self.feature_norm(outputs[number][:, tokens.num_prefix :]) for number in self.config.fetched]
         return Fetched(tokens.center, torch.cat(found, dim=-1), None)
 
 

@@ -20,7 +20,7 @@ from pcl_clora.models.config import MaskedConfig, PretrainingConfig, Transformer
 from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
 from pcl_clora.models.layers.transformer import Attention as SelfAttention
-from pcl_clora.models.layers.transformer import CrossAttention, DropPath, Mlp, PrefixTokens
+from pcl_clora.models.layers.transformer import CrossAttention, DropPath, Mlp, PrefixTokens, plus
 
 
 class ReConPretrainingConfig(PretrainingConfig):
@@ -89,14 +89,24 @@ class ContrastBlock(nn.Module):
 
     def forward(self, x: Tensor, pos: Tensor, tokens: Tokens) -> Tensor:
         """Transform the tokens once: features (B, T, D) and positions (B, T, D) -> (B, T, D)."""
-        contrast, patches = (x + pos).tensor_split([self.num_tokens], dim=1)
+        return self.feed(self.attend(x + pos, tokens))
+
+    def attend(self, x: Tensor, tokens: Tokens) -> Tensor:
+        """First half: (B, T, D) with positions -> (B, T, D)."""
+        contrast, patches = x.tensor_split([self.num_tokens], dim=1)
         contrast, patches = self.norm1_contrast(contrast), self.norm1(patches)
         context = patches.detach() if self.detach else patches
         contrast = contrast + self.drop_path(self.attn_contrast(contrast, context))
         patches = patches + self.drop_path(self.attn(patches))
+        return torch.cat([contrast, patches], dim=1)
+
+    def feed(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
+        """Second half: (B, T, D) -> (B, T, D); extra (B, T, D) is added to the output of both MLPs."""
+        contrast, patches = x.tensor_split([self.num_tokens], dim=1)
         contrast, patches = self.norm2_contrast(contrast), self.norm2(patches)
-        contrast = contrast + self.drop_path(self.mlp_contrast(contrast))
-        patches = patches + self.drop_path(self.mlp(patches))
+        beside, behind = (None, None) if extra is None else extra.tensor_split([self.num_tokens], dim=1)
+        contrast = contrast + self.drop_path(plus(self.mlp_contrast(contrast), beside))
+        patches = patches + self.drop_path(plus(self.mlp(patches), behind))
         return torch.cat([contrast, patches], dim=1)
 
 
