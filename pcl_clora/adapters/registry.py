@@ -9,10 +9,12 @@ from pcl_clora.adapters.base import AdapterMethod
 from pcl_clora.adapters.config import AdapterConfig
 from pcl_clora.adapters.methods.bitfit import BitFit
 from pcl_clora.adapters.methods.clora import CLoRA
+from pcl_clora.adapters.methods.dapt import DAPT
 from pcl_clora.adapters.methods.full import Full
 from pcl_clora.adapters.methods.linear_probe import LinearProbe
 from pcl_clora.adapters.methods.lora import LoRA
 from pcl_clora.adapters.methods.ssf import SSF
+from pcl_clora.adapters.methods.vpt import VPT
 from pcl_clora.config import Registry
 
 _methods: Registry[AdapterConfig, type[AdapterMethod]] = Registry(
@@ -30,7 +32,7 @@ def register_adapter(method: type[AdapterMethod]) -> None:
     _methods.register(name, method.config_type, method)
 
 
-for _method in (CLoRA, LoRA, LinearProbe, Full, BitFit, SSF):
+for _method in (CLoRA, LoRA, LinearProbe, Full, BitFit, SSF, VPT, DAPT):
     register_adapter(_method)
 
 

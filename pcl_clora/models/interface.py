@@ -117,6 +117,7 @@ class ModelInterface:
         num_prefix: learned tokens before the patches.
         num_pooled: features of width D that the head reads.
         patch_entry: paths of the patch encoder's layers before its first maximum.
+        causal: whether a block that is given no mask lets a token look back only.
     """
 
     embed_dim: int
@@ -132,6 +133,7 @@ class ModelInterface:
     num_prefix: int = 1
     num_pooled: int = 2
     patch_entry: tuple[str, ...] = ()
+    causal: bool = False
 
     def place(self, name: Place) -> str:
         """Return the path of a place.

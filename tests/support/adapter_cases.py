@@ -160,7 +160,7 @@ BACKBONES = {
     "pointgpt_s": make_pointgpt,
     "recon": make_recon,
 }
-FEW_SETTINGS = ("clora", "lora", "linear_probe", "full", "bitfit", "ssf")
+FEW_SETTINGS = ("clora", "lora", "linear_probe", "full", "bitfit", "ssf", "vpt", "vpt_shallow", "dapt")
 WITH_FEW_SETTINGS = ("pointgpt_s", "recon")  # more of a kind that the others show in every setting
 
 
@@ -214,6 +214,14 @@ _CASES: dict[str, dict[str, object] | Case] = {
     ),
     "ssf_tokens": Case(
         {"method": "ssf", "tokens": True}, mergeable=False, refused={"bare": "names no patch encoder"}
+    ),
+    "vpt": Case({"method": "vpt", "num_prompts": 3}, identity_at_start=False, mergeable=False),
+    "vpt_shallow": Case(
+        {"method": "vpt", "num_prompts": 3, "depth": "shallow"}, identity_at_start=False, mergeable=False
+    ),
+    "dapt": Case(
+        {"method": "dapt", "rank": 4}, identity_at_start=False, mergeable=False,
+        refused={"plain": "does not open", "bare": "does not open"},
     ),
 }  # fmt: skip
 CASES = {name: case if isinstance(case, Case) else Case(case) for name, case in _CASES.items()}

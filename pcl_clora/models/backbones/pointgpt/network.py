@@ -152,7 +152,7 @@ class PointGPT(Rewritten, PatchTransformer):
         shared = super().describe()
         norms = tuple(name for name in shared.parts["norms"] if name.startswith(("blocks.", "norm")))
         parts = {**shared.parts, "tokens": tokens, "pos_embed": (), "norms": norms}
-        return dataclasses.replace(shared, parts=parts, unused=unused)
+        return dataclasses.replace(shared, parts=parts, unused=unused, causal=True)
 
     def group(self, points: Tensor) -> ops.PointGroups:
         """Cut clouds into patches, in the order of a greedy walk over their centres.

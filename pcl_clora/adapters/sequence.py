@@ -1,0 +1,145 @@
+"""What methods share that change the sequence of tokens: further tokens, blocks in two steps, pooling.
+
+Further tokens travel beside the sequence from block to block, in `Tokens.memo`, and stand behind it only
+while a block runs. So the backbone keeps the length it knows, whatever a method adds; where they stand is of
+no effect, because attention does not know an order. Where a backbone is causal, every token may look at them,
+and they look at one another only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from pcl_clora.adapters.base import AdapterMethod, Delta
+from pcl_clora.adapters.config import LayerwiseConfig
+from pcl_clora.adapters.paths import chosen_blocks, locate
+from pcl_clora.errors import UserTypeError, UserValueError
+from pcl_clora.models.interface import ModelInterface, SplitBlock, Tokens
+from pcl_clora.models.key_map import KeyMap
+
+
+class PublishedConfig(LayerwiseConfig):
+    """Settings of a method that is offered as released and in a mended form."""
+
+    mode: Literal["corrected", "paper"] = "corrected"  # "paper": as the released code computes and trains
+
+    @model_validator(mode="before")
+    @classmethod
+    def _released_statistics(cls, values: Any) -> Any:
+        """In paper mode the BatchNorms of frozen parts run in training mode, as in all released code."""
+        if isinstance(values, dict) and values.get("mode") == "paper" and "freeze" not in values:
+            return {**values, "freeze": {"norm_stats": "track"}}
+        return values
+
+
+class SequenceMethod(AdapterMethod):
+    """A method that needs patches of points and their blocks.
+
+    Attributes:
+        official_keys: what the released files call its tensors -> what adapter files call them.
+    """
+
+    mergeable: ClassVar[bool] = False
+    official_keys: ClassVar[KeyMap] = KeyMap(())
+
+    def chosen(self, interface: ModelInterface) -> list[int]:
+        """List the blocks that it changes.
+
+        Raises:
+            ValueError: if the backbone takes images, or does not have a block.
+        """
+        if interface.input_shape is not None:
+            raise UserValueError(
+                f"{self.config.method} needs patches of points with centres, and this backbone takes images; "
+                "use a method that changes weights only, such as clora or lora."
+            )
+        blocks = self.config.blocks if isinstance(self.config, LayerwiseConfig) else ()
+        return sorted(chosen_blocks(interface, blocks))
+
+
+class PrefixedPooling(Delta):
+    """The head's input where further tokens stand behind the patches.
+
+    Args:
+        num_prefix: learned tokens before the patches, whose share of the backbone's own pooling stays.
+        extra: what becomes of the further tokens.
+        patches: what becomes of the patch tokens.
+        num_extra: how many further tokens there are.
+        own: whether the backbone's own share stays.
+    """
+
+    def __init__(
+        self,
+        num_prefix: int,
+        num_extra: int,
+        *,
+        extra: Literal["mean", "none"] = "mean",
+        patches: Literal["max", "mean", "none"] = "max",
+        extra_first: bool = True,
+    ) -> None:
+        super().__init__()
+        self.num_prefix, self.num_extra = num_prefix, num_extra
+        self.extra, self.patches, self.extra_first = extra, patches, extra_first
+
+    def forward(self, base_layer: nn.Module, compute: Any, features: Tensor) -> Tensor:
+        """(B, T + E, D) -> (B, num_pooled D): the tokens before the patches, then extra and patches."""
+        body, extra = features.tensor_split([features.shape[1] - self.num_extra], dim=1)
+        own: Tensor = base_layer(compute, body)
+        dim = features.shape[2]
+        before, largest = own[:, :-dim], own[:, -dim:]
+        patches = {"max": [largest], "mean": [body[:, self.num_prefix :].mean(dim=1)], "none": []}[
+            self.patches
+        ]
+        further = [extra.mean(dim=1)] if self.extra == "mean" else []
+        middle = further + patches if self.extra_first else patches + further
+        return torch.cat([before, *middle], dim=1)
+
+    def num_pooled(self, own: int) -> int:
+        """Count the features of width D that come out, for a backbone with so many of its own."""
+        return own - (self.patches == "none") + (self.extra == "mean")
+
+
+def as_split(block: nn.Module, method: str) -> SplitBlock:
+    """Return a block that runs in two steps.
+
+    Raises:
+        TypeError: if it does not.
+    """
+    if not isinstance(block, SplitBlock):
+        raise UserTypeError(
+            f"{method} steps in between attention and MLP, but {type(block).__name__} does not run in two "
+            "steps, attend() and feed(); give the block these methods, see models/interface.py."
+        )
+    return block
+
+
+def check_split(model: nn.Module, interface: ModelInterface, blocks: Collection[int], method: str) -> None:
+    """Require that blocks run in two steps, before anything is attached."""
+    for index in blocks:
+        owner, leaf = locate(model, interface.blocks[index])
+        as_split(getattr(owner, leaf), method)
+
+
+def seen_by_all(tokens: Tokens, length: int, extra: int, causal: bool, device: torch.device) -> Tokens:
+    """Let every token of a sequence look at `extra` ones behind it, and these at one another.
+
+    Args:
+        tokens: what the block would be called with.
+        length: tokens without the further ones.
+        extra: how many further ones.
+        causal: whether a block without a mask looks back only.
+        device: of the features.
+    """
+    mask = tokens.attn_mask
+    if mask is None and not causal:
+        return tokens
+    wide = torch.ones(length + extra, length + extra, dtype=torch.bool, device=device)
+    wide[:length, :length] = wide[:length, :length].tril() if mask is None else mask
+    wide[length:, :length] = False
+    return replace(tokens, attn_mask=wide)

@@ -1,0 +1,96 @@
+"""Golden files of published fine-tuning methods, and how adapted models are compared with them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pcl_clora.adapters import AdaptedModel, attach_adapter
+from pcl_clora.adapters.paths import live_path
+from pcl_clora.models import create_model
+
+LOGIT_TOLERANCE = 2e-5
+
+
+def tensors_of(shared: Path, name: str) -> tuple[Any, dict[str, Tensor]]:
+    """A golden file, and its tensors by official name: stored ones, or those of the formula of its folder."""
+    archive = np.load(shared / "fixtures" / f"{name}.npz")
+    keys = [str(key) for key in archive["keys"]]
+    if json.loads(str(archive["meta"]))["weights"] == "stored":
+        return archive, {key: torch.from_numpy(archive[f"w:{key}"]) for key in keys if f"w:{key}" in archive}
+    spec = importlib.util.spec_from_file_location("gen_weights", shared / "fixtures" / "gen_weights.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generator = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generator)
+    aliases = json.loads(str(archive["aliases"]))
+    shapes = dict(zip(keys, (json.loads(str(shape)) for shape in archive["shapes"]), strict=True))
+    return archive, {
+        key: torch.from_numpy(generator.tensor(aliases.get(key, key), shapes[key])) for key in keys
+    }
+
+
+def live_names(model: AdaptedModel, official: list[str]) -> dict[str, str | None]:
+    """Official name -> name in the adapted model's state_dict; None where no tensor of it is meant."""
+    live = {key: name for name, key in model.key_map().items()}
+    state = model.state_dict()
+    found: dict[str, str | None] = {}
+    for name in official:
+        key = model.method.official_keys.translate(name, to="ours")
+        ours = None if key is not None else model.base.official_keys.translate(name, to="ours")
+        found[name] = live.get(str(key)) if ours is None else f"base.{live_path(model.base, ours)}"
+        if found[name] not in state:
+            found[name] = None
+    return found
+
+
+def fill(model: AdaptedModel, tensors: dict[str, Tensor], *, unused: tuple[str, ...] = ()) -> None:
+    """Copy official tensors into an adapted model; every one has a place, and every place is filled."""
+    state, names = model.state_dict(), live_names(model, list(tensors))
+    lost = [name for name, live in names.items() if live is None and not name.startswith(unused)]
+    assert not lost, lost
+    filled = set()
+    with torch.no_grad():
+        for name, live in names.items():
+            if live is not None:
+                state[live].copy_(tensors[name].reshape(state[live].shape))
+                filled.add(live)
+    left = {live for live in state if not live.startswith("originals.")} - filled
+    assert not left, left
+
+
+def golden_adapted(
+    shared: Path, name: str, config: dict[str, object], *, unused: tuple[str, ...] = (), **sizes: object
+) -> tuple[AdaptedModel, Any]:
+    """An adapted model with the tensors of a golden file, in evaluation mode, and the file."""
+    archive, tensors = tensors_of(shared, name)
+    base = create_model("point_mae", num_classes=archive["output"].shape[-1], fps_compat="pointnet2", **sizes)
+    model = attach_adapter(base.eval(), config)
+    fill(model, tensors, unused=unused)
+    return model.eval(), archive
+
+
+def differences(model: AdaptedModel, archive: Any) -> tuple[float, float, set[str]]:
+    """Largest difference of the logits, of relative gradient norms of what trains, and what trains."""
+    logits = model(torch.from_numpy(archive["points"]))
+    loss = F.cross_entropy(logits, torch.from_numpy(archive["target"]))
+    loss.backward()
+    names = live_names(model, [str(name) for name in archive["grad_names"]])
+    params = dict(model.named_parameters())
+    worst, seen = 0.0, set()
+    for live, norm in zip(names.values(), archive["grad_l2"], strict=True):
+        if live is not None and live in params and params[live].requires_grad:
+            grad = params[live].grad
+            ours = 0.0 if grad is None else float(grad.norm())
+            worst = max(worst, abs(ours - float(norm)) / max(float(norm), 1e-2))
+            seen.add(live)
+    missing = {live for live in model.plan if live in params} - seen
+    assert not missing, missing
+    return float((logits.detach() - torch.from_numpy(archive["output"])).abs().max()), worst, seen
