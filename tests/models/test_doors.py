@@ -95,6 +95,8 @@ def test_a_category_that_is_no_tensor_is_named(points):
         make("point_mae", "part_segmentation")(points, [0, 1])
 
 
+# A captured graph multiplies by torch, a model by the faster of two libraries, which round differently.
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 RUNNING = [form for form in FORMS if form[1] != "pretraining"]
 TRAINING = [(name, "classification") for name in ("point_mae", "recon", "point_bert", "pointgpt_s")]
 
@@ -105,7 +107,7 @@ def test_every_backbone_is_exported_whole(name, task, points):
     model, given = make(name, task), inputs_for(task, points)
     with torch.no_grad():
         program = torch.export.export(model, given)
-        torch.testing.assert_close(program.module()(*given), model(*given), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(program.module()(*given), model(*given), **CLOSE)
 
 
 def assert_compiles(name, task, points, *, training):
@@ -114,7 +116,7 @@ def assert_compiles(name, task, points, *, training):
     again = make(name, task, **settings).train(training)
     torch._dynamo.reset()
     compiled = torch.compile(again, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(*given), model(*given), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(compiled(*given), model(*given), **CLOSE)
     assert set(getattr(again, "_auxiliary", {})) == set(getattr(model, "_auxiliary", {}))
 
 
@@ -137,7 +139,7 @@ def test_a_batch_of_another_size_runs_through_an_exported_program(points):
     with torch.no_grad():
         program = torch.export.export(model, (points,), dynamic_shapes=shapes).module()
         more = torch.cat([points, points.flip(0), points])
-        torch.testing.assert_close(program(more), model(more), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(program(more), model(more), **CLOSE)
 
 
 def test_clouds_are_mapped_over(points):
@@ -145,4 +147,4 @@ def test_clouds_are_mapped_over(points):
     model = make("point_mae")
     tokens = model.tokenize(points)
     head = torch.func.vmap(lambda x: model.forward_head(x[None])[0])(model.encode(tokens))
-    torch.testing.assert_close(head, model(points), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(head, model(points), **CLOSE)
