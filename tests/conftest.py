@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+from pcl_clora.models.layers import product
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -13,6 +16,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
+    os.environ.setdefault(
+        product.ENVIRONMENT, product.route()
+    )  # one for all processes: their bits are compared
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

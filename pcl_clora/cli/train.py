@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -81,12 +82,19 @@ def train(
     show(run_table_view(make_table([finished.run_dir])), f"Report: {report}")
 
 
-def _train_one(cfg: RunConfig, resume: Resume) -> tuple[RunResult, Path]:
+def _train_one(
+    cfg: RunConfig, resume: Resume, like: Mapping[str, Any] | None = None
+) -> tuple[RunResult, Path]:
+    """Train and report one run; with the result of another one, by the precision and the product of that."""
     from pcl_clora.engine import Trainer
+    from pcl_clora.engine.precision import precision_of
+    from pcl_clora.engine.product_route import product_of
     from pcl_clora.report import write_report
 
+    precision = None if like is None else precision_of(cfg, like)
+    product = None if like is None else product_of(cfg, like)
     with interruptible():
-        finished = Trainer(cfg, resume=resume.value).fit()
+        finished = Trainer(cfg, resume=resume.value, precision=precision, product=product).fit()
     return finished, write_report(finished.run_dir)
 
 
@@ -97,7 +105,9 @@ def _train_seeds(cfg: RunConfig, seeds: str, resume: Resume, as_json: bool, *, n
     from pcl_clora.report.show import run_table_view, seeds_view
 
     runs = [with_seed(cfg, seed, new_shots=new_shots) for seed in parse_seeds(seeds)]
-    table = make_table([_train_one(run, resume)[0].run_dir for run in runs])
+    first, _ = _train_one(runs[0], resume)
+    others = [_train_one(run, resume, first.result)[0] for run in runs[1:]]
+    table = make_table([finished.run_dir for finished in (first, *others)])
     path = Path(cfg.output) / f"{cfg.name}_seeds.json"
     table.write(path)
     table.write(path.with_suffix(".md"))

@@ -216,13 +216,13 @@ def test_without_the_operator_of_onednn_torch_multiplies(monkeypatch):
 def test_the_trial_takes_the_faster_one_and_torch_where_they_are_alike(monkeypatch, seconds, expected):
     clock, turns = [0.0], [0]
 
-    def process_time():
+    def thread_time():
         turns[0] += 1
         if turns[0] % 2 == 0:
             clock[0] += seconds[(turns[0] // 2 - 1) % 2]
         return clock[0]
 
-    monkeypatch.setattr(product.time, "process_time", process_time)
+    monkeypatch.setattr(product.time, "thread_time", thread_time)
     choice = product._try(16)
     assert choice.route == expected
     assert choice.gflops["onednn"] * seconds[1] == pytest.approx(choice.gflops["torch"] * seconds[0])

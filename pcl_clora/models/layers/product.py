@@ -39,6 +39,7 @@ ENVIRONMENT = "PCL_CLORA_PRODUCT"
 
 MARGIN = 1.1  # times as fast as torch's own that oneDNN must be, so that the choice does not hang on noise
 WIDTH = 384  # of the product that is tried where no layer says its own
+SMALLEST = 192
 
 _asked: ContextVar[Route | None] = ContextVar("product route", default=None)
 
@@ -138,18 +139,24 @@ def known_route(name: str, what: str) -> Route:
 def _try(width: int) -> Choice:
     """Time both libraries, one after another, on a product of the model's width.
 
-    Processor time is compared, so that other programs on the machine do not decide.
+    One thread's processor time is compared, so that other programs on the machine do not decide, and a
+    product of at least SMALLEST features, since a smaller one measures the calls.
     """
     if not has_onednn():
         return Choice("torch", f"torch {torch.__version__} has no product of oneDNN")
     products: dict[Route, Callable[[Tensor, Tensor, None], Tensor]] = {"torch": F.linear, "onednn": _onednn}
     seconds: dict[Route, float] = dict.fromkeys(products, float("inf"))
-    with torch.inference_mode():
-        x, weight = torch.ones(128, width), torch.ones(4 * width, width)
-        for name in ROUTES * 8:
-            start = time.process_time()
-            products[name](x, weight, None)
-            seconds[name] = min(seconds[name], time.process_time() - start)
+    width, threads = max(width, SMALLEST), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            x, weight = torch.ones(128, width), torch.ones(4 * width, width)
+            for name in ROUTES * 8:
+                start = time.thread_time()
+                products[name](x, weight, None)
+                seconds[name] = min(seconds[name], time.thread_time() - start)
+    finally:
+        torch.set_num_threads(threads)
     better: Route = "onednn" if seconds["torch"] > MARGIN * seconds["onednn"] else "torch"
     flops = 2 * x.numel() * weight.shape[0]
     return Choice(better, f"trial at width {width}", {name: flops / seconds[name] / 1e9 for name in ROUTES})
