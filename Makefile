@@ -68,11 +68,13 @@ test-torch: system native
 	@$(BIN)/python -c 'from torch import __version__; print("torch", __version__)'
 	$(BIN)/python -m pytest -n 2 $(TESTS)
 
-# renews the result and the page that shows it
+# renews the results and the pages that show them
 bench: system venv-dev native
 	$(BIN)/python -m pip install --quiet -r requirements-bench.txt
 	$(BIN)/pcl-clora bench ops --out results/bench/ops.json
 	$(BIN)/pcl-clora bench show results/bench/ops.json --into docs/ops.md
+	$(BIN)/pcl-clora bench model --out results/bench/model.json
+	$(BIN)/pcl-clora bench show results/bench/model.json --into docs/performance.md
 	$(BIN)/pcl-clora report cost --config cfgs/scanobjectnn/hardest_clora.yaml
 
 clean:

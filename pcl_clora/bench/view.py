@@ -9,6 +9,7 @@ from typing import Any, Literal
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from pcl_clora.bench.model_view import ModelRowShape, model_remarks, model_tables
 from pcl_clora.bench.ops import NATIVE
 from pcl_clora.errors import UserValueError
 from pcl_clora.report.shapes import Shape, check_shape, parse_object
@@ -59,25 +60,39 @@ class EnvironmentShape(Shape):
     git: str | None
 
 
-class RecordShape(Shape):
-    """A record of `bench_ops`."""
+class AnyRecordShape(Shape):
+    """What the records have in common."""
 
-    benchmark: Literal["ops"]
+    benchmark: Literal["ops", "model"]
     machine: MachineShape
     environment: EnvironmentShape
     peers: dict[str, str | None]
+
+
+class RecordShape(AnyRecordShape):
+    """A record of `bench_ops`."""
+
     rows: list[RowShape]
 
 
+class ModelRecordShape(AnyRecordShape):
+    """A record of `bench_model`."""
+
+    rows: list[ModelRowShape]
+
+
 def read_record(path: str | Path) -> dict[str, Any]:
-    """Read a record of `bench_ops`, the one that this module lays out.
+    """Read a record of `bench_ops` or `bench_model`, those that this module lays out.
 
     Raises:
         ReportError: if the file is damaged, or a record of something else.
         OSError: if it cannot be read.
     """
     content = parse_object(path, Path(path).read_bytes())
-    check_shape(RecordShape, content, path, writer="pcl-clora bench ops", remedy="measure again")
+    kind = content.get("benchmark")
+    writer = f"pcl-clora bench {kind if kind in ('ops', 'model') else 'ops or model'}"
+    shape = ModelRecordShape if kind == "model" else RecordShape
+    check_shape(shape, content, path, writer=writer, remedy="measure again")
     return content
 
 
@@ -93,7 +108,7 @@ def row_line(row: Mapping[str, Any]) -> str:
 
 
 def bench_view(result: Mapping[str, Any]) -> RenderableType:
-    """Lay out a record of `bench_ops`."""
+    """Lay out a record."""
     parts: list[RenderableType] = [Text(machine_line(result), style="dim")]
     for title, header, rows in tables(result):
         parts.append(plain_table(title, header, rows))
@@ -101,7 +116,7 @@ def bench_view(result: Mapping[str, Any]) -> RenderableType:
 
 
 def bench_markdown(result: Mapping[str, Any]) -> str:
-    """Write a record as markdown: the machine, a table per operator and number of threads, remarks."""
+    """Write a record as markdown: the machine, its tables, remarks."""
     parts = [machine_line(result)]
     for title, header, rows in tables(result):
         parts.append(f"**{title}**\n\n{markdown_table(header, rows)}")
@@ -132,13 +147,15 @@ def machine_line(result: Mapping[str, Any]) -> str:
     peers = ", ".join(f"{name} {number}" for name, number in result["peers"].items() if number)
     return (
         f"{result['machine']['cpu']}, {result['machine']['cores']} cores; torch "
-        f"{environment['versions']['torch']}, numpy {environment['versions']['numpy']}; {peers}; commit "
-        f"{(environment['git'] or 'unknown')[:12]}."
+        f"{environment['versions']['torch']}, numpy {environment['versions']['numpy']}; "
+        f"{peers + '; ' if peers else ''}commit {(environment['git'] or 'unknown')[:12]}."
     )
 
 
 def tables(result: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Make title, header and rows of every table: contenders down, sizes across, milliseconds."""
+    """Make title, header and rows of every table; of operators: contenders down, sizes across, ms."""
+    if result["benchmark"] == "model":
+        return model_tables(result)
     made = []
     for threads in dict.fromkeys(row["threads"] for row in result["rows"]):
         for op, title in TITLES.items():
@@ -163,6 +180,8 @@ def _table(rows: list[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
 
 def remarks(result: Mapping[str, Any]) -> list[str]:
     """Say who was not there, who did not compute the same, and whether the machine was busy with more."""
+    if result["benchmark"] == "model":
+        return model_remarks(result)
     lines: dict[str, None] = {}
     inexact: dict[tuple[str, str], list[str]] = {}
     for row in result["rows"]:

@@ -1,4 +1,4 @@
-"""`pcl-clora bench ops | pretrain | page | show`."""
+"""`pcl-clora bench ops | model | pretrain | page | show`."""
 
 from __future__ import annotations
 
@@ -52,6 +52,57 @@ def ops(
         write_record(out, result)
     if as_json:
         print_json(result)
+    else:
+        show(bench_view(result))
+
+
+@app.command()
+def model(
+    as_json: AsJson = False,
+    out: Annotated[Path | None, typer.Option(help="Also write the result here, as json.")] = None,
+    threads: Annotated[
+        list[int] | None, typer.Option(min=1, help="Number of threads; may be given several times [1, 2].")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="A network, or forward, step or profile; may be given several times [all]."),
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds, at most.")] = 5,
+    budget: Annotated[
+        float, typer.Option(min=0.01, help="Seconds per form and row; a slow one has fewer rounds.")
+    ] = 8.0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Networks of two layers, to see that it works.")
+    ] = False,
+) -> None:
+    """Time whole networks on the CPU: the published computation in plain modules against ours.
+
+    Both have the same weights and are handed the same patches; they run turn by turn in one process, after a
+    check that they compute the same: to 1e-5 of the largest output in float32. One thread is measured in
+    processor time, several on the wall. A warning tells where the machine was busy. The result also says what
+    a training step keeps in memory, where the time goes by part, and what share of the matmul peak is
+    reached.
+    """
+    from pcl_clora.bench.harness import write_record
+    from pcl_clora.bench.model import bench_model
+    from pcl_clora.bench.model_view import model_line, warnings
+    from pcl_clora.bench.view import bench_view
+
+    with interruptible():
+        result = bench_model(
+            threads or (1, 2),
+            only=only or (),
+            quick=quick,
+            repeats=repeats,
+            budget_s=budget,
+            on_row=lambda row: None if as_json else show(model_line(row)),
+        )
+    if out:
+        write_record(out, result)
+    if as_json:
+        print_json(result)
+        for line in warnings(result):
+            typer.echo(line, err=True)
     else:
         show(bench_view(result))
 
