@@ -274,7 +274,7 @@ def _memory(side: Side, inputs: Sequence[Tensor], size: int) -> dict[str, float]
     assert side.forward is not None
     saved = saved_bytes(side.forward, known)
     peak = peak_bytes(side.run, known.values())
-    return {"saved_mib": mib(saved) / size, "peak_mib": mib(peak)}
+    return {"saved_mib": saved / 2**20 / size, "peak_mib": mib(peak)}
 
 
 class Bench:

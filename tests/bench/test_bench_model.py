@@ -26,18 +26,15 @@ from tests.support.model_cases import SIZES, weights_of
 ROOT = Path(__file__).parents[2]
 
 
+def measured(*networks):
+    """Every kind of row of small networks, one round each."""
+    job = {"networks": networks, "kinds": list(bench_model.KINDS), "quick": True, "threads": 1}
+    return list(bench_model.measure({**job, "repeats": 1, "budget_s": 1.0}))
+
+
 @pytest.fixture(scope="module")
 def rows():
-    """Every kind of row of the small networks, one round each."""
-    job = {
-        "networks": list(QUICK),
-        "kinds": list(bench_model.KINDS),
-        "quick": True,
-        "repeats": 1,
-        "budget_s": 1.0,
-        "threads": 1,
-    }
-    return list(bench_model.measure(job))
+    return measured("point_mae")
 
 
 # The plain forms
@@ -87,6 +84,17 @@ def test_plain_forms_are_made_of_plain_layers():
 # What is measured
 
 
+@pytest.mark.slow
+def test_every_network_is_measured_in_every_way():
+    found = measured(*QUICK)
+    assert [(row["network"], row["kind"]) for row in found] == [
+        (network, kind) for network in QUICK for kind in bench_model.KINDS
+    ]
+    assert found[-1]["profiles"]["inference: merged"]["segmentation head"] > 0
+    page = bench_markdown(json.loads(json.dumps(result_of(found))))
+    assert page.count("Inference of ") == page.count("Training step of ") == len(QUICK)
+
+
 def test_float32_forms_compute_the_same_and_others_say_how_far_they_are(rows):
     for row in rows:
         for name, side in row.get("sides", {}).items():
@@ -119,8 +127,6 @@ def test_the_profile_has_every_part_and_nothing_twice(rows):
     parts = {"patch encoder", "attention", "MLP", "norms", "adapter", "optimiser", "other"}
     assert profile["step: clora"].keys() == parts
     assert profile["inference: merged"].keys() == parts - {"adapter", "optimiser"}
-    segmentation = [row for row in rows if row["kind"] == "profile"][-1]["profiles"]
-    assert segmentation["inference: merged"]["segmentation head"] > 0
 
 
 def test_a_clock_gives_time_to_the_part_that_runs():
@@ -184,7 +190,6 @@ def test_the_page_shows_every_form(rows, tmp_path):
     file.write_text(json.dumps(result_of(rows)))
     page = bench_markdown(read_record(file))
     assert page.isascii()
-    assert page.count("Inference of ") == page.count("Training step of ") == len(QUICK)
     assert "Where the time goes" in page
     assert "matmul peak in GFLOP/s" in page
     line = model_line(rows[0])

@@ -46,7 +46,10 @@ NETWORKS = {
         },
     ),
 }
-IMAGES = ("timm/vit_tiny_patch16_224", {"num_classes": 5, "image_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 2})
+IMAGES = (
+    "timm/vit_tiny_patch16_224",
+    {"num_classes": 5, "image_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 2},
+)
 METHODS = ("full", "lora", "clora", "linear_probe")
 ATEN = torch.ops.aten
 DATA_DEPENDENT = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
