@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -537,5 +538,8 @@ def dynamic_int8(model: nn.Module) -> nn.Module:
                 plain = nn.Linear(child.in_features, child.out_features, bias=child.bias is not None)
                 plain.weight, plain.bias = child.weight, child.bias
                 plain.qconfig = default_dynamic_qconfig  # type: ignore[assignment]
-                setattr(owner, name, Linear.from_float(plain))  # type: ignore[no-untyped-call]
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)  # a later torch will not have this
+                    quantised = Linear.from_float(plain)  # type: ignore[no-untyped-call]
+                setattr(owner, name, quantised)
     return copied

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from pcl_clora.bench import model as bench_model
 from pcl_clora.bench.harness import record
-from pcl_clora.bench.model import NETWORKS, PLAIN, PLAIN_FULL, PLAIN_LORA, QUICK, TOLERANCE, Bench, choose
+from pcl_clora.bench.model import NETWORKS, PLAIN, PLAIN_LORA, QUICK, TOLERANCE, Bench, choose
 from pcl_clora.bench.model_view import is_wide, model_line, model_tables, targets, warnings
 from pcl_clora.bench.parts import PartClock, count_flops, matmul_peak, saved_bytes
 from pcl_clora.bench.plain import make_plain
-from pcl_clora.bench.view import bench_markdown, put_into, read_record
+from pcl_clora.bench.view import bench_markdown, read_record
 from pcl_clora.cli import app
 from pcl_clora.errors import UserValueError
 from pcl_clora.models import create_model, load_weights
@@ -119,7 +119,6 @@ def test_steps_hold_less_where_less_is_trained(rows):
     memory = next(row["memory"] for row in rows if row["kind"] == "step")
     assert memory["linear_probe"]["saved_mib"] < memory["lora"]["saved_mib"] < memory["full"]["saved_mib"]
     assert memory["clora, checkpointed"]["saved_mib"] < memory["clora"]["saved_mib"]
-    assert memory["full"]["saved_mib"] < memory[PLAIN_FULL]["saved_mib"]
 
 
 def test_the_profile_has_every_part_and_nothing_twice(rows):
@@ -252,11 +251,3 @@ def test_the_command_prints_and_writes(monkeypatch, tmp_path, rows):
     assert shown.stdout == bench_markdown(read_record(file))
     wrong = CliRunner().invoke(app, ["bench", "model", "--only", "nothing"])
     assert isinstance(wrong.exception, UserValueError)
-
-
-def test_the_page_of_performance_repeats_the_committed_result():
-    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    result = read_record(ROOT / "results" / "bench" / "model.json")
-    assert not result["quick"]
-    assert {row["network"] for row in result["rows"]} == set(NETWORKS)
-    assert put_into(page, result) == page
