@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pcl_clora.bench.model import FULL_AGAINST_CLORA, PLAIN_FULL, SAVED, SHARES, TARGETS, WIDE
+from pcl_clora.bench.model import FULL_AGAINST_CLORA, SAVED, SHARES, TARGETS, WIDE
+from pcl_clora.bench.sides import PLAIN_FULL
 from pcl_clora.report.shapes import Shape
 
 Table = tuple[str, list[str], list[list[str]]]

@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 
 from pcl_clora.bench import model as bench_model
 from pcl_clora.bench.harness import record
-from pcl_clora.bench.model import NETWORKS, PLAIN, PLAIN_LORA, QUICK, TOLERANCE, Bench, choose
+from pcl_clora.bench.model import NETWORKS, QUICK, TOLERANCE, choose
 from pcl_clora.bench.model_view import is_wide, model_line, model_tables, targets, warnings
 from pcl_clora.bench.parts import PartClock, count_flops, matmul_peak, saved_bytes
 from pcl_clora.bench.plain import make_plain
+from pcl_clora.bench.sides import PLAIN, PLAIN_LORA, Bench
 from pcl_clora.bench.view import bench_markdown, read_record
 from pcl_clora.cli import app
 from pcl_clora.errors import UserValueError
