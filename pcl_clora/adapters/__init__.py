@@ -4,19 +4,24 @@ from pcl_clora.adapters.attach import attach_adapter, load_adapter
 from pcl_clora.adapters.base import AdapterMethod, AdapterStateError, Delta, TunerLayer
 from pcl_clora.adapters.config import AdapterConfig, FreezeConfig
 from pcl_clora.adapters.files import AdapterFileError, AdapterHeader, read_adapter
+from pcl_clora.adapters.methods.arc import ARCConfig
 from pcl_clora.adapters.methods.bitfit import BitFitConfig
 from pcl_clora.adapters.methods.clora import CLoRAConfig
+from pcl_clora.adapters.methods.dora import DoRAConfig
+from pcl_clora.adapters.methods.fact import FacTConfig
 from pcl_clora.adapters.methods.full import FullConfig
 from pcl_clora.adapters.methods.linear_probe import LinearProbeConfig
 from pcl_clora.adapters.methods.lora import LoRAConfig
 from pcl_clora.adapters.methods.sade import SadeConfig
 from pcl_clora.adapters.methods.ssf import SSFConfig
+from pcl_clora.adapters.methods.vera import VeRAConfig
 from pcl_clora.adapters.model import AdaptedModel, trainable_plan
 from pcl_clora.adapters.plan import format_plan
 from pcl_clora.adapters.registry import list_adapters, parse_adapter_config, register_adapter
 from pcl_clora.adapters.status import LayerStatus
 
 __all__ = [
+    "ARCConfig",
     "AdaptedModel",
     "AdapterConfig",
     "AdapterFileError",
@@ -26,6 +31,8 @@ __all__ = [
     "BitFitConfig",
     "CLoRAConfig",
     "Delta",
+    "DoRAConfig",
+    "FacTConfig",
     "FreezeConfig",
     "FullConfig",
     "LayerStatus",
@@ -34,6 +41,7 @@ __all__ = [
     "SSFConfig",
     "SadeConfig",
     "TunerLayer",
+    "VeRAConfig",
     "attach_adapter",
     "format_plan",
     "list_adapters",

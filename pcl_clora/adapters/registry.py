@@ -7,13 +7,17 @@ from typing import Any
 
 from pcl_clora.adapters.base import AdapterMethod
 from pcl_clora.adapters.config import AdapterConfig
+from pcl_clora.adapters.methods.arc import ARC
 from pcl_clora.adapters.methods.bitfit import BitFit
 from pcl_clora.adapters.methods.clora import CLoRA
 from pcl_clora.adapters.methods.dapt import DAPT
+from pcl_clora.adapters.methods.dora import DoRA
+from pcl_clora.adapters.methods.fact import FacT
 from pcl_clora.adapters.methods.full import Full
 from pcl_clora.adapters.methods.linear_probe import LinearProbe
 from pcl_clora.adapters.methods.lora import LoRA
 from pcl_clora.adapters.methods.ssf import SSF
+from pcl_clora.adapters.methods.vera import VeRA
 from pcl_clora.adapters.methods.vpt import VPT
 from pcl_clora.config import Registry
 
@@ -32,7 +36,11 @@ def register_adapter(method: type[AdapterMethod]) -> None:
     _methods.register(name, method.config_type, method)
 
 
-for _method in (CLoRA, LoRA, LinearProbe, Full, BitFit, SSF, VPT, DAPT):
+for _method in (
+    CLoRA, LoRA, LinearProbe, Full,
+    BitFit, SSF, DoRA, VeRA, FacT, ARC,
+    VPT, DAPT,
+):  # fmt: skip
     register_adapter(_method)
 
 

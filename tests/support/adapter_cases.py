@@ -160,7 +160,11 @@ BACKBONES = {
     "pointgpt_s": make_pointgpt,
     "recon": make_recon,
 }
-FEW_SETTINGS = ("clora", "lora", "linear_probe", "full", "bitfit", "ssf", "vpt", "vpt_shallow", "dapt")
+FEW_SETTINGS = (
+    "clora", "lora", "linear_probe", "full",
+    "bitfit", "ssf", "dora", "vera", "fact",
+    "vpt", "vpt_shallow", "dapt",
+)  # fmt: skip
 WITH_FEW_SETTINGS = ("pointgpt_s", "recon")  # more of a kind that the others show in every setting
 
 
@@ -175,6 +179,7 @@ class Case:
     refused: dict[str, str] = field(default_factory=dict)  # backbone that cannot have it -> what is said
 
 
+NO_FC2 = {"bare": "no layer for role 'fc2'"}
 _CASES: dict[str, dict[str, object] | Case] = {
     "clora": {"method": "clora", "rank": 4, "num_spaces": 3},
     "clora_parallel": {"method": "clora", "rank": 4, "num_spaces": 3, "placement": "parallel"},
@@ -208,6 +213,25 @@ _CASES: dict[str, dict[str, object] | Case] = {
         {"method": "bitfit", "new_qkv_bias": True, "embed": True},
         refused={"plain": "have biases, which bitfit trains", "pointgpt_s": "have biases"},
     ),
+    "lora_options": {
+        "method": "lora", "rank": 4, "rank_pattern": {"v": 2, "blocks.1": 3, "blocks.1.q": 6},
+        "rank_stabilized": True,
+    },
+    "lora_pissa": {"method": "lora", "rank": 4, "init": "pissa", "targets": ["q", "fc1"], "dropout": 0.1},
+    "dora": {"method": "dora", "rank": 4},
+    "dora_everywhere": {
+        "method": "dora", "rank": 3, "alpha": 5, "targets": ["qkv", "proj", "fc1"],
+        "rank_pattern": {"fc1": 2}, "dropout": 0.1,
+    },
+    "vera": {"method": "vera", "rank": 32},
+    "fact": Case({"method": "fact", "rank": 3}, refused=NO_FC2),
+    "fact_some": {
+        "method": "fact", "rank": 3, "targets": ["proj", "v", "fc1"], "scale": 0.5, "blocks": [-1],
+        "dropout": 0,
+    },
+    "fact_tk": Case({"method": "fact", "form": "tk", "rank": 3}, refused=NO_FC2),
+    "arc": {"method": "arc", "rank": 5},
+    "vera_widths": {"method": "vera", "rank": 16, "targets": ["qkv", "fc1"], "seed": 3, "dropout": 0.1},
     "ssf": {"method": "ssf"},
     "ssf_paper": Case(
         {"method": "ssf", "mode": "paper", "targets": ["qkv", "fc1"], "blocks": [1]}, identity_at_start=False

@@ -366,6 +366,7 @@ class CLoRA(AdapterMethod):
     predecessor (D); all other settings marked C in `CLoRAConfig` are our choice where the paper is silent.
 
     Attributes:
+        settings: of the CLoRA that it is.
         spaces: what layers share, by who shares it: "global", or "attention" and "ffn"; empty without
             sharing.
         core: Q if all modules share it (CLoRA#), else None.
@@ -375,13 +376,17 @@ class CLoRA(AdapterMethod):
     """
 
     config_type: ClassVar[type[AdapterConfig]] = CLoRAConfig
-    config: CLoRAConfig
 
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__(config)
+        self.settings = self.read(config)
         self.spaces = nn.ModuleDict()
         self.core: Core | None = None
         self._lrms: tuple[LowRankModule, ...] = ()  # a tuple: the layers own them
+
+    def read(self, config: AdapterConfig) -> CLoRAConfig:
+        """Return the settings of the CLoRA that the config describes; a special case says them here."""
+        return cast(CLoRAConfig, config)
 
     def make_deltas(self, model: nn.Module, interface: ModelInterface) -> dict[str, Delta]:
         """Make the shared spaces and, for every adapted layer, its delta."""
@@ -397,10 +402,12 @@ class CLoRA(AdapterMethod):
             there[place] = (lrm, site.rows)
             self._lrms += (lrm,)
         layers = {site.path: site.layer for _, site in sites}
-        return {path: CLoRADelta(layers[path], found, self.config.dropout) for path, found in places.items()}
+        return {
+            path: CLoRADelta(layers[path], found, self.settings.dropout) for path, found in places.items()
+        }
 
     def _find_sites(self, model: nn.Module, interface: ModelInterface) -> list[tuple[str, LinearSite]]:
-        config, dim = self.config, interface.embed_dim
+        config, dim = self.settings, interface.embed_dim
         sites: list[tuple[str, LinearSite]] = []
         if config.placement != "parallel":
             sites += [
@@ -421,7 +428,7 @@ class CLoRA(AdapterMethod):
         return sites
 
     def _make_module(self, site: LinearSite, dim: int) -> LowRankModule:
-        config, like = self.config, site.layer.weight
+        config, like = self.settings, site.layer.weight
         if config.sharing == "none":
             return LowRankModule(config, dim, like)
         key = module_key("global")
@@ -435,7 +442,7 @@ class CLoRA(AdapterMethod):
 
     def extra_loss_values(self) -> dict[str, Tensor]:
         """Compute SADE before weighting; nothing where there are no pairs of spaces to compare."""
-        config = self.config
+        config = self.settings
         if config.num_spaces == 1 or config.core == "full":
             return {}
         groups: dict[Spaces, list[LowRankModule]] = {}
@@ -447,14 +454,14 @@ class CLoRA(AdapterMethod):
 
     def extra_losses(self) -> dict[str, Tensor]:
         """Compute SADE times its weight; nothing if the weight is zero."""
-        weight = self.config.sade.weight
+        weight = self.settings.sade.weight
         values = {} if weight == 0 else self.extra_loss_values()
         return {name: weight * value for name, value in values.items()}
 
     def _total_similarity(self, spaces: Spaces, lrms: list[LowRankModule]) -> Tensor:
         """Sum over the modules that use these spaces of the mean or sum over their pairs."""
-        sade, down, up = self.config.sade, spaces.down, spaces.stacked_up()
-        split = (self.config.num_spaces, self.config.rank)
+        sade, down, up = self.settings.sade, spaces.down, spaces.stacked_up()
+        split = (self.settings.num_spaces, self.settings.rank)
         distinct = lrms if self.core is None else lrms[:1]  # a shared Q gives every module the same value
         cores = torch.stack([cast(BlockCore, lrm.used_core).blocks() for lrm in distinct]).to(down)
         with torch.autocast(down.device.type, enabled=False):

@@ -1,0 +1,134 @@
+"""VeRA against the peft library, its formula where layers differ in width, and its random matrices."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from pcl_clora.adapters import attach_adapter, load_adapter
+from pcl_clora.adapters.methods.vera import uniform_numbers
+from pcl_clora.adapters.paths import tuner_layers
+from tests.support import adapter_cases as cases
+
+ROLES = {"qkv": "mix_in", "proj": "mix_out", "fc1": "ffn.0", "fc2": "ffn.2"}
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Our model and peft's with the same tensors, in float64."""
+    peft = pytest.importorskip("peft", reason="the library is the oracle; pip install peft")
+    base = cases.make_backbone("plain").double()
+    settings = {"method": "vera", "rank": 7, "targets": list(ROLES), "train": []}
+    ours = cases.shake(attach_adapter(copy.deepcopy(base), settings))
+    config = peft.VeraConfig(r=7, target_modules=list(ROLES.values()))
+    theirs = peft.get_peft_model(base, config)
+    modules = dict(theirs.base_model.model.named_modules())
+    spaces = ours.method.spaces
+    with torch.no_grad():
+        theirs.base_model.vera_A["default"].copy_(spaces.down)
+        theirs.base_model.vera_B["default"].copy_(spaces.up)
+        for path, tuner in tuner_layers(ours.base).items():
+            (update,) = tuner.deltas["default"].updates.values()
+            modules[path].vera_lambda_d["default"].copy_(update.d)
+            modules[path].vera_lambda_b["default"].copy_(update.b)
+    return ours.eval(), theirs.eval()
+
+
+@pytest.mark.slow
+def test_outputs_and_gradients_are_those_of_peft(pair) -> None:
+    ours, theirs = (copy.deepcopy(model) for model in pair)
+    points = cases.make_points().double()
+    ours_out, theirs_out = ours(points), theirs(points)
+    ours_out.square().sum().backward()
+    theirs_out.square().sum().backward()
+    modules = dict(theirs.base_model.model.named_modules())
+
+    pairs = [
+        (getattr(update, name).grad, getattr(modules[path], f"vera_lambda_{name}")["default"].grad)
+        for path, tuner in tuner_layers(ours.base).items()
+        for update in tuner.deltas["default"].updates.values()
+        for name in ("d", "b")
+    ]
+
+    torch.testing.assert_close(ours_out, theirs_out, rtol=1e-12, atol=1e-12)
+    assert len(pairs) == 16
+    torch.testing.assert_close(*zip(*pairs, strict=True), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_merged_weights_are_those_of_peft(pair) -> None:
+    ours, theirs = (copy.deepcopy(model) for model in pair)
+
+    plain, other = ours.merge_and_unload(), theirs.merge_and_unload()
+
+    torch.testing.assert_close(dict(plain.state_dict()), dict(other.state_dict()), rtol=1e-12, atol=1e-12)
+
+
+def test_slices_use_the_first_rows_and_columns() -> None:
+    settings = {"method": "vera", "rank": 5, "targets": ["v", "fc1"]}
+    model = cases.shake(attach_adapter(cases.make_backbone("bare").double(), settings))
+    tuner = tuner_layers(model.base)["layers.1.attention.mix_in"]
+    d, b = (model.adapter_state()[f"layers.layers.1.attention.mix_in.updates.v.{name}"] for name in "db")
+    spaces = model.method.spaces
+    x = torch.randn(3, 16, dtype=torch.float64)
+
+    expected = tuner.base_layer(x).clone()
+    expected[:, 32:] += ((x @ spaces.down.t()) * d) @ spaces.up[:16].t() * b
+
+    assert spaces.up.shape == (32, 5)
+    torch.testing.assert_close(tuner(x), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("settings", "trained", "frozen"),
+    [({}, 15_360, 196_608), ({"targets": ["qkv", "fc1"]}, 38_400, 491_520)],
+    ids=str,
+)
+def test_numbers_on_point_mae(settings: dict[str, object], trained: int, frozen: int) -> None:
+    model = attach_adapter(cases.full_size_without_values(), {"method": "vera", **settings})
+
+    assert model.parameter_counts()["adapter"] == trained
+    assert sum(buffer.numel() for buffer in model.method.buffers()) == frozen
+
+
+def test_the_start_is_that_of_the_paper() -> None:
+    model = attach_adapter(cases.make_backbone("plain"), {"method": "vera"})
+    state = model.adapter_state()
+
+    assert all(bool((state[key] == 0.1).all()) for key in state if key.endswith(".d"))
+    assert all(bool((state[key] == 0).all()) for key in state if key.endswith(".b"))
+
+
+def test_random_matrices_are_drawn_again_and_not_stored(tmp_path) -> None:
+    settings = {"method": "vera", "rank": 16, "seed": 5}
+    model = cases.shake(attach_adapter(cases.make_backbone("plain"), settings))
+    model.save_adapter(tmp_path / "a.safetensors")
+
+    torch.manual_seed(99)
+    loaded = load_adapter(tmp_path / "a.safetensors", cases.make_backbone("plain"))
+
+    assert torch.equal(loaded.method.spaces.down, model.method.spaces.down)
+    assert not any("spaces" in key for key in model.adapter_state())
+
+
+def test_random_numbers_are_the_same_for_ever_and_uniform() -> None:
+    numbers = uniform_numbers(100_000, seed=3)
+    other = uniform_numbers(100_000, seed=4)
+
+    first = [int(value * 2**23) for value in uniform_numbers(4, seed=0)]
+    assert first == [
+        -1809840,
+        5881977,
+        3094062,
+        -22391,
+    ]
+    assert abs(numbers.mean()) < 0.01
+    assert abs(numbers.square().mean() - 1 / 3) < 0.01
+    assert numbers.min() >= -1
+    assert numbers.max() < 1
+    counts = torch.histc(numbers, 50, -1, 1)
+    assert (counts - 2000).abs().max() < 5 * 2000**0.5
+    assert abs((numbers * other).mean()) < 0.01
+    assert abs((numbers[1:] * numbers[:-1]).mean()) < 0.01
