@@ -4,6 +4,7 @@ from pcl_clora.adapters.attach import attach_adapter, load_adapter
 from pcl_clora.adapters.base import AdapterMethod, AdapterStateError, Delta, TunerLayer
 from pcl_clora.adapters.config import AdapterConfig, FreezeConfig
 from pcl_clora.adapters.files import AdapterFileError, AdapterHeader, read_adapter
+from pcl_clora.adapters.methods.adapter import AdapterMethodConfig
 from pcl_clora.adapters.methods.arc import ARCConfig
 from pcl_clora.adapters.methods.bitfit import BitFitConfig
 from pcl_clora.adapters.methods.clora import CLoRAConfig
@@ -27,6 +28,7 @@ __all__ = [
     "AdapterFileError",
     "AdapterHeader",
     "AdapterMethod",
+    "AdapterMethodConfig",
     "AdapterStateError",
     "BitFitConfig",
     "CLoRAConfig",

@@ -7,6 +7,7 @@ from typing import Any
 
 from pcl_clora.adapters.base import AdapterMethod
 from pcl_clora.adapters.config import AdapterConfig
+from pcl_clora.adapters.methods.adapter import Adapter
 from pcl_clora.adapters.methods.arc import ARC
 from pcl_clora.adapters.methods.bitfit import BitFit
 from pcl_clora.adapters.methods.clora import CLoRA
@@ -38,7 +39,7 @@ def register_adapter(method: type[AdapterMethod]) -> None:
 
 for _method in (
     CLoRA, LoRA, LinearProbe, Full,
-    BitFit, SSF, DoRA, VeRA, FacT, ARC,
+    BitFit, SSF, Adapter, DoRA, VeRA, FacT, ARC,
     VPT, DAPT,
 ):  # fmt: skip
     register_adapter(_method)

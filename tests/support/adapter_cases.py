@@ -162,7 +162,7 @@ BACKBONES = {
 }
 FEW_SETTINGS = (
     "clora", "lora", "linear_probe", "full",
-    "bitfit", "ssf", "dora", "vera", "fact",
+    "bitfit", "ssf", "dora", "vera", "fact", "adapter", "adapter_houlsby",
     "vpt", "vpt_shallow", "dapt",
 )  # fmt: skip
 WITH_FEW_SETTINGS = ("pointgpt_s", "recon")  # more of a kind that the others show in every setting
@@ -179,6 +179,7 @@ class Case:
     refused: dict[str, str] = field(default_factory=dict)  # backbone that cannot have it -> what is said
 
 
+NO_HALVES = {name: "does not run in two steps" for name in ("plain", "bare")}
 NO_FC2 = {"bare": "no layer for role 'fc2'"}
 _CASES: dict[str, dict[str, object] | Case] = {
     "clora": {"method": "clora", "rank": 4, "num_spaces": 3},
@@ -232,6 +233,13 @@ _CASES: dict[str, dict[str, object] | Case] = {
     "fact_tk": Case({"method": "fact", "form": "tk", "rank": 3}, refused=NO_FC2),
     "arc": {"method": "arc", "rank": 5},
     "vera_widths": {"method": "vera", "rank": 16, "targets": ["qkv", "fc1"], "seed": 3, "dropout": 0.1},
+    "adapter": Case({"method": "adapter", "bottleneck": 6}, mergeable=False, refused=NO_HALVES),
+    "adapter_houlsby": Case(
+        {"method": "adapter", "form": "houlsby", "bottleneck": 6}, mergeable=False, refused=NO_FC2
+    ),
+    "adapter_pfeiffer": Case(
+        {"method": "adapter", "form": "pfeiffer", "bottleneck": 6}, mergeable=False, refused=NO_FC2
+    ),
     "ssf": {"method": "ssf"},
     "ssf_paper": Case(
         {"method": "ssf", "mode": "paper", "targets": ["qkv", "fc1"], "blocks": [1]}, identity_at_start=False
