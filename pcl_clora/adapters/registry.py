@@ -61,6 +61,15 @@ def list_adapters(*, mergeable: bool | None = None, batch_independent: bool | No
     )
 
 
+def method_class(name: str) -> type[AdapterMethod]:
+    """Return the class of a method.
+
+    Raises:
+        KeyError: if there is none of this name.
+    """
+    return _methods.makers()[name]
+
+
 def parse_adapter_config(values: Mapping[str, Any] | AdapterConfig) -> AdapterConfig:
     """Turn a mapping with a `method` into that method's settings.
 

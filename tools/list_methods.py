@@ -1,0 +1,13 @@
+"""Renew the table of docs/methods.md: what every fine-tuning method trains and promises.
+
+Example: python tools/list_methods.py
+"""
+
+from pathlib import Path
+
+from pcl_clora.io import write_text
+from pcl_clora.report.methods import methods_page
+
+if __name__ == "__main__":
+    page = Path(__file__).parents[1] / "docs" / "methods.md"
+    write_text(page, methods_page(page.read_text(encoding="utf-8")))
