@@ -53,7 +53,8 @@ def describe_methods(make_base: Callable[[], nn.Module]) -> list[MethodRow]:
             counts = attach_adapter(make_base(), settings).parameter_counts()
             trained = counts["trainable"] - counts["head"] - counts["tokens"]
             flags = (method.mergeable, method.batch_independent)
-            rows.append(MethodRow(settings, trained, *flags, first_source(method)))
+            form = [*settings.values(), ""][1]
+            rows.append(MethodRow(settings, trained, *flags, first_source(method, form)))
     return rows
 
 
@@ -71,10 +72,14 @@ def format_methods(rows: list[MethodRow]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def first_source(method: type) -> str:
-    """Return the first reference that a method's docstring names; empty if it names none."""
+def first_source(method: type, form: str = "") -> str:
+    """Return the first reference in a method's docstring, or that of one form; empty if it names none."""
     _, found, text = (inspect.getdoc(method) or "").partition("Source:")
-    return " ".join(text.split("\n\n")[0].split(";")[0].split()).rstrip(".") if found else ""
+    if not found:
+        return ""
+    references = [" ".join(part.split()).rstrip(".") for part in text.split("\n\n")[0].split(";")]
+    own = [reference for reference in references if form and reference.startswith(f"{form}: ")]
+    return (own or references)[0].removeprefix(f"{form}: ")
 
 
 def _forms(name: str, fields: dict[str, Any]) -> list[dict[str, Any]]:

@@ -113,9 +113,10 @@ class Adapter(AdapterMethod):
     Ours: where a block has two branches (ReCon), all tokens go through one parallel network, and the serial
     forms stay in the branch of the patches.
 
-    Source: Chen et al., AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition, NeurIPS
-    2022, section 3.2; Houlsby et al., Parameter-Efficient Transfer Learning for NLP, ICML 2019, section 2.1;
-    Pfeiffer et al., AdapterFusion: Non-Destructive Task Composition for Transfer Learning, EACL 2021.
+    Source: parallel: Chen et al., AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition,
+    NeurIPS 2022, section 3.2; houlsby: Houlsby et al., Parameter-Efficient Transfer Learning for NLP, ICML
+    2019, section 2.1; pfeiffer: Pfeiffer et al., AdapterFusion: Non-Destructive Task Composition for Transfer
+    Learning, EACL 2021.
     """
 
     config_type: ClassVar[type[AdapterConfig]] = AdapterMethodConfig
