@@ -74,7 +74,9 @@ def predict(
                 show(f"  warning: {warning}")
     for file, result in results.items():
         if "error" in result:
-            print(f"error: {file}: {result['error']}", file=sys.stderr)
+            problem = str(result["error"])
+            named = problem if problem.startswith(str(file)) else f"{file}: {problem}"
+            print(f"error: {named}", file=sys.stderr)
     if failed:
         print(f"{failed} of {len(files)} files could not be predicted.", file=sys.stderr)
         raise typer.Exit(1)

@@ -44,14 +44,20 @@ def create_model(
 
 
 def keep_report(model: nn.Module, report: LoadReport) -> None:
-    """Log what was loaded, at WARNING if tensors of the model stayed random, and keep it as `load_report`."""
+    """Log what was loaded, with a line at WARNING if tensors stayed random, and keep it as `load_report`."""
     model.load_report = report  # type: ignore[assignment]
     random = [name for name in report.missing if not name.endswith("num_batches_tracked")]
+    _LOGGER.info("%s", report)
     if not random:
-        _LOGGER.info("%s", report)
         return
     parts = ", ".join(sorted({name.split(".")[0] for name in random}))
+    left_out = ", ".join(sorted(set(map(str, report.unexpected.values()))))
     _LOGGER.warning(
-        "%d of %d tensors of the model are not in the weights and stay random (%s): train them, or give "
-        "weights that hold them.\n%s", len(random), len(report.matched) + len(report.missing), parts, report,
-    )  # fmt: skip
+        "%d of %d tensors of the model are not in the weights (%s) and stay random (%s): train them, or give "
+        "weights that hold them.%s",
+        len(random),
+        len(report.matched) + len(report.missing),
+        report.source,
+        parts,
+        f" Left out of the file: {left_out}." if left_out else "",
+    )

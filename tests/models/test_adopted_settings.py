@@ -148,8 +148,9 @@ def test_a_run_that_was_trained_without_the_rule_stays_without_it(tmp_path):
 def test_a_model_tells_what_it_was_filled_with(caplog):
     with caplog.at_level(logging.INFO, logger="pcl_clora"):
         model = create_model("point_mae_tiny", num_classes=7, weights="builtin")
-    (record,) = caplog.records
-    assert record.levelno == logging.WARNING
+    told, record = caplog.records
+    assert (told.levelno, record.levelno) == (logging.INFO, logging.WARNING)
+    assert told.message == str(model.load_report)
     assert "stay random (head, prefix)" in record.message
     assert model.load_report.source == "builtin point_mae_tiny"
     assert "head.8.weight" in model.load_report.missing
@@ -169,8 +170,9 @@ def test_a_head_for_other_classes_is_told_at_warning(tmp_path, caplog):
     torch.save(make(num_classes=5).state_dict(), tmp_path / "five.pth")
     with caplog.at_level(logging.INFO, logger="pcl_clora"):
         model = make(num_classes=7, weights=tmp_path / "five.pth")
-    (record,) = caplog.records
-    assert record.levelno == logging.WARNING
+    told, record = caplog.records
+    assert (told.levelno, record.levelno) == (logging.INFO, logging.WARNING)
+    assert told.message == str(model.load_report)
     assert "stay random (head)" in record.message
     assert "head for other classes" in record.message
     assert model.load_report.missing
