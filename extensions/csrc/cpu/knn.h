@@ -29,10 +29,11 @@ struct Bound {
   }
 };
 
-// Candidates of one query, cut back to the k best when they get many. Whoever adds some calls `make_room`
-// first and keeps the count in a variable of its own, which stays in a register.
+// Candidates of one query, cut back to the k best when they get many. Whoever adds some calls `is_full`
+// first, and `cut` if so, and keeps the count in a variable of its own, which stays in a register.
 template <class T>
 class Candidates {
+  using F = typename SimdOf<T>::F;
   using Key = typename KeyOf<T>::Key;
 
  public:
@@ -41,40 +42,85 @@ class Candidates {
 
   T* dist2() const { return dist2_.get(); }
   int32_t* id() const { return id_.get(); }
-  Key* keys() const { return keys_.get(); }
+  bool is_full(int64_t count) const { return __builtin_expect(count > room_, 0); }
 
-  // Makes room for a leaf behind `count` candidates; may drop some, and lower the bound.
-  void make_room(int64_t& count, Bound<T>& bound) {
-    if (__builtin_expect(count <= room_, 1)) return;
-    pack(count);
-    make_room_among_keys(count, bound);
+  // Keeps the k nearest of `count` candidates, in no order, and lowers the bound.
+  void cut(int64_t& count, Bound<T>& bound, const T* row = nullptr) {
+    pack(count, row);
+    Key* const keys = keys_.get();
+    std::nth_element(keys, keys + k_ - 1, keys + count);
+    count = k_;
+    bound = {key_dist2<T>(keys[k_ - 1]), key_id(keys[k_ - 1])};
     for (int64_t i = 0; i < k_; ++i) {
-      dist2_[i] = key_dist2<T>(keys_[i]);
-      id_[i] = key_id(keys_[i]);
+      dist2_[i] = key_dist2<T>(keys[i]);
+      id_[i] = key_id(keys[i]);
     }
   }
-  void make_room_among_keys(int64_t& count, Bound<T>& bound) {
-    if (__builtin_expect(count <= room_, 1)) return;
-    std::nth_element(keys_.get(), keys_.get() + k_ - 1, keys_.get() + count);
-    count = k_;
-    bound = {key_dist2<T>(keys_[k_ - 1]), key_id(keys_[k_ - 1])};
+
+  // Writes the k nearest of them; dist2 may be null. At least k candidates were within every bound. With `row`,
+  // the distance of a candidate is there at its index.
+  void finish(int64_t count, const T* row, T* dist2, int64_t* idx) {
+#if defined(__AVX512F__)
+    if constexpr (F::W == 16)
+      if (k_ > 4 && k_ <= 32 && count <= 512) {
+        pack(count, row);
+        sort_smallest32(keys_.get(), count);
+        return write_keys(dist2, idx);
+      }
+#endif
+    if (row != nullptr)
+      for (int64_t i = 0; i < count; ++i) dist2_[i] = row[id_[i]];
+    if (count > kFewPairs && k_ <= kColumns) count = drop_far(count);
+    if (count > kFewPairs) {
+      Bound<T> bound{};
+      cut(count, bound);
+      if (count > kFewPairs) {
+        std::sort(keys_.get(), keys_.get() + k_);
+        return write_keys(dist2, idx);
+      }
+    }
+    T sorted[kFewPairs];
+    int32_t sorted_id[kFewPairs];
+    sort_few<F>(dist2_.get(), id_.get(), count, sorted, sorted_id);
+    for (int64_t i = 0; i < k_; ++i) idx[i] = sorted_id[i];
+    if (dist2 != nullptr) std::memcpy(dist2, sorted, static_cast<std::size_t>(k_) * sizeof(T));
   }
 
-  // Makes keys of distances and indices.
-  void pack(int64_t count) {
-    for (int64_t i = 0; i < count; ++i) keys_[i] = make_key(dist2_[i], id_[i]);
-  }
+ private:
+  static constexpr int64_t kMargin = kColumns + kLeafPoints + 64;
 
-  // Writes the k nearest of the keys; dist2 may be null. At least k candidates were within every bound.
-  void finish(int64_t count, T* dist2, int64_t* idx) {
-    sort_smallest(keys_.get(), count, k_);
+  void pack(int64_t count, const T* row) {
+    if (row == nullptr)
+      for (int64_t i = 0; i < count; ++i) keys_[i] = make_key(dist2_[i], id_[i]);
+    else
+      for (int64_t i = 0; i < count; ++i) keys_[i] = make_key(row[id_[i]], id_[i]);
+  }
+  void write_keys(T* dist2, int64_t* idx) const {
     for (int64_t i = 0; i < k_; ++i) idx[i] = key_id(keys_[i]);
     if (dist2 != nullptr)
       for (int64_t i = 0; i < k_; ++i) dist2[i] = key_dist2<T>(keys_[i]);
   }
 
- private:
-  static constexpr int64_t kMargin = kColumns + kLeafPoints + kSortPad;
+  // Leaves out those that a tighter bound rules out, and returns how many there are then.
+  int64_t drop_far(int64_t count) {
+    typename F::V columns[kColumns / F::W];
+    const auto none = F::set(std::numeric_limits<T>::infinity());
+    for (auto& column : columns) column = none;
+    for (int64_t i = count; i < count + kColumns; ++i) dist2_[i] = std::numeric_limits<T>::quiet_NaN();
+    for (int64_t i = 0; i < count; i += kColumns)
+      for (int v = 0; v < kColumns / F::W; ++v)
+        columns[v] = F::min(F::load(dist2_.get() + i + v * F::W), columns[v]);
+    const auto limit = F::set(bound_of_columns<F>(columns, k_));
+    int64_t kept = 0;
+    for (int64_t i = 0; i < count; i += F::W) {
+      auto d = F::load(dist2_.get() + i);
+      const auto within = F::le(d, limit);
+      F::compress(dist2_.get() + kept, within, d);
+      F::compress_ids(id_.get() + kept, within, id_.get() + i);
+      kept += __builtin_popcount(F::bits(within));
+    }
+    return kept;
+  }
 
   int64_t k_, room_;
   Array<T> dist2_;
@@ -107,56 +153,54 @@ class DenseSearch {
         F::store(row_.get() + at, d);
         columns[a] = F::min(d, columns[a]);
       }
-    find_in_row(columns, dist2_out, idx);
+    V found[kAccumulators];  // a copy, so that the loop keeps its own in registers
+    for (int a = 0; a < kAccumulators; ++a) found[a] = columns[a];
+    find_in_row(found, dist2_out, idx);
   }
 
   // As find, where the distances are in row() already. columns: their minima by position modulo kColumns.
   void find_in_row(const V* columns, T* dist2_out, int64_t* idx) {
-    Bound<T> bound{k_ <= kColumns ? kth_of_columns<F>(columns, k_) : std::numeric_limits<T>::infinity()};
+    Bound<T> bound{k_ <= kColumns ? bound_of_columns<F>(columns, k_) : std::numeric_limits<T>::infinity()};
     const T* row = row_.get();
-    auto* keys = candidates_.keys();
+    int32_t* const id = candidates_.id();
     int64_t count = 0;
-    for (int64_t begin = 0; begin < planes_.padded; begin += kBlock) {
-      const int64_t found = find_within(begin, std::min(begin + kBlock, planes_.padded), bound.dist2);
-      for (int64_t from = 0; from < found; from += kColumns) {
-        candidates_.make_room_among_keys(count, bound);
-        const int64_t to = std::min<int64_t>(from + kColumns, found);
-        for (int64_t i = from; i < to; ++i) keys[count++] = make_key(row[within_[i]], within_[i]);
+    V limit = F::set(bound.dist2);
+    for (int64_t begin = 0; begin < planes_.padded; begin += kColumns) {
+      if (candidates_.is_full(count)) {
+        candidates_.cut(count, bound, row);
+        limit = F::set(bound.dist2);
       }
+      count = add_within(begin, limit, id, count);
     }
-    candidates_.finish(count, dist2_out, idx);
+    candidates_.finish(count, row, dist2_out, idx);
   }
 
  private:
-  static constexpr int64_t kBlock = 1024;  // positions that are looked for at once
   static constexpr int kFew = 4;
 
-  // Leaves the positions in row() of distances up to `limit` in within_, and returns how many there are. Few
-  // positions are written for every kColumns of them, whether there are as many or not: where they lie cannot
-  // be foreseen, and a branch for each would cost more than the search.
-  int64_t find_within(int64_t begin, int64_t end, T limit) {
-    int32_t* to = within_;
-    for (int64_t i = begin; i < end; i += kColumns) {
-      uint64_t within = 0;
-      for (int a = 0; a < kAccumulators; ++a) {
-        const uint64_t bits = F::bits(F::le(F::load(row_.get() + i + a * F::W), F::set(limit)));
-        within |= bits << (a * F::W);
-      }
-      const int num = __builtin_popcountll(within);
-      const auto write = [&](int at) {
-        to[at] = static_cast<int32_t>(i) + __builtin_ctzll(within | uint64_t{1} << 63);  // any, of none
-        within &= within - 1;
-      };
-      for (int at = 0; at < kFew; ++at) write(at);
-      if (__builtin_expect(num > kFew, 0))
-        for (int at = kFew; at < num; ++at) write(at);
-      to += num;
+  // Adds the positions in row()[begin..begin + kColumns) of distances up to `limit`, and returns how many there
+  // are then. Few positions are written, whether there are as many or not: where they lie cannot be foreseen,
+  // and a branch for each would cost more than the search.
+  int64_t add_within(int64_t begin, V limit, int32_t* id, int64_t count) {
+    uint64_t within = 0;
+    for (int a = 0; a < kAccumulators; ++a) {
+      const uint64_t bits = F::bits(F::le(F::load(row_.get() + begin + a * F::W), limit));
+      within |= bits << (a * F::W);
     }
-    return to - within_;
+    const int num = __builtin_popcountll(within);
+    int32_t* const to = id + count;
+    const auto write = [&](int at) {
+      to[at] = static_cast<int32_t>(begin) + __builtin_ctzll(within | uint64_t{1} << 63);  // any, of none
+      within &= within - 1;
+    };
+    for (int at = 0; at < kFew; ++at) write(at);
+    if (__builtin_expect(num > kFew, 0))
+      for (int at = kFew; at < num; ++at) write(at);
+    return count + num;
   }
+
   const Planes<T>& planes_;
   int64_t k_;
-  int32_t within_[kBlock + kFew];
   Array<T> row_;
   Candidates<T> candidates_;
 };
@@ -182,8 +226,7 @@ class TreeSearch {
       for (; groups; groups &= groups - 1)
         count = collect(group + __builtin_ctz(groups), qx, qy, qz, count, bound);
     }
-    candidates_.pack(count);
-    candidates_.finish(count, dist2_out, idx);
+    candidates_.finish(count, nullptr, dist2_out, idx);
   }
 
  private:
@@ -234,11 +277,7 @@ class TreeSearch {
       columns[a] = F::min(dist2<F>(tree_.x + i, tree_.y + i, tree_.z + i, qx, qy, qz), columns[a]);
       a = (a + 1) % kAccumulators;
     }
-    if (k_ == 1) {
-      for (int i = 1; i < kAccumulators; ++i) columns[0] = F::min(columns[0], columns[i]);
-      return F::hmin(columns[0]);
-    }
-    return kth_of_columns<F>(columns, k_);
+    return bound_of_columns<F>(columns, k_);
   }
 
   // Adds the points of a group that are within the bound, and returns how many candidates there are then.
@@ -252,7 +291,7 @@ class TreeSearch {
       uint32_t leaves = bound.template reachable<F>(near, tree_.leaf_lowest.data() + leaf);
       for (; leaves; leaves &= leaves - 1) {
         const int64_t at = leaf + __builtin_ctz(leaves);
-        candidates_.make_room(count, bound);
+        if (candidates_.is_full(count)) candidates_.cut(count, bound);
         const V limit = F::set(bound.dist2);
         for (int64_t i = tree_.begin[at] * int64_t{F::W}; i < tree_.end[at] * int64_t{F::W}; i += F::W) {
           const V d = dist2<F>(x + i, y + i, z + i, qx, qy, qz);

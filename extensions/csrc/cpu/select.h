@@ -46,8 +46,6 @@ static inline int32_t key_id(Key key) {
   return static_cast<int32_t>(static_cast<uint32_t>(key));
 }
 
-constexpr int kSortPad = 64;  // keys behind the last one that sort_smallest may overwrite
-
 #if defined(__AVX512F__)
 
 // Bitonic networks on registers. lanes(...) says which lanes keep the larger value.
@@ -144,7 +142,7 @@ struct Sort64 {
   }
 };
 
-// The 32 smallest of count keys, ascending, to the front.
+// The 32 smallest of count keys, ascending, to the front. Up to 31 keys behind the last one are overwritten.
 static inline void sort_smallest32(uint64_t* keys, int64_t count) {
   const Sort64 net;
   const int64_t padded = (count + 31) / 32 * 32;
@@ -226,31 +224,91 @@ static inline float kth_of_columns(const __m512* columns, int64_t k) {
 
 #endif
 
-template <class F>
-static inline typename F::T kth_of_columns(const typename F::V* columns, int64_t k) {
-#if defined(__AVX512F__)
-  if constexpr (F::W == 16) return kth_of_columns(columns, k);
-#endif
-  alignas(64) typename F::T all[kColumns];
-  for (int i = 0; i < kColumns / F::W; ++i) F::store(all + i * F::W, columns[i]);
-  std::nth_element(all, all + k - 1, all + kColumns);
-  return all[k - 1];
+// How many of d[0..count) are less than each of d[begin..begin + Vectors * F::W). What lies behind the last one is
+// read and counted too, and means nothing.
+template <class F, int Vectors>
+static inline void count_less(const typename F::T* d, int64_t count, int64_t begin, typename F::N* less) {
+  typename F::V own[Vectors];
+  for (int v = 0; v < Vectors; ++v) {
+    own[v] = F::load(d + begin + v * F::W);
+    less[v] = typename F::N{};
+  }
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < count; ++i) {
+    const auto other = F::set(d[i]);
+    for (int v = 0; v < Vectors; ++v) less[v] = F::count(less[v], F::lt(other, own[v]));
+  }
 }
 
-// The k smallest of count >= k keys, ascending, to the front. There is room for kSortPad keys behind them.
-template <class Key>
-static inline void sort_smallest(Key* keys, int64_t count, int64_t k) {
+// The k-th smallest of some of the columns, k <= kColumns; a bound for that of all of them.
+template <class F>
+static inline typename F::T bound_of_columns(const typename F::V* all_columns, int64_t k) {
+  using T = typename F::T;
 #if defined(__AVX512F__)
-  if constexpr (sizeof(Key) == 8) {
-    if (k > 2 && k <= 32 && count <= 512) return sort_smallest32(keys, count);
-  }
+  if constexpr (F::W == 16)
+    if (4 * k > kColumns) return kth_of_columns(all_columns, k);
 #endif
+  int num = kColumns / F::W;
+  typename F::V columns[kColumns / F::W];
+  for (int i = 0; i < num; ++i) columns[i] = all_columns[i];
+  const auto fold = [&] {
+    num /= 2;
+    for (int i = 0; i < num; ++i) columns[i] = F::min(columns[i], columns[i + num]);
+  };
   if (k == 1) {
-    keys[0] = *std::min_element(keys, keys + count);
-    return;
+    while (num > 1) fold();
+    return F::hmin(columns[0]);
   }
-  if (count > k) std::nth_element(keys, keys + k - 1, keys + count);
-  std::sort(keys, keys + k);
+  while (num > 1 && num * F::W >= 4 * k) fold();
+  alignas(64) T all[kColumns];
+  for (int i = 0; i < num; ++i) F::store(all + i * F::W, columns[i]);
+  constexpr int kAtOnce = 2;
+  auto best = F::set(0);
+  if (num == 1) {
+    typename F::N less[1];
+    count_less<F, 1>(all, F::W, 0, less);
+    return F::hmax(F::select(F::below(less[0], k), columns[0], best));
+  }
+  for (int i = 0; i < num; i += kAtOnce) {
+    typename F::N less[kAtOnce];
+    count_less<F, kAtOnce>(all, num * F::W, i * F::W, less);
+    for (int v = 0; v < kAtOnce; ++v)
+      best = F::max(best, F::select(F::below(less[v], k), columns[i + v], F::set(0)));
+  }
+  return F::hmax(best);
+}
+
+constexpr int64_t kFewPairs = 128;  // so many are sorted by counting
+
+// Sorts pairs by distance, then by index; count <= kFewPairs. Vectors behind the last pair may be read. Where a
+// pair belongs is the number of those that are less, so there is nothing to foresee.
+template <class F>
+static inline void sort_few(
+    const typename F::T* d, const int32_t* id, int64_t count, typename F::T* sorted, int32_t* sorted_id) {
+  alignas(64) typename F::I place[kFewPairs + 64];
+  constexpr int kAtOnce = F::W == 16 ? 2 : 3;
+  for (int64_t begin = 0; begin < count; begin += kAtOnce * F::W) {
+    typename F::N less[kAtOnce];
+    count_less<F, kAtOnce>(d, count, begin, less);
+    for (int v = 0; v < kAtOnce; ++v) F::store_counts(place + begin + v * F::W, less[v]);
+  }
+  int64_t sum = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const auto at = place[i];
+    sum += at;
+    sorted[at] = d[i];
+    sorted_id[at] = id[i];
+  }
+  if (__builtin_expect(sum == count * (count - 1) / 2, 1)) return;
+  // Equal distances were given the same place; those of an index are less than those of a higher one.
+  uint8_t taken[kFewPairs] = {};
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t first = place[i];
+    int64_t at = first + taken[first]++;
+    sorted[at] = d[i];
+    for (; at > first && sorted_id[at - 1] > id[i]; --at) sorted_id[at] = sorted_id[at - 1];
+    sorted_id[at] = id[i];
+  }
 }
 
 }  // namespace PCL_ISA

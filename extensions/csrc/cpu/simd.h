@@ -21,6 +21,8 @@ struct F32 {
   using T = float;
   using V = __m512;
   using M = __mmask16;
+  using I = int32_t;
+  using N = __m512i;
   static constexpr int W = 16;
   static constexpr bool kPacks = true;  // compress is one instruction or two
   static V load(const T* p) { return _mm512_load_ps(p); }
@@ -39,6 +41,10 @@ struct F32 {
   static M no(M m) { return static_cast<M>(~m); }
   static uint32_t bits(M m) { return m; }
   static V select(M m, V yes, V no) { return _mm512_mask_mov_ps(no, m, yes); }
+  // Counters, one for each lane: one more where m is set; which are below a limit.
+  static N count(N n, M m) { return _mm512_mask_sub_epi32(n, m, n, _mm512_set1_epi32(-1)); }
+  static M below(N n, I limit) { return _mm512_cmplt_epi32_mask(n, _mm512_set1_epi32(limit)); }
+  static void store_counts(I* p, N n) { _mm512_store_si512(p, n); }
   static T hmax(V v) { return _mm512_reduce_max_ps(v); }
   static T hmin(V v) { return _mm512_reduce_min_ps(v); }
   // Stores the chosen lanes side by side; the lanes behind them are overwritten with anything.
@@ -52,6 +58,8 @@ struct F64 {
   using T = double;
   using V = __m512d;
   using M = __mmask8;
+  using I = int64_t;
+  using N = __m512i;
   static constexpr int W = 8;
   static constexpr bool kPacks = true;
   static V load(const T* p) { return _mm512_load_pd(p); }
@@ -70,6 +78,9 @@ struct F64 {
   static M no(M m) { return static_cast<M>(~m); }
   static uint32_t bits(M m) { return m; }
   static V select(M m, V yes, V no) { return _mm512_mask_mov_pd(no, m, yes); }
+  static N count(N n, M m) { return _mm512_mask_sub_epi64(n, m, n, _mm512_set1_epi64(-1)); }
+  static M below(N n, I limit) { return _mm512_cmplt_epi64_mask(n, _mm512_set1_epi64(limit)); }
+  static void store_counts(I* p, N n) { _mm512_store_si512(p, n); }
   static T hmax(V v) { return _mm512_reduce_max_pd(v); }
   static T hmin(V v) { return _mm512_reduce_min_pd(v); }
   static void compress(T* p, M m, V v) { _mm512_storeu_pd(p, _mm512_maskz_compress_pd(m, v)); }
@@ -109,6 +120,8 @@ struct F32 {
   using T = float;
   using V = __m256;
   using M = __m256;
+  using I = int32_t;
+  using N = __m256i;
   static constexpr int W = 8;
   static constexpr bool kPacks = true;
   static V load(const T* p) { return _mm256_load_ps(p); }
@@ -127,6 +140,9 @@ struct F32 {
   static M no(M m) { return _mm256_xor_ps(m, _mm256_castsi256_ps(_mm256_set1_epi32(-1))); }
   static uint32_t bits(M m) { return static_cast<uint32_t>(_mm256_movemask_ps(m)); }
   static V select(M m, V yes, V no) { return _mm256_blendv_ps(no, yes, m); }
+  static N count(N n, M m) { return _mm256_sub_epi32(n, _mm256_castps_si256(m)); }
+  static M below(N n, I limit) { return _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(limit), n)); }
+  static void store_counts(I* p, N n) { _mm256_store_si256(reinterpret_cast<__m256i*>(p), n); }
   static void compress(T* p, M m, V v) {
     const __m256i order = _mm256_load_si256(reinterpret_cast<const __m256i*>(kPack.of8[bits(m)]));
     _mm256_storeu_ps(p, _mm256_permutevar8x32_ps(v, order));
@@ -152,6 +168,8 @@ struct F64 {
   using T = double;
   using V = __m256d;
   using M = __m256d;
+  using I = int64_t;
+  using N = __m256i;
   static constexpr int W = 4;
   static constexpr bool kPacks = true;
   static V load(const T* p) { return _mm256_load_pd(p); }
@@ -170,6 +188,9 @@ struct F64 {
   static M no(M m) { return _mm256_xor_pd(m, _mm256_castsi256_pd(_mm256_set1_epi32(-1))); }
   static uint32_t bits(M m) { return static_cast<uint32_t>(_mm256_movemask_pd(m)); }
   static V select(M m, V yes, V no) { return _mm256_blendv_pd(no, yes, m); }
+  static N count(N n, M m) { return _mm256_sub_epi64(n, _mm256_castpd_si256(m)); }
+  static M below(N n, I limit) { return _mm256_castsi256_pd(_mm256_cmpgt_epi64(_mm256_set1_epi64x(limit), n)); }
+  static void store_counts(I* p, N n) { _mm256_store_si256(reinterpret_cast<__m256i*>(p), n); }
   static void compress(T* p, M m, V v) {
     const __m256i order = _mm256_load_si256(reinterpret_cast<const __m256i*>(kPack.of4[bits(m)]));
     const __m256 packed = _mm256_permutevar8x32_ps(_mm256_castpd_ps(v), order);
@@ -199,6 +220,8 @@ struct Baseline {
   using T = Number;
   typedef Number V __attribute__((vector_size(16)));
   typedef Integer M __attribute__((vector_size(16)));
+  using I = Integer;
+  using N = M;
   static constexpr int W = Lanes;
   static constexpr bool kPacks = false;
   static V load(const T* p) { return *reinterpret_cast<const V*>(p); }
@@ -218,6 +241,9 @@ struct Baseline {
   static M eq(V a, V b) { return a == b; }
   static M no(M m) { return ~m; }
   static V select(M m, V yes, V no) { return m ? yes : no; }
+  static N count(N n, M m) { return n - m; }
+  static M below(N n, I limit) { return n < limit; }
+  static void store_counts(I* p, N n) { *reinterpret_cast<N*>(p) = n; }
 #if defined(__SSE2__)
   static V min(V a, V b) {
     if constexpr (Lanes == 4) return _mm_min_ps(a, b);
