@@ -12,6 +12,7 @@ from rich.text import Text
 from pcl_clora.bench.model_view import ModelRowShape, model_remarks, model_tables
 from pcl_clora.bench.ops import NATIVE
 from pcl_clora.errors import UserValueError
+from pcl_clora.io import explained
 from pcl_clora.report.shapes import Shape, check_shape, parse_object
 from pcl_clora.report.show import plain_table
 from pcl_clora.report.units import markdown_table
@@ -86,9 +87,11 @@ def read_record(path: str | Path) -> dict[str, Any]:
 
     Raises:
         ReportError: if the file is damaged, or a record of something else.
-        OSError: if it cannot be read.
+        FileAccessError: if it cannot be read.
     """
-    content = parse_object(path, Path(path).read_bytes())
+    with explained(path, "read"):
+        text = Path(path).read_bytes()
+    content = parse_object(path, text)
     kind = content.get("benchmark")
     writer = f"pcl-clora bench {kind if kind in ('ops', 'model') else 'ops or model'}"
     shape = ModelRecordShape if kind == "model" else RecordShape

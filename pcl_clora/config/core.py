@@ -179,8 +179,10 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
     try:
         resolved = path.resolve()
         there = resolved.is_file()
-    except (OSError, RuntimeError) as error:  # a name too long, links that lead in a circle
-        raise ConfigError(f"Config file {path} cannot be read ({error}); check the path.") from error
+    except (OSError, RuntimeError) as error:  # a name too long, links that lead in a circle, no right to
+        raise ConfigError(
+            f"Config file {path} cannot be read ({error}); check the path and its rights."
+        ) from error
     if resolved in chain:
         cycle = " -> ".join(str(step) for step in (*chain[chain.index(resolved) :], resolved))
         raise ConfigError(f"The {BASE_KEY} files form a cycle: {cycle}. Remove one of these references.")

@@ -10,7 +10,7 @@ from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import PointDataset, check_split
 from pcl_clora.data.paper_sampling import PaperOrder
 from pcl_clora.data.subset import SubsetDataset, choose_per_class
-from pcl_clora.io import DataError
+from pcl_clora.io import DataError, explained
 
 Maker = Callable[[Any, str], PointDataset]
 _datasets: Registry[DataConfig, Maker] = Registry("data set", "name", DataConfig)
@@ -69,7 +69,8 @@ def build_dataset(config: DataConfig | Mapping[str, Any], split: str) -> PointDa
         raise DataError(
             "data.root", f"is empty, but the data set {parsed.name} reads files", "set it to their folder"
         )
-    dataset = _datasets.maker(parsed)(parsed, check_split(split))
+    with explained(parsed.root or parsed.name, "read"):
+        dataset = _datasets.maker(parsed)(parsed, check_split(split))
     if split == "train" and parsed.shots and not parsed.shots_in_reader:
         names, count = dataset.class_names, parsed.shots
         dataset = SubsetDataset(dataset, choose_per_class(dataset.labels, names, count, parsed.shots_seed))
@@ -88,4 +89,5 @@ def build_validation(config: DataConfig | Mapping[str, Any]) -> PointDataset | N
         DataError: as `build_dataset`.
     """
     parsed = parse_data_config(config)
-    return _datasets.maker(parsed)(parsed, "val") if parsed.has_validation else None
+    with explained(parsed.root or parsed.name, "read"):
+        return _datasets.maker(parsed)(parsed, "val") if parsed.has_validation else None

@@ -108,22 +108,27 @@ class TensorboardLog:
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+        self._folder = folder
+        with explained(folder, "written"):
+            self._writer = SummaryWriter(str(folder), purge_step=purge_step)
 
     def write(self, event: Mapping[str, Any]) -> None:
         """Add the numbers of one event."""
         kind = "/".join(str(event[key]) for key in ("kind", "split") if key in event)
         for name, value in event.items():
             if isinstance(value, int | float) and name not in ("step", "epoch"):
-                self._writer.add_scalar(f"{kind}/{name}", value, event["step"])
+                with explained(self._folder, "written"):
+                    self._writer.add_scalar(f"{kind}/{name}", value, event["step"])
 
     def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
         """Add a picture, (H, W, 3) uint8."""
-        self._writer.add_image(name, pixels, step, dataformats="HWC")
+        with explained(self._folder, "written"):
+            self._writer.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush and close."""
-        self._writer.close()
+        with explained(self._folder, "written"):
+            self._writer.close()
 
 
 def open_tensorboard(folder: Path, purge_step: int | None = None) -> TensorboardLog | None:

@@ -35,6 +35,7 @@ from pcl_clora.engine.run.rule import warn_other_images
 from pcl_clora.engine.run.snapshot import Snapshot
 from pcl_clora.engine.run.state import RunState
 from pcl_clora.engine.tasks import TASKS, Task, make_task
+from pcl_clora.io import explained
 from pcl_clora.models import LoadReport, ModelConfig, build_model, load_weights
 from pcl_clora.models.weights.load import TRAINED_WITH, register_run_reader
 
@@ -138,9 +139,10 @@ def load_run(folder: str | Path) -> tuple[RunConfig, AdaptedModel]:
         DataError: if the adapter file is not the one that the run wrote.
     """
     files = RunFolder(Path(folder))
-    for needed in (files.config, files.chosen):
-        if not needed.is_file():
-            raise ConfigError(f"{folder} is not the folder of a finished run: {needed} is missing.")
+    with explained(folder, "read"):
+        for needed in (files.config, files.chosen):
+            if not needed.is_file():
+                raise ConfigError(f"{folder} is not the folder of a finished run: {needed} is missing.")
     cfg = load_run_config(files.config)
     files.check_chosen()
     with seeded_apart(cfg.seed):

@@ -93,7 +93,7 @@ def explained(path: str | os.PathLike[str], doing: str) -> Iterator[None]:
     """Turn errors of the system into a `FileAccessError` that names the file and the remedy.
 
     Args:
-        path: the file that the user named.
+        path: the file or folder that the user named; what lies in it is named where the system says so.
         doing: what the block does, "read" or "written", as the message puts it.
     """
     try:
@@ -101,7 +101,9 @@ def explained(path: str | os.PathLike[str], doing: str) -> Iterator[None]:
     except PclCloraError:
         raise
     except OSError as error:
-        raise file_access_error(path, error, doing) from error
+        at_fault = error.filename if isinstance(error.filename, str) else ""
+        inside = at_fault.startswith(os.path.join(path, ""))
+        raise file_access_error(at_fault if inside else path, error, doing) from error
 
 
 @contextmanager

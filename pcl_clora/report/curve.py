@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pcl_clora.io import explained
 from pcl_clora.report.pictures import new_figure, save_figure
 from pcl_clora.report.shapes import EventShape, ReportError, check_shape, parse_object
 from pcl_clora.report.units import csv_table
@@ -58,7 +59,9 @@ def read_curve(metrics: str | Path) -> list[dict[str, Any]]:
 def _read_events(path: Path) -> dict[int, dict[str, Any]]:
     """Read the lines that a curve is made of: number of the line -> event."""
     events = {}
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+    with explained(path, "read"):
+        content = path.read_bytes()
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
         where = f"{path}, line {number}"
         event = parse_object(where, line)
         kind = event.get("kind")

@@ -23,6 +23,7 @@ from pcl_clora.config import (
 from pcl_clora.data import DataConfig, list_datasets, parse_data_config
 from pcl_clora.engine import RunConfig, RunFolder, TrainConfig, choose_device, headlines, load_run_config
 from pcl_clora.engine.config import differences
+from pcl_clora.io import explained
 from pcl_clora.models import build_model, parse_model_config
 from pcl_clora.report.cost import count_cost
 from pcl_clora.report.shapes import ReportError, ResultShape, check_shape, parse_object
@@ -56,7 +57,11 @@ def read_run(folder: str | Path) -> RunRecord:
         ReportError: if the folder is not that of a finished run, its files are damaged or do not belong
             together, or its result was chosen on the test set although its protocol says honest.
     """
-    files = RunFolder(Path(folder))
+    with explained(folder, "read"):
+        return _read_run(folder, RunFolder(Path(folder)))
+
+
+def _read_run(folder: str | Path, files: RunFolder) -> RunRecord:
     if not files.config.is_file():
         raise ReportError(f"{folder} is not the folder of a run: {files.config} is missing; check the path.")
     if not files.result.is_file():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pcl_clora.data.readers.modelnet_fewshot import ModelNetFewshotConfig, fewsh
 from pcl_clora.data.readers.scanobjectnn import ScanObjectNNConfig, scan_file
 from pcl_clora.data.registry import build_dataset, parse_data_config
 from pcl_clora.data.subset import require_training_clouds
-from pcl_clora.io import DataError
+from pcl_clora.io import DataError, FileAccessError, explained
 
 
 def detect_layout(root: str | Path) -> str:
@@ -25,16 +25,16 @@ def detect_layout(root: str | Path) -> str:
     Raises:
         DataError: if there is no such folder.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise DataError(
-            root, "there is no such folder", "check the path; data/README.md says what to put where"
-        )
-    return _layout_of(root).name
+    return _layout_of(Path(root)).name
 
 
 def _layout_of(root: Path) -> Layout:
-    return next(layout for layout in LAYOUTS if layout.recognise(root))
+    with explained(root, "read"):
+        if not root.is_dir():
+            raise DataError(
+                root, "there is no such folder", "check the path; data/README.md says what to put where"
+            )
+        return next(layout for layout in LAYOUTS if layout.recognise(root))
 
 
 def describe_root(root: str | Path) -> RootInfo:
@@ -43,8 +43,8 @@ def describe_root(root: str | Path) -> RootInfo:
     Raises:
         DataError: if there is no such folder, or it is of no known layout.
     """
-    detect_layout(root)
-    return _layout_of(Path(root)).describe(Path(root))
+    with explained(root, "read"):
+        return _layout_of(Path(root)).describe(Path(root))
 
 
 def check_root(root: str | Path) -> list[Finding]:
@@ -57,10 +57,20 @@ def check_root(root: str | Path) -> list[Finding]:
         What was found, errors first; empty if everything is as expected.
     """
     try:
-        detect_layout(root)
+        return _sorted(_found(_layout_of(Path(root)), Path(root), None))
     except DataError as error:
         return [problem(error)]
-    return _sorted(_layout_of(Path(root)).check(Path(root), None))
+
+
+def _found(layout: Layout, root: Path, config: DataConfig | None) -> list[Finding]:
+    """Check a folder; one that may not be read is a finding, too."""
+    findings: list[Finding] = []
+    try:
+        with explained(root, "read"):
+            findings.extend(layout.check(root, config))
+    except FileAccessError as error:
+        findings.append(problem(error))
+    return findings
 
 
 def check_data(data: DataConfig | Mapping[str, Any] | str | Path) -> list[Finding]:
@@ -92,9 +102,9 @@ def check_data(data: DataConfig | Mapping[str, Any] | str | Path) -> list[Findin
     root = Path(config.root)
     if not root.is_dir():
         return check_root(root)
-    findings = list(layout.check(root, config))
+    findings = _found(layout, root, config)
     try:
-        stored = layout.describe(root).num_points
+        stored = describe_root(root).num_points
     except DataError:  # reported above
         stored = 0
     if 0 < stored < config.read_points:
@@ -104,7 +114,7 @@ def check_data(data: DataConfig | Mapping[str, Any] | str | Path) -> list[Findin
         findings.append(Finding("error", str(root), message))
     if not _has_errors(findings):
         findings += _check_classes(config)
-    return _sorted(iter(findings))
+    return _sorted(findings)
 
 
 def check_headers(data: DataConfig | Mapping[str, Any]) -> list[Finding]:
@@ -158,6 +168,6 @@ def _check_classes(config: DataConfig) -> list[Finding]:
     return []
 
 
-def _sorted(findings: Iterator[Finding]) -> list[Finding]:
+def _sorted(findings: Iterable[Finding]) -> list[Finding]:
     order = {"error": 0, "warning": 1, "info": 2}
     return sorted(findings, key=lambda finding: order[finding.level])
