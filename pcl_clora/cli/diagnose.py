@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +41,11 @@ def read_reference(path: Path) -> RobustnessResult:
     """
     from pcl_clora.config import ConfigError
     from pcl_clora.engine.robustness import RobustnessResult
+    from pcl_clora.io import read_json
 
     try:
-        return RobustnessResult.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        return RobustnessResult.from_json(read_json(path))
+    except ValueError as error:
         raise ConfigError(f"{path} cannot be the reference: {error}; give a robustness.json.") from error
 
 

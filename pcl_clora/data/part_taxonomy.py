@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-import yaml
 from torch import Tensor
 
+from pcl_clora.config import ConfigError, read_yaml
 from pcl_clora.data.dataset import PointDataset
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import DataError
@@ -151,11 +151,11 @@ def read_taxonomy(path: str | Path) -> PartTaxonomy:
     if not path.is_file():
         raise DataError(path, "there is no such taxonomy file", "set data.taxonomy to a yaml file")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(path, f"is not valid yaml ({error})", REMEDY) from error
-    if not isinstance(content, dict) or not content:
-        raise DataError(path, f"holds a {type(content).__name__}, expected a mapping", REMEDY)
+        content = read_yaml(path)
+    except ConfigError as error:
+        raise DataError(path, str(error).removeprefix(f"{path} ").removesuffix("."), REMEDY) from error
+    if not content:
+        raise DataError(path, "holds nothing, expected a mapping", REMEDY)
     return taxonomy_from(content, path)
 
 

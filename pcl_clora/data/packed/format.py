@@ -16,7 +16,6 @@ number of points:
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +27,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from pcl_clora.config import Config, ConfigError, build
 from pcl_clora.data.part_taxonomy import PartTaxonomy
 from pcl_clora.errors import UserValueError
-from pcl_clora.io import DataError, parse_json
+from pcl_clora.io import DataError, parse_json, read_json
 
 INDEX = "index.json"
 NOTE = "pack"  # the only key of the metadata: with several, safetensors writes them in a random order
@@ -121,13 +120,13 @@ def read_index(root: str | Path) -> PackIndex:
             if unfinished
             else "set data.root to a packed folder",
         )
+    content = read_json(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
         index = build(PackIndex, content, source=str(file))
         index.part_taxonomy()
     except ConfigError as error:
         raise DataError(file, f"is not an index of packed data ({error})", AGAIN) from error
-    except (ValueError, TypeError, RecursionError) as error:  # not text, not json, or a taxonomy that is none
+    except (ValueError, TypeError) as error:  # a taxonomy that is none
         raise DataError(file, f"is damaged ({error})", AGAIN) from error
     return index
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pcl_clora.engine.config import differences
 from pcl_clora.errors import PclCloraError, UserTypeError
-from pcl_clora.io import atomic_write
+from pcl_clora.io import atomic_write, parse_json
 from pcl_clora.io.digest import digest_tensors
 
 FORMAT = "pcl_clora.checkpoint"
@@ -134,7 +134,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(torn.format(error)) from error
     if digest_tensors(tensors, text=metadata.get("content", ""), mark=";") != metadata.get("sha256"):
         raise CheckpointError(torn.format("its SHA-256 is another one"))
-    return json.loads(metadata["content"]), tensors
+    return parse_json(path, metadata["content"]), tensors
 
 
 def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from pcl_clora.errors import PclCloraError
-from pcl_clora.io import explained
+from pcl_clora.io import DataError, explained, read_json
 from pcl_clora.io.text import visible
 
 try:
@@ -103,10 +103,9 @@ class RunLock:
 
     def _owner(self) -> dict[str, Any]:
         try:
-            told = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return read_json(self.path)
+        except DataError:
             return {}
-        return told if isinstance(told, dict) else {}
 
     def _refusal(self) -> RunLockedError:
         owner = _me() if self._key in _held else self._owner()

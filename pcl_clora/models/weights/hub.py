@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pcl_clora.io import sha256_file, write_json
+from pcl_clora.io import read_json, sha256_file, write_json
 from pcl_clora.io.folders import user_cache_folder
 from pcl_clora.models.errors import WeightsError
 from pcl_clora.models.weights.hub_catalogue import HUB_FILE, HUB_OWNER, PRETRAINED, UNKNOWN
@@ -158,8 +157,8 @@ def _recorded(record: Path) -> str:
     if not record.is_file():
         return ""
     try:
-        return str(json.loads(record.read_text(encoding="utf-8"))["sha256"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return str(read_json(record)["sha256"])
+    except (ValueError, KeyError) as error:
         raise WeightsError(
             f"{record} is damaged, so that the file beside it cannot be checked; delete the folder "
             f"{record.parent} and load it again."
