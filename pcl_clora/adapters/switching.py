@@ -161,6 +161,11 @@ class SwitchedModel(nn.Module):
         """
         self._require_unmerged("attach another adapter")
         self._check_new_name(name)
+        if not isinstance(method, AdapterMethod):
+            raise UserTypeError(
+                f"add_adapter() takes a method with its tensors, not {method!r} ({type(method).__name__}); "
+                "attach_adapter(model, settings, name=...) makes one from settings."
+            )
         with self._watch.switching(), self.installed(None):
             deltas = method.make_deltas(self.base, self.interface)
             owned = outermost(self._paths_to_own(method))

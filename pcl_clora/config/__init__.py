@@ -9,6 +9,7 @@ from pcl_clora.config.core import (
     load,
     merge,
     parse_overrides,
+    parse_yaml,
     read_yaml,
     unknown_name,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "load",
     "merge",
     "parse_overrides",
+    "parse_yaml",
     "read_yaml",
     "unknown_name",
 ]

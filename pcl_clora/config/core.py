@@ -138,7 +138,7 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _load_yaml(text: str) -> Any:
+def parse_yaml(text: str) -> Any:
     """Read yaml whose size stays that of its text.
 
     Raises:
@@ -190,7 +190,7 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
         named_by = f" (named by {chain[-1]})" if chain else ""
         raise ConfigError(f"Config file {path} does not exist{named_by}; check the path.")
     try:
-        content = _load_yaml(resolved.read_text(encoding="utf-8-sig"))
+        content = parse_yaml(resolved.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ConfigError(f"{path} is not valid yaml: {error}") from error
     except OSError as error:
@@ -253,7 +253,7 @@ def _parse_value(text: str, item: str) -> Any:
     if not text.strip():
         return ""  # weights.path= clears a path; yaml would read nothing as null, which no setting takes
     try:
-        value = _load_yaml(text)
+        value = parse_yaml(text)
     except ValueError as error:
         raise ConfigError(f"Override {item!r}: the value is not valid yaml: {error}") from error
     if isinstance(value, str) and text.strip()[0] not in "'\"":  # yaml 1.1 reads a bare 1e-3 as text

@@ -12,10 +12,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from pcl_clora.config import ConfigError, read_yaml
+from pcl_clora.config import parse_yaml
 from pcl_clora.data.dataset import PointDataset
 from pcl_clora.errors import UserValueError
-from pcl_clora.io import DataError
+from pcl_clora.io import DataError, explained
 
 REMEDY = "write a mapping of category to its parts, for example 'Chair: [back, seat, leg]'"
 
@@ -151,11 +151,14 @@ def read_taxonomy(path: str | Path) -> PartTaxonomy:
     if not path.is_file():
         raise DataError(path, "there is no such taxonomy file", "set data.taxonomy to a yaml file")
     try:
-        content = read_yaml(path)
-    except ConfigError as error:
-        raise DataError(path, str(error).removeprefix(f"{path} ").removesuffix("."), REMEDY) from error
-    if not content:
-        raise DataError(path, "holds nothing, expected a mapping", REMEDY)
+        with explained(path, "read"):
+            content = parse_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(path, f"is not valid yaml ({error})", REMEDY) from error
+    if not isinstance(content, dict) or not content:
+        raise DataError(path, f"holds a {type(content).__name__}, expected a mapping", REMEDY)
     return taxonomy_from(content, path)
 
 

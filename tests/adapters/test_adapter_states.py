@@ -16,6 +16,7 @@ from pcl_clora.adapters import (
     load_adapter,
 )
 from pcl_clora.adapters.paths import tuner_layers
+from pcl_clora.errors import UserTypeError
 from tests.support import adapter_cases as cases
 
 CLORA, LORA = cases.SETTINGS["clora"], cases.SETTINGS["lora"]
@@ -403,3 +404,10 @@ def test_a_file_of_another_dtype_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is torch\.int32, expected torch\.float32"):
         model.load_adapter_state(state)
     assert issubclass(AdapterFileError, ValueError)
+
+
+def test_settings_in_place_of_a_method_are_refused_and_change_nothing() -> None:
+    model = attach_adapter(cases.make_tiny("point_mae"), {"method": "lora", "rank": 2})
+    with pytest.raises(UserTypeError, match=r"takes a method .* attach_adapter\(model, settings"):
+        model.add_adapter("b", {"method": "lora"})  # type: ignore[arg-type]
+    assert model.active == "default"

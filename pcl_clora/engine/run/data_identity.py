@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pcl_clora.engine.setup import RunData
 
 SUFFIXES = (*POINT_SUFFIXES, ".h5", ".hdf5", ".dat", ".pkl", ".seg", ".json", ".safetensors")
+NO_CLOUDS = ("", "readme", "license", "licence", "copying", "notes", "changelog", "citation")  # "" is hidden
 
 
 def data_identity(config: DataConfig, data: RunData) -> dict[str, Any]:
@@ -28,12 +29,12 @@ def data_identity(config: DataConfig, data: RunData) -> dict[str, Any]:
     Raises:
         FileAccessError: if a folder of the data cannot be read.
     """
-    roots = {config.root, getattr(getattr(config, "source", None), "root", "")} - {""}
+    configs = [part for part in (config, getattr(config, "source", None)) if part is not None and part.root]
     return {
         "classes": list(data.class_names),
         "train": _clouds(data.train.dataset),
         "test": _clouds(data.test.dataset),
-        "files": [_files(root) for root in sorted(roots)],
+        "files": [_files(part.root, in_folders=part.name == "folder") for part in configs],
     }
 
 
@@ -42,14 +43,21 @@ def _clouds(dataset: PointDataset) -> str:
     return f"{len(dataset)} clouds (labels {digest})"
 
 
-def _files(root: str) -> str:
-    """Count the files below a folder that a reader may read; hidden ones are left out."""
+def _files(root: str, *, in_folders: bool) -> str:
+    """Count the files below a folder that a reader may read; hidden ones and documents are left out.
+
+    Args:
+        root: the folder.
+        in_folders: whether its reader reads what lies in its folders only.
+    """
     found: list[tuple[str, int]] = []
     with explained(root, "read"):
         for folder, folders, files in os.walk(root):
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in files:
-                if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                if in_folders and os.path.samefile(folder, root):
+                    continue
+                if name.lower().endswith(SUFFIXES) and name.lower().partition(".")[0] not in NO_CLOUDS:
                     path = os.path.join(folder, name)
                     found.append((os.path.relpath(path, root), os.stat(path).st_size))
     digest = hashlib.sha256(repr(sorted(found)).encode()).hexdigest()[:8]

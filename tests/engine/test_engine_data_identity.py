@@ -1,0 +1,55 @@
+"""What of a data folder makes it other data, which a run does not go on with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pcl_clora.data import build_dataset, parse_data_config
+from pcl_clora.engine.run.data_identity import data_identity
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder of clouds of two classes."""
+    for split in ("train", "test"):
+        for name in ("ball", "crate"):
+            (tmp_path / "clouds" / split / name).mkdir(parents=True)
+            np.savetxt(tmp_path / "clouds" / split / name / "0.txt", np.eye(3))
+    return tmp_path / "clouds"
+
+
+def identity(root: Path) -> dict[str, object]:
+    """Open both splits and name them."""
+    config = parse_data_config({"name": "folder", "root": str(root), "num_points": 3})
+    train, test = (SimpleNamespace(dataset=build_dataset(config, split)) for split in ("train", "test"))
+    data = SimpleNamespace(class_names=train.dataset.class_names, train=train, test=test)
+    return data_identity(config, data)
+
+
+@pytest.mark.parametrize("name", ["README.txt", "table.csv", ".hidden.txt", "LICENSE", "train/notes.md"])
+def test_files_that_no_reader_reads_do_not_change_the_data(name: str, root: Path) -> None:
+    before = identity(root)
+    (root / name).write_text("words")
+    assert identity(root) == before
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "a cloud more": lambda root: np.savetxt(root / "train" / "ball" / "1.txt", np.eye(3)),
+    "a cloud renamed": lambda root: (root / "test" / "ball" / "0.txt").rename(
+        root / "test" / "ball" / "1.txt"
+    ),
+    "a cloud of more points": lambda root: np.savetxt(root / "train" / "ball" / "0.txt", np.ones((9, 3))),
+    "a class renamed": lambda root: [(root / s / "ball").rename(root / s / "orb") for s in ("train", "test")],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_clouds_that_change_make_other_data(change: str, root: Path) -> None:
+    before = identity(root)
+    CHANGES[change](root)
+    assert identity(root) != before
