@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
@@ -83,6 +84,12 @@ class DataConfig(Config):
                 "does not read; use sampling=stored."
             )
         return self
+
+    def claims(self, folder: Path) -> bool:
+        """Tell whether what is written into a folder would stand among the clouds of this data set."""
+        root = Path(self.root).resolve()
+        inside = folder.resolve().is_relative_to(root) if self.name == "folder" else folder.resolve() == root
+        return bool(self.root) and inside
 
     def for_one_pass(self) -> DataConfig:
         """Return settings with the same samples that keep none of them in memory, as far as there are any."""

@@ -26,6 +26,7 @@ from pcl_clora.engine.product_route import KEY, choose_product, kept_product
 from pcl_clora.engine.progress import Event
 from pcl_clora.engine.randomness import deterministic_mode, make_generator, seed_everything
 from pcl_clora.engine.run.checkpoint import read_checkpoint, refuse_another_run
+from pcl_clora.engine.run.data_identity import refuse_run_in_data
 from pcl_clora.engine.run.folder import RunFolder, environment
 from pcl_clora.engine.run.lock import RunLock
 from pcl_clora.engine.run.result import RunResult, describe_input, describe_result
@@ -110,6 +111,7 @@ class Trainer:
             NonFiniteLossError: if loss or gradient is not finite; batch and state are saved.
             TrainingInterrupted: after Ctrl-C; the run is saved and goes on with the same command.
         """
+        refuse_run_in_data(self.folder.path, self.cfg.data)
         self._log = RunLog(self.folder.metrics, self.cfg.train.progress, self._on_event)
         deterministic = deterministic_mode(self.cfg.deterministic)
         with RunLock(self.folder.path), PoliteStop() as self._stop, deterministic:

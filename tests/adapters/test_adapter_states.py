@@ -407,7 +407,7 @@ def test_a_file_of_another_dtype_is_refused(tmp_path: Path) -> None:
 
 
 def test_settings_in_place_of_a_method_are_refused_and_change_nothing() -> None:
-    model = attach_adapter(cases.make_tiny("point_mae"), {"method": "lora", "rank": 2})
+    model = attach_adapter(cases.make_point_mae(), {"method": "lora", "rank": 2})
     with pytest.raises(UserTypeError, match=r"takes a method .* attach_adapter\(model, settings"):
         model.add_adapter("b", {"method": "lora"})  # type: ignore[arg-type]
     assert model.active == "default"

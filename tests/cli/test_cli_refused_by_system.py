@@ -11,7 +11,9 @@ import pytest
 from click.testing import Result
 
 from pcl_clora.cli import main
+from pcl_clora.errors import UserValueError
 from pcl_clora.io import FileAccessError
+from pcl_clora.models.weights.convert import convert_weights
 from tests.support.cli_cases import write_config
 from tests.support.rights import rights
 
@@ -119,3 +121,10 @@ def test_a_folder_that_may_not_be_written(
     assert str(out) in told
     assert "cannot be written (Permission denied); change the rights" in told
     assert sorted(path.name for path in out.iterdir()) == before
+
+
+def test_weights_are_not_written_over_a_file_of_the_run(run: Path) -> None:
+    before = (run / "best" / "adapter.safetensors").read_bytes()
+    with pytest.raises(UserValueError, match="would be written over the input"):
+        convert_weights(run, run / "best" / "adapter.safetensors", overwrite=True)
+    assert (run / "best" / "adapter.safetensors").read_bytes() == before

@@ -9,8 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from pcl_clora.config import ConfigError
 from pcl_clora.data import build_dataset, parse_data_config
-from pcl_clora.engine.run.data_identity import data_identity
+from pcl_clora.data.packed.write import pack_dataset
+from pcl_clora.engine.run.data_identity import data_identity, refuse_run_in_data
 
 
 @pytest.fixture
@@ -40,9 +42,7 @@ def test_files_that_no_reader_reads_do_not_change_the_data(name: str, root: Path
 
 CHANGES: dict[str, Callable[[Path], object]] = {
     "a cloud more": lambda root: np.savetxt(root / "train" / "ball" / "1.txt", np.eye(3)),
-    "a cloud renamed": lambda root: (root / "test" / "ball" / "0.txt").rename(
-        root / "test" / "ball" / "1.txt"
-    ),
+    "a cloud renamed": lambda root: (root / "test/ball/0.txt").rename(root / "test/ball/1.txt"),
     "a cloud of more points": lambda root: np.savetxt(root / "train" / "ball" / "0.txt", np.ones((9, 3))),
     "a class renamed": lambda root: [(root / s / "ball").rename(root / s / "orb") for s in ("train", "test")],
 }
@@ -53,3 +53,23 @@ def test_clouds_that_change_make_other_data(change: str, root: Path) -> None:
     before = identity(root)
     CHANGES[change](root)
     assert identity(root) != before
+
+
+@pytest.mark.parametrize("place", ["", "train", "train/ball/run", "new"])
+def test_runs_and_packs_are_not_made_among_the_clouds(place: str, root: Path) -> None:
+    config = parse_data_config({"name": "folder", "root": str(root), "num_points": 3})
+    before = sorted(root.rglob("*"))
+    with pytest.raises(ConfigError, match=r"lies in data\.root="):
+        refuse_run_in_data(root / place, config)
+    with pytest.raises(ConfigError, match="choose a folder outside it"):
+        pack_dataset(config, root / place)
+    assert sorted(root.rglob("*")) == before
+    refuse_run_in_data(root.parent / "runs" / "tiny", config)
+
+
+def test_a_run_beside_hdf5_files_does_not_change_them(root: Path) -> None:
+    before = identity(root)
+    (root / "train" / "run").mkdir()
+    for name in ("config.yaml", "plan.json", "result.json"):
+        (root / "train" / "run" / name).write_text("{}")
+    assert identity(root)["files"] == before["files"]

@@ -81,6 +81,11 @@ def pack_dataset(
     """
     _check_source(config)
     folder = Path(folder)
+    if config.claims(folder):
+        raise ConfigError(
+            f"{folder} lies in {config.root}, whose clouds are to be packed, and shards would be taken for a "
+            "part of them; choose a folder outside it."
+        )
     config = config.for_one_pass()
     finished = read_index(folder) if (folder / INDEX).is_file() else None
     splits: dict[str, SplitEntry] = {}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcl_clora.config import ConfigError
 from pcl_clora.data import DataConfig, PointDataset
 from pcl_clora.io import POINT_SUFFIXES, explained
 
@@ -38,6 +40,19 @@ def data_identity(config: DataConfig, data: RunData) -> dict[str, Any]:
     }
 
 
+def refuse_run_in_data(folder: Path, config: DataConfig) -> None:
+    """Refuse a run folder that is the folder of its clouds, or lies in it where every file there is a cloud.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    if config.claims(folder):
+        raise ConfigError(
+            f"The run folder {folder} lies in data.root={config.root}, where its files would be taken for "
+            "clouds; set output to a folder outside it."
+        )
+
+
 def _clouds(dataset: PointDataset) -> str:
     digest = hashlib.sha256(repr(dataset.labels.tolist()).encode()).hexdigest()[:8]
     return f"{len(dataset)} clouds (labels {digest})"
@@ -53,6 +68,9 @@ def _files(root: str, *, in_folders: bool) -> str:
     found: list[tuple[str, int]] = []
     with explained(root, "read"):
         for folder, folders, files in os.walk(root):
+            if {"config.yaml", "plan.json"} <= set(files):  # a run, whose files come as it goes
+                folders.clear()
+                continue
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in files:
                 if in_folders and os.path.samefile(folder, root):

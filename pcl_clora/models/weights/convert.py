@@ -66,7 +66,7 @@ def convert_weights(
     Raises:
         WeightsError: if the source is refused, the target exists or has another suffix, or the names do not
             fit the network.
-        UserValueError: if the target is the source, by whatever name.
+        UserValueError: if the target is the source or a file of the run, by whatever name.
     """
     target = Path(target)
     if target.suffix not in SUFFIXES:
@@ -75,7 +75,7 @@ def convert_weights(
         raise WeightsError(f"{target} exists; choose another name, or pass overwrite=True (--overwrite).")
     if to not in get_args(Names):
         raise WeightsError(f"to={to!r} is not known; choose one of {', '.join(get_args(Names))}.")
-    refuse_overwriting_inputs([target], [source])
+    refuse_overwriting_inputs([target], [source, *Path(source).rglob("*")])  # a run's folder has its files
     checkpoint = open_source(source).checkpoint
     view = view_officially(checkpoint)
     if checkpoint.other and not view.identity.model:
