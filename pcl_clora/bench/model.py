@@ -88,6 +88,7 @@ def bench_model(
         RuntimeError: if two forms do not compute the same; the child process says which.
     """
     networks, kinds = choose(only, quick=quick)
+    product.route()  # an unknown route in the environment is refused here and not in every child
     rows = []
     for number in threads:
         job = {

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pcl_clora.bench.model import FULL_AGAINST_CLORA, SAVED, SHARES, TARGETS, WIDE
+from pcl_clora.bench.model import FULL_AGAINST_CLORA, NETWORKS, SAVED, SHARES, TARGETS, WIDE
 from pcl_clora.bench.sides import PLAIN_FULL
 from pcl_clora.report.shapes import Shape
 
@@ -186,7 +186,7 @@ def _profile_table(title: str, row: Mapping[str, Any]) -> Table:
 
 
 def model_remarks(result: Mapping[str, Any]) -> list[str]:
-    """Say what was compared, how fast products are here, who was not there, and whether it was busy."""
+    """Say what was compared, how fast products are here, what was not there, and whether it was busy."""
     rows = result["rows"]
     lines = ["Ratios are those of the minima of interleaved runs; a cloud's share of a batch is given."]
     for threads in dict.fromkeys(row["threads"] for row in rows):
@@ -198,6 +198,9 @@ def model_remarks(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"{threads} thread(s): product route {routes}; matmul peak in GFLOP/s: {told}.")
     for name, why in dict.fromkeys(item for row in rows for item in row.get("absent", {}).items()):
         lines.append(f"{name}: absent ({why})")
+    unseen = [name for name in NETWORKS if name not in {row["network"] for row in rows}]
+    if unseen and not result.get("quick"):
+        lines.append(f"Not measured in this run: {'; '.join(unseen)}.")
     return lines + warnings(result)
 
 

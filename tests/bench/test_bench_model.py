@@ -17,7 +17,7 @@ from pcl_clora.bench.model_view import is_wide, model_line, model_tables, target
 from pcl_clora.bench.parts import PartClock, count_flops, matmul_peak, saved_bytes
 from pcl_clora.bench.plain import make_plain
 from pcl_clora.bench.sides import PLAIN, PLAIN_LORA, Bench
-from pcl_clora.bench.view import bench_markdown, read_record
+from pcl_clora.bench.view import bench_markdown, put_into, read_record
 from pcl_clora.cli import app
 from pcl_clora.errors import UserValueError
 from pcl_clora.models import create_model, load_weights
@@ -252,3 +252,17 @@ def test_the_command_prints_and_writes(monkeypatch, tmp_path, rows):
     assert shown.stdout == bench_markdown(read_record(file))
     wrong = CliRunner().invoke(app, ["bench", "model", "--only", "nothing"])
     assert isinstance(wrong.exception, UserValueError)
+
+
+def test_what_a_run_left_out_is_said(rows):
+    page = bench_markdown({**json.loads(json.dumps(result_of(rows))), "quick": False})
+    assert "Not measured in this run: point_mae_tiny; pointgpt_s; point_mae, parts." in page
+    assert "Not measured" not in bench_markdown(json.loads(json.dumps(result_of(rows))))
+
+
+def test_the_page_of_performance_repeats_the_committed_result():
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    result = read_record(ROOT / "results" / "bench" / "model.json")
+    assert not result["quick"]
+    assert {row["network"] for row in result["rows"]} <= set(NETWORKS)
+    assert put_into(page, result) == page
