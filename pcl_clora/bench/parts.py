@@ -88,8 +88,11 @@ class PartClock:
                 (output, lambda _: self.switch(label)),
                 (inputs[0] if inputs else None, lambda _: self._back(label, around)),
             ):
-                if isinstance(tensor, Tensor) and tensor.requires_grad:
+                inner = tensor is output and getattr(tensor, "_is_of_a_part", False)  # of the layer below
+                if isinstance(tensor, Tensor) and tensor.requires_grad and not inner:
                     tensor.register_hook(hook)  # type: ignore[no-untyped-call]
+            if isinstance(output, Tensor):
+                output._is_of_a_part = True  # type: ignore[attr-defined]
 
         return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
 
