@@ -19,6 +19,7 @@ from pcl_clora.adapters.methods.sade import SadeConfig, pair_similarities
 from pcl_clora.adapters.paths import LinearSite, find_linears
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.interface import ModelInterface, Role
+from pcl_clora.models.layers import product
 
 INPUT_TARGETS: tuple[Role, ...] = ("qkv", "fc1", "proj")  # linear layers that read tokens of width d
 PARALLEL_TARGETS: tuple[Role, ...] = ("q", "k", "v", "proj")  # d x d pieces of the backbone
@@ -305,11 +306,11 @@ class CLoRADelta(Delta):
         """(..., d) -> (..., C_out)."""
         flat, narrow = x.flatten(0, -2), {}
         for places in self._together:
-            hidden = self.dropout(flat @ self.at(places[0]).used_spaces.down)
+            hidden = self.dropout(product.linear(flat, self.at(places[0]).used_spaces.down.t()))
             narrow.update({place: hidden for place in places})
         if "input" in self.lrms:
             front = self.at("input")
-            flat = torch.addmm(flat, narrow["input"], front.scaled_up())
+            flat = flat + product.linear(narrow["input"], front.scaled_up().t())
             x = (flat if front.bias is None else flat + front.scaled_bias()).view(x.shape)
         y: Tensor = base_layer(x)
         return self._add_beside(y, narrow) if self.rows else y
@@ -324,7 +325,7 @@ class CLoRADelta(Delta):
         ]
         one = len(ups) == 1
         hidden_all, up_all = (hidden[0], ups[0]) if one else (torch.cat(hidden, dim=1), torch.cat(ups))
-        y = torch.addmm(y.flatten(0, -2), hidden_all, up_all).view(y.shape)
+        y = y + product.linear(hidden_all, up_all.t()).view(y.shape)
         biases = [
             (rows, self.at(place).scaled_bias()[None])
             for place, rows in self.rows.items()

@@ -16,6 +16,7 @@ from pcl_clora.adapters.config import AdapterConfig, LayerwiseConfig, unique
 from pcl_clora.adapters.paths import LinearSite, chosen_blocks, find_linears
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.interface import ModelInterface, Role
+from pcl_clora.models.layers import product
 
 _PATTERN = re.compile(r"blocks\.(0|[1-9]\d*)(?:\.(\w+))?|(\w+)")  # "blocks.3", "blocks.3.q" or "q"
 
@@ -203,9 +204,10 @@ class LoRADelta(Delta):
         """(..., C_in) -> (..., C_out)."""
         y: Tensor = base_layer(x)
         down, up = self.stacked()
-        hidden = self.dropout(x).flatten(0, -2) @ down
-        scale = 1.0 if self.scale is None else self.scale
-        return torch.addmm(y.flatten(0, -2), hidden, up, alpha=scale).view(y.shape)
+        hidden = product.linear(self.dropout(x), down.t())
+        if self.scale not in (None, 1):
+            up = self.scale * up
+        return y + product.linear(hidden, up.t())
 
     def stacked(self) -> tuple[Tensor, Tensor]:
         """Return all A side by side (C_in, k R), and all B at their rows (k R, C_out)."""

@@ -326,10 +326,14 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, columns: Tensor | No
 
 
 def _weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
-    rows, inputs = gradient.reshape(-1, gradient.shape[-1]).t(), x.reshape(-1, x.shape[-1])
-    if _by_onednn(gradient, x):
-        return _onednn(rows, inputs.t(), None)
-    return rows @ inputs
+    above, below = gradient.reshape(-1, gradient.shape[-1]), x.reshape(-1, x.shape[-1])
+    if not _by_onednn(gradient, x):
+        return above.t() @ below
+    # The left matrix must be turned in memory, so it is the one that has less to turn, the result included.
+    (rows, outputs), inputs = above.shape, below.shape[1]
+    if rows * outputs <= rows * inputs + outputs * inputs:
+        return _onednn(above.t(), below.t(), None)
+    return _onednn(below.t(), above.t(), None).t().contiguous()
 
 
 _library.impl("linear", _linear, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]

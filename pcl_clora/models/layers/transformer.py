@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -15,6 +16,7 @@ from pcl_clora.models.layers.prepared import Prepared
 from pcl_clora.models.layers.product import Affine, Linear
 from pcl_clora.models.published import Rewritten
 
+MATERIALISED = 512  # tokens whose table of likenesses is small enough to be written out
 CHUNK = 32  # patches that run through the patch encoder together, where that is free
 
 
@@ -54,6 +56,34 @@ class DropPath(nn.Module):
         return f"rate={self.rate}"
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mix values by the likeness of queries and keys.
+
+    In bfloat16 on a CPU, without a gradient, torch's fused kernel takes twice as long as two products do.
+
+    Args:
+        q: (B, H, S, C).
+        k: (B, H, T, C).
+        v: (B, H, T, C).
+        mask: (S, T), True where a row looks at a column.
+
+    Returns:
+        (B, S, H C).
+    """
+    b, h, s, c = q.shape
+    gradient = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    few = k.shape[2] <= MATERIALISED and mask is None
+    if q.is_cpu and q.dtype == torch.bfloat16 and few and not gradient and not torch.compiler.is_compiling():
+        rows, columns, values = (x.reshape(b * h, -1, c) for x in (q, k, v))
+        likeness = torch.baddbmm(
+            q.new_empty(1, 1, 1), rows, columns.transpose(1, 2), beta=0, alpha=1 / math.sqrt(c)
+        )
+        out = torch.bmm(likeness.softmax(-1), values).view(b, h, s, c)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return out.transpose(1, 2).reshape(b, s, h * c)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with one fused projection, without bias on q, k, v."""
 
@@ -67,8 +97,7 @@ class Attention(nn.Module):
         """(B, T, D) -> (B, T, D); mask (T, T) is True where the row's token may look at the column's."""
         b, t, d = x.shape
         q, k, v = self.qkv(x).view(b, t, 3, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        result: Tensor = self.proj(out.transpose(1, 2).reshape(b, t, d))
+        result: Tensor = self.proj(attend(q, k, v, mask))
         return result
 
 
@@ -88,8 +117,7 @@ class CrossAttention(nn.Module):
         width = d // self.num_heads
         q = self.q(x).view(b, s, self.num_heads, width).transpose(1, 2)
         k, v = self.kv(context).view(b, -1, 2, self.num_heads, width).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(q, k, v)
-        result: Tensor = self.proj(out.transpose(1, 2).reshape(b, s, d))
+        result: Tensor = self.proj(attend(q, k, v))
         return result
 
 
