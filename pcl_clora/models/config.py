@@ -76,6 +76,9 @@ class TransformerConfig(ModelConfig):
     # "pointnet2" never picks points within 0.0316 of the origin; left open, it comes with official weights.
     fps_compat: Literal["none", "pointnet2"] = "none"
     fold_batchnorm: bool = True  # fold BatchNorm into the layer before it in evaluation mode
+    encoder_chunk: PositiveInt = (
+        32  # patches that run through a frozen patch encoder together; changes no bit
+    )
 
     # Part segmentation only
     num_parts: PositiveInt = 50  # P, number of logits a point: the parts of all categories together
@@ -99,7 +102,7 @@ class TransformerConfig(ModelConfig):
         """Name what belongs to part segmentation or pre-training in other tasks; see `Config.left_out`."""
         segmentation = () if self.task == "part_segmentation" else SEGMENTATION_ONLY
         pretraining = () if self.task == "pretraining" else ("pretraining",)
-        return super().left_out().union(segmentation, pretraining)
+        return super().left_out().union(segmentation, pretraining) | self.at_default("encoder_chunk")
 
     @model_validator(mode="after")
     def _check_segmentation(self) -> TransformerConfig:

@@ -9,11 +9,11 @@ from torch import nn
 
 from pcl_clora.adapters import attach_adapter
 from pcl_clora.errors import UserValueError
-from pcl_clora.models import create_model, published_form
+from pcl_clora.models import create_model, parse_model_config, published_form
 from pcl_clora.models.layers import product
 from pcl_clora.models.layers.prepared import Prepared
 from pcl_clora.models.layers.product import Linear
-from pcl_clora.models.layers.transformer import Mlp, PatchEncoder, affine_parts
+from pcl_clora.models.layers.transformer import Mlp, PatchEncoder, affine_parts, attend
 from tests.support.model_cases import TINY
 
 ONEDNN = pytest.param(
@@ -223,3 +223,39 @@ def test_tensors_that_cannot_be_watched_are_not_kept():
     for _ in range(2):
         prepared.get("x", (unwatched,), lambda: made.append(0))
     assert len(made) == 2
+
+
+def test_the_chunk_is_a_setting_that_no_hash_knows_at_its_default():
+    assert "encoder_chunk" not in parse_model_config({"name": "point_mae"}).model_dump()
+    assert create_model("point_mae", **TINY, encoder_chunk=5).patch_embed.chunk == 5
+    with pytest.raises(ValueError, match="encoder_chunk"):
+        create_model("point_mae", **TINY, encoder_chunk=0)
+
+
+@pytest.mark.skipif(not product.has_onednn(), reason="this torch has no product of oneDNN")
+@pytest.mark.parametrize(("rows", "above", "below"), [(40, 8, 24), (40, 24, 8), (7, 30, 20)])
+def test_the_weight_gradient_is_right_whichever_matrix_is_turned(rows, above, below):
+    gradient, x = drawn(rows, above), drawn(rows, below, seed=1)
+    with product.use_route("onednn"):
+        found = torch.ops.pcl_clora.linear_weight_gradient(gradient, x)
+    assert found.is_contiguous()
+    assert difference(found, gradient.t() @ x) < 2e-6
+
+
+@pytest.mark.skipif(not product.has_onednn(), reason="this torch has no product of oneDNN")
+def test_a_frozen_layer_trains_what_is_below_in_bfloat16():
+    layer, gradients = Linear(64, 32).requires_grad_(False), []
+    for route in ("torch", "onednn"):
+        x = drawn(5, 64).requires_grad_()
+        with product.use_route(route), torch.autocast("cpu", torch.bfloat16):
+            layer(x).float().square().sum().backward()
+        gradients.append(x.grad)
+    assert difference(*gradients) < 0.02
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_in_bfloat16_is_that_of_float32(masked):
+    q, k, v = (drawn(2, 3, 9, 16, seed=seed) for seed in range(3))
+    mask = torch.ones(9, 9, dtype=torch.bool).tril() if masked else None
+    found = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask)
+    assert difference(found.float(), attend(q, k, v, mask)) < 0.02

@@ -76,7 +76,10 @@ class PatchTransformer(nn.Module):
         """Build what turns patches (B, G, K, 3) into vectors (B, G, C)."""
         config = self.config
         return PatchEncoder(
-            config.encoder_dim or config.embed_dim, config.encoder_widths, fold=config.fold_batchnorm
+            config.encoder_dim or config.embed_dim,
+            config.encoder_widths,
+            fold=config.fold_batchnorm,
+            chunk=config.encoder_chunk,
         )
 
     def make_reduce_dim(self) -> nn.Module:

@@ -189,10 +189,13 @@ def linear(
         return _activate(F.linear(x, weight, bias), activation)
     trains = torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))
     if torch.is_autocast_enabled("cpu"):
-        if trains or (torch.is_grad_enabled() and x.requires_grad):
+        if trains:
             return _activate(F.linear(x, weight, bias), activation)
+        x = x.to(torch.bfloat16)
         columns, bias = _in_bfloat16(weight, bias, prepared)
-        return _onednn(x.to(torch.bfloat16), columns, bias, activation)
+        if torch.is_grad_enabled() and x.requires_grad:
+            return _activate(F.linear(x, columns, bias), activation)
+        return _onednn(x, columns, bias, activation)
     known: Tensor | None = None
     if prepared is not None and not trains:
         known = prepared.get("columns", (weight,), lambda: weight.t().contiguous().t())

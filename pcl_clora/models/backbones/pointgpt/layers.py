@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pcl_clora.models.interface import Tokens
 from pcl_clora.models.layers.masked_autoencoder import chamfer_loss
 from pcl_clora.models.layers.product import Linear
-from pcl_clora.models.layers.transformer import Attention, Block, PatchEncoder
+from pcl_clora.models.layers.transformer import CHUNK, Attention, Block, PatchEncoder
 
 
 @torch.no_grad()
@@ -220,12 +220,15 @@ class LargePatchEncoder(PatchEncoder):
         widths: hidden widths (W0, W1, W2, W3); (256, 512, 1024, 2048) as published. W2 is doubled by
             concatenation.
         fold: fold BatchNorm in evaluation mode.
+        chunk: patches at a time, see `PatchEncoder`.
 
     Source: Chen et al., PointGPT, NeurIPS 2023, released models B and L.
     """
 
-    def __init__(self, out_dim: int, widths: tuple[int, int, int, int], *, fold: bool = True) -> None:
-        super().__init__(out_dim, widths[1:], fold=fold)
+    def __init__(
+        self, out_dim: int, widths: tuple[int, int, int, int], *, fold: bool = True, chunk: int = CHUNK
+    ) -> None:
+        super().__init__(out_dim, widths[1:], fold=fold, chunk=chunk)
         self.linear0 = Linear(3, widths[0])
         self.norm0 = nn.BatchNorm1d(widths[0])
         self.linear1 = Linear(widths[0], widths[1])

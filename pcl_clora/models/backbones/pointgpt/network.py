@@ -265,4 +265,9 @@ class PointGPTLarge(PointGPT):
         """Build what turns patches (B, G, K, 3) into vectors (B, G, D)."""
         config = self.config
         widths = (config.encoder_first_width, *config.encoder_widths)
-        return LargePatchEncoder(config.encoder_dim or config.embed_dim, widths, fold=config.fold_batchnorm)
+        return LargePatchEncoder(
+            config.encoder_dim or config.embed_dim,
+            widths,
+            fold=config.fold_batchnorm,
+            chunk=config.encoder_chunk,
+        )
