@@ -192,10 +192,10 @@ def linear(
         if trains:
             return _activate(F.linear(x, weight, bias), activation)
         x = x.to(torch.bfloat16)
-        columns, bias = _in_bfloat16(weight, bias, prepared)
+        rows, bias = _in_bfloat16(weight, bias, prepared)
         if torch.is_grad_enabled() and x.requires_grad:
-            return _activate(F.linear(x, columns, bias), activation)
-        return _onednn(x, columns, bias, activation)
+            return _activate(F.linear(x, rows, bias), activation)
+        return _onednn(x, rows, bias, activation)
     known: Tensor | None = None
     if prepared is not None and not trains:
         known = prepared.get("columns", (weight,), lambda: weight.t().contiguous().t())
@@ -227,8 +227,7 @@ def _in_bfloat16(
     """Cast as autocast does; once where the result may be kept."""
 
     def make() -> tuple[Tensor, Tensor | None]:
-        columns = weight.to(torch.bfloat16).t().contiguous().t()
-        return columns, None if bias is None else bias.to(torch.bfloat16)
+        return weight.to(torch.bfloat16), None if bias is None else bias.to(torch.bfloat16)
 
     if prepared is None:
         return weight.to(torch.bfloat16), None if bias is None else bias.to(torch.bfloat16)
