@@ -69,11 +69,26 @@ def file_keys(base: nn.Module, slot: Slot) -> dict[str, str]:
     for path in slot.owned:
         prefixes[f"base.{live_path(base, path)}"] = f"model.{path}"
     keys: dict[str, str] = {}
-    for live in make_plan(base, slot):
+    for live in (*make_plan(base, slot), *fixed_tensors(base, slot)):
         prefix = max((p for p in prefixes if live.startswith(p)), key=len)
         keys[live] = prefixes[prefix] + live.removeprefix(prefix).replace("/", "")
     assert len(set(keys.values())) == len(keys), "two tensors of an adapter have one name in its file"
     return keys
+
+
+def fixed_tensors(base: nn.Module, slot: Slot) -> list[str]:
+    """Name the buffers of an adapter that no training moves and that its file holds all the same."""
+    owners: list[tuple[str, nn.Module]] = [(f"slots.{slot.key}.method.", slot.method)]
+    for node in walk(base):
+        if isinstance(node.module, TunerLayer) and slot.key in node.module.deltas:
+            owners.append((f"base.{node.live}.deltas.{slot.key}.", node.module.deltas[slot.key]))
+    return [
+        start + key
+        for start, owner in owners
+        for key in owner.state_dict().keys()
+        - {name for name, _ in owner.named_parameters(remove_duplicate=False)}
+        - set(moving_statistics(owner))
+    ]
 
 
 def moving_statistics(module: nn.Module) -> Iterator[str]:

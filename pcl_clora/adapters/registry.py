@@ -11,13 +11,19 @@ from pcl_clora.adapters.methods.adapter import Adapter
 from pcl_clora.adapters.methods.arc import ARC
 from pcl_clora.adapters.methods.bitfit import BitFit
 from pcl_clora.adapters.methods.clora import CLoRA
+from pcl_clora.adapters.methods.clora_geo import CLoRAGeo
 from pcl_clora.adapters.methods.dapt import DAPT
 from pcl_clora.adapters.methods.dora import DoRA
 from pcl_clora.adapters.methods.fact import FacT
 from pcl_clora.adapters.methods.full import Full
+from pcl_clora.adapters.methods.gft import GFT
+from pcl_clora.adapters.methods.idpt import IDPT
 from pcl_clora.adapters.methods.linear_probe import LinearProbe
 from pcl_clora.adapters.methods.lora import LoRA
+from pcl_clora.adapters.methods.point_peft import PointPEFT
+from pcl_clora.adapters.methods.pointgst import PointGST
 from pcl_clora.adapters.methods.ssf import SSF
+from pcl_clora.adapters.methods.stag import STAG
 from pcl_clora.adapters.methods.vera import VeRA
 from pcl_clora.adapters.methods.vpt import VPT
 from pcl_clora.config import Registry
@@ -40,7 +46,7 @@ def register_adapter(method: type[AdapterMethod]) -> None:
 for _method in (
     CLoRA, LoRA, LinearProbe, Full,
     BitFit, SSF, Adapter, DoRA, VeRA, FacT, ARC,
-    VPT, DAPT,
+    VPT, DAPT, CLoRAGeo, GFT, IDPT, PointGST, PointPEFT, STAG,
 ):  # fmt: skip
     register_adapter(_method)
 

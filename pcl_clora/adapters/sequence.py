@@ -16,6 +16,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from pcl_clora import ops
 from pcl_clora.adapters.base import AdapterMethod, Delta
 from pcl_clora.adapters.config import LayerwiseConfig
 from pcl_clora.adapters.paths import chosen_blocks, locate
@@ -46,7 +47,7 @@ class SequenceMethod(AdapterMethod):
     """
 
     mergeable: ClassVar[bool] = False
-    official_keys: ClassVar[KeyMap] = KeyMap(())
+    official_keys: KeyMap = KeyMap(())
 
     def chosen(self, interface: ModelInterface) -> list[int]:
         """List the blocks that it changes.
@@ -71,7 +72,7 @@ class PrefixedPooling(Delta):
         extra: what becomes of the further tokens.
         patches: what becomes of the patch tokens.
         num_extra: how many further tokens there are.
-        own: whether the backbone's own share stays.
+        extra_first: whether they stand before what becomes of the patches.
     """
 
     def __init__(
@@ -143,3 +144,27 @@ def seen_by_all(tokens: Tokens, length: int, extra: int, causal: bool, device: t
     wide[:length, :length] = wide[:length, :length].tril() if mask is None else mask
     wide[length:, :length] = False
     return replace(tokens, attn_mask=wide)
+
+
+def neighbor_rows(tokens: Tokens, k: int) -> Tensor:
+    """Find the k nearest patches of every patch, itself included, once a cloud.
+
+    Args:
+        tokens: the sequence; its memo keeps the answer.
+        k: how many.
+
+    Returns:
+        (B * G * k,), int64, rows of a tensor (B * G, ...).
+
+    Raises:
+        ValueError: if there are fewer patches.
+    """
+    b, g, _ = tokens.center.shape
+    if k > g:
+        raise UserValueError(f"neighbors={k} is more than a cloud has patches ({g}); lower it.")
+    if ("neighbors", k) not in tokens.memo:
+        center = tokens.center.detach()
+        first = torch.arange(b, device=center.device)[:, None, None] * g
+        tokens.memo["neighbors", k] = (ops.knn(center, center, k).idx + first).flatten()
+    rows: Tensor = tokens.memo["neighbors", k]
+    return rows

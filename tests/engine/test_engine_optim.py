@@ -14,6 +14,7 @@ from pcl_clora.engine import OptimConfig, build_optimizer, learning_rate
 from pcl_clora.engine.ema import WeightAverage
 from pcl_clora.engine.optim import parameter_groups, rate_at
 from pcl_clora.models import create_model
+from tests.support.engine_cases import FITTING
 
 SCHEDULES = {
     "lr_5e4_300_10": {"lr": 5e-4},
@@ -73,7 +74,7 @@ def test_weight_decay_spares_biases_norms_and_the_class_token_only() -> None:
 
 @pytest.mark.parametrize("method", list_adapters())
 def test_the_optimizer_holds_exactly_the_trained_parameters_once(method: str) -> None:
-    model = attach_adapter(tiny_model(), {"method": method})
+    model = attach_adapter(tiny_model(), {"method": method, **FITTING.get(method, {})})
     optimizer = build_optimizer(model, OptimConfig())
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     trained = {id(parameter) for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -31,6 +31,7 @@ from pcl_clora.models import build_model
 from tests.support.engine_cases import (
     CLORA,
     EVERYTHING,
+    FITTING,
     STEPS_PER_EPOCH,
     final_weights,
     lines_without_times,
@@ -76,7 +77,8 @@ def test_settings_and_environment_are_written_before_anything_is_built(tmp_path:
 
 @pytest.mark.parametrize("method", list_adapters())
 def test_training_changes_what_the_plan_names_and_nothing_else(tmp_path: Path, method: str) -> None:
-    cfg = tiny_config({"adapter": {"method": method}, "optim": {"epochs": 2}})
+    adapter = {"method": method, **FITTING.get(method, {})}
+    cfg = tiny_config({"adapter": adapter, "optim": {"epochs": 2}})
     trainer = Trainer(cfg, run_dir=tmp_path)
     start: dict[str, torch.Tensor] = {}
     grads: set[str] = set()

@@ -163,7 +163,7 @@ BACKBONES = {
 FEW_SETTINGS = (
     "clora", "lora", "linear_probe", "full",
     "bitfit", "ssf", "dora", "vera", "fact", "adapter", "adapter_houlsby",
-    "vpt", "vpt_shallow", "dapt",
+    "vpt", "vpt_shallow", "dapt", "clora_geo", "gft", "idpt", "pointgst", "point_peft", "stag",
 )  # fmt: skip
 WITH_FEW_SETTINGS = ("pointgpt_s", "recon")  # more of a kind that the others show in every setting
 
@@ -253,6 +253,46 @@ _CASES: dict[str, dict[str, object] | Case] = {
     ),
     "dapt": Case(
         {"method": "dapt", "rank": 4}, identity_at_start=False, mergeable=False,
+        refused={"plain": "does not open", "bare": "does not open"},
+    ),
+    "clora_geo": Case(  # not the last block: the head of "plain" sees no patch, so nothing there would learn
+        {"method": "clora_geo", "rank": 4, "num_spaces": 3, "neighbors": 4, "geo_blocks": [0]},
+        mergeable=False,
+    ),
+    "clora_geo_behind": Case(
+        {
+            "method": "clora_geo", "rank": 4, "num_spaces": 2, "neighbors": 3, "place": "behind",
+            "pooling": "mean", "own_spaces": True, "geo_blocks": [0],
+        },
+        mergeable=False,
+    ),
+    "gft": Case(
+        {
+            "method": "gft", "num_prompts": 3, "cross_blocks": [0, 1], "width": 4, "num_heads": 2,
+            "neighbors": 4, "edge_layers": 2, "edge_width": 6, "graph_width": 8,
+        },
+        identity_at_start=False, mergeable=False,
+        refused={"plain": "does not open", "bare": "does not open"},
+    ),
+    "idpt": Case(
+        {"method": "idpt", "neighbors": 4}, identity_at_start=False, mergeable=False,
+        refused={"plain": "does not open", "bare": "does not open"},
+    ),
+    "pointgst": Case(
+        {"method": "pointgst", "rank": 4, "local": 4}, mergeable=False,
+        refused={"plain": "two steps", "bare": "two steps"},
+    ),
+    "point_peft": Case(
+        {
+            "method": "point_peft", "bank": False, "rank": 3, "prompt_blocks": 1, "neighbors": 3,
+            "num_heads": 3,
+        },
+        identity_at_start=False, mergeable=False,
+        refused={"plain": "two steps", "bare": "two steps"},
+    ),
+    "stag": Case(
+        {"method": "stag", "rank": 4, "per_down": 2, "start": 1, "per_graph": 1, "neighbors": 4},
+        identity_at_start=False, mergeable=False,
         refused={"plain": "does not open", "bare": "does not open"},
     ),
 }  # fmt: skip

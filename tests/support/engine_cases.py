@@ -38,6 +38,14 @@ VALUES: dict[str, Any] = {
 }
 STEPS_PER_EPOCH = 5
 TIMES = ("seconds", "clouds_per_second")
+FITTING: dict[str, dict[str, Any]] = {  # where the defaults need more blocks or patches
+    "clora_geo": {"neighbors": 4},
+    "gft": {"cross_blocks": [0, 1], "neighbors": 4},
+    "idpt": {"neighbors": 4},
+    "point_peft": {"neighbors": 4, "bank": False, "prompt_blocks": 1},
+    "pointgst": {"local": 4},
+    "stag": {"start": 1, "per_down": 2, "per_graph": 1},
+}
 CLORA = {"adapter": {"method": "clora", "rank": 2, "num_spaces": 2, "sade": {"weight": 0.1}}}
 EVERYTHING = {  # all that has state: method terms, moving average, validation, resampling, averaged votes
     **CLORA,

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pcl_clora.adapters import AdaptedModel, attach_adapter
-from pcl_clora.adapters.paths import live_path
+from pcl_clora.adapters.paths import base_tensors, live_path
 from pcl_clora.models import create_model
 
 LOGIT_TOLERANCE = 2e-5
@@ -45,6 +45,8 @@ def live_names(model: AdaptedModel, official: list[str]) -> dict[str, str | None
     for name in official:
         key = model.method.official_keys.translate(name, to="ours")
         ours = None if key is not None else model.base.official_keys.translate(name, to="ours")
+        if key is None and ours is None and name in base_tensors(model.base):
+            ours = name  # reduce_dim, in networks whose files have none
         found[name] = live.get(str(key)) if ours is None else f"base.{live_path(model.base, ours)}"
         if found[name] not in state:
             found[name] = None
@@ -67,7 +69,13 @@ def fill(model: AdaptedModel, tensors: dict[str, Tensor], *, unused: tuple[str, 
 
 
 def golden_adapted(
-    shared: Path, name: str, config: dict[str, object], *, unused: tuple[str, ...] = (), **sizes: object
+    shared: Path,
+    name: str,
+    config: dict[str, object],
+    *,
+    unused: tuple[str, ...] = (),
+    backbone: str = "point_mae",
+    **sizes: object,
 ) -> tuple[AdaptedModel, Any]:
     """An adapted model with the tensors of a golden file, in evaluation mode, and the file."""
     archive, tensors = tensors_of(shared, name)

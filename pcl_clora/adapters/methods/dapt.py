@@ -146,7 +146,7 @@ class DAPT(SequenceMethod):
 
     config_type: ClassVar[type[AdapterConfig]] = DAPTConfig
     config: DAPTConfig
-    official_keys: ClassVar[KeyMap] = KeyMap(
+    official_keys: KeyMap = KeyMap(
         (
             Rule("tfts_gamma_1", "layers.blocks.0.tokens.gamma"),
             Rule("tfts_beta_1", "layers.blocks.0.tokens.beta"),

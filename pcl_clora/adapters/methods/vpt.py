@@ -103,7 +103,7 @@ class VPT(SequenceMethod):
 
     config_type: ClassVar[type[AdapterConfig]] = VPTConfig
     config: VPTConfig
-    official_keys: ClassVar[KeyMap] = KeyMap(
+    official_keys: KeyMap = KeyMap(
         (
             Rule("cls_prompt_list.*", "layers.blocks.*.prompts.token"),
             Rule("cls_prompt_pos_list.*", "layers.blocks.*.prompts.pos"),
