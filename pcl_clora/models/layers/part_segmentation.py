@@ -305,7 +305,7 @@ class PartSegmenter(_Transformer):
             blocks=interface.blocks[:count],
             parts=parts,
             unused=(*interface.unused, *interface.blocks[count:]),
-            places={"norm": "norm", "decoder": "decoding"},
+            places={"norm": interface.places["norm"], "decoder": "decoding"},
             takes_category=True,
         )
 

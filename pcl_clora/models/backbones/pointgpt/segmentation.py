@@ -34,7 +34,8 @@ class PointGPTSegmenter(PartSegmenter, PointGPT):  # type: ignore[misc]
         """Make the interface: the class token is new in fine-tuning, and the head has a norm of its own."""
         shared = super().describe_parts(("prefix.token", "prefix.pos"), ("norm", "increase_dim", "generator"))
         norms = tuple(name for name in shared.parts["norms"] if name.startswith("blocks."))
-        return replace(shared, parts={**shared.parts, "norms": (*norms, "feature_norm")})
+        parts = {**shared.parts, "norms": (*norms, "feature_norm")}
+        return replace(shared, parts=parts, places={"norm": "feature_norm"})
 
     def num_run(self) -> int:
         """Count the blocks that run."""
