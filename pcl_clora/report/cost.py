@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcl_clora.adapters import AdaptedModel
+from pcl_clora.adapters.base import AdapterStateError
 from pcl_clora.engine import OptimConfig, build_optimizer
 from pcl_clora.engine.modes import evaluation_mode
 from pcl_clora.errors import UserValueError
@@ -93,6 +94,8 @@ def count_cost(model: nn.Module, num_points: int) -> dict[str, Any]:
 def merged_copy(model: nn.Module) -> nn.Module:
     """Return what is deployed: a plain copy with the adapter merged; the model itself if it has none.
 
+    An adapter of a method that does not merge is deployed as it is: a copy with the adapter.
+
     Raises:
         ValueError: if the model is merged at the moment.
     """
@@ -102,7 +105,11 @@ def merged_copy(model: nn.Module) -> nn.Module:
         raise UserValueError(
             "The adapter is merged; call unmerge() first, so that both forms can be measured."
         )
-    return copy.deepcopy(model).merge_and_unload()
+    deployed = copy.deepcopy(model)
+    try:
+        return deployed.merge_and_unload()
+    except AdapterStateError:
+        return deployed
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:
@@ -195,6 +202,7 @@ def _executed_in(name: str, modules: Mapping[str, int]) -> int:
 def _memory(model: nn.Module, merged: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Any]:
     tensors = [*model.parameters(), *model.buffers()]
     with evaluation_mode(model), torch.no_grad():
+        model(*inputs)  # what is folded once and kept is no part of a pass
         inference = peak_bytes(lambda: model(*inputs), [*tensors, *inputs])
     step = _training_peak(model, inputs)
     return {

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from pcl_clora.adapters import attach_adapter, list_adapters
+from pcl_clora.adapters import AdaptedModel, attach_adapter, list_adapters
 from pcl_clora.models import create_model
 from pcl_clora.report import cost_report, count_cost
 from pcl_clora.report.cost import merged_copy
@@ -29,11 +29,19 @@ def test_a_report_has_every_number_for_every_method(method):
     assert json.loads(json.dumps(report)) == report
 
 
-@pytest.mark.parametrize("method", list_adapters())
+@pytest.mark.parametrize("method", list_adapters(mergeable=True))
 def test_a_merged_adapter_costs_what_the_backbone_costs(method):
     bare, adapted = count_cost(make_tiny(), 64), count_cost(make_tiny(method), 64)
     for name in ("published", "layers", "executed_merged"):
         assert adapted["macs"][name] == bare["macs"][name]
+
+
+@pytest.mark.parametrize("method", sorted({*list_adapters()} - {*list_adapters(mergeable=True)}))
+def test_an_adapter_that_does_not_merge_is_deployed_as_it_is(method):
+    model = make_tiny(method)
+    macs = count_cost(model, 64)["macs"]
+    assert macs["executed_merged"] == macs["executed"] > count_cost(make_tiny(), 64)["macs"]["executed"]
+    assert isinstance(merged_copy(model), AdaptedModel)
 
 
 def test_unmerged_clora_costs_its_formula_more():

@@ -31,7 +31,8 @@ def data_identity(config: DataConfig, data: RunData) -> dict[str, Any]:
     Raises:
         FileAccessError: if a folder of the data cannot be read.
     """
-    configs = [part for part in (config, getattr(config, "source", None)) if part is not None and part.root]
+    below = getattr(config, "source", None)  # of a fold; other data sets mean something else by this name
+    configs = [part for part in (config, below) if isinstance(part, DataConfig) and part.root]
     return {
         "classes": list(data.class_names),
         "train": _clouds(data.train.dataset),
