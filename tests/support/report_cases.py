@@ -8,6 +8,7 @@ from torch import nn
 
 from pcl_clora.adapters import attach_adapter
 from pcl_clora.models import create_model
+from tests.support.engine_cases import FITTING
 
 TINY_MODEL = {
     "name": "point_mae",
@@ -26,7 +27,9 @@ CLASSES = ["bed", "chair", "desk", "sofa", "table"]
 def make_tiny(method: str | None = None, **settings: Any) -> nn.Module:
     """A tiny Point-MAE, with an adapter if a method is named."""
     model = create_model(**TINY_MODEL)
-    return model if method is None else attach_adapter(model, {"method": method, **settings})
+    if method is None:
+        return model
+    return attach_adapter(model, {"method": method, **FITTING.get(method, {}), **settings})
 
 
 def run_values(method: str = "clora", **changes: Any) -> dict[str, Any]:
