@@ -20,8 +20,9 @@ from pcl_clora.adapters import (
 )
 from pcl_clora.models import create_model, load_weights
 from tests.support import adapter_cases as cases
+from tests.support.engine_cases import FITTING
 
-SETTINGS = [{"method": method} for method in list_adapters()] + [
+SETTINGS = [{"method": method, **FITTING.get(method, {})} for method in list_adapters()] + [
     {"method": "lora", "train": []},
     {"method": "clora", "rank": 2, "train": ["head"], "sharing": "per_role"},
     {"method": "linear_probe", "train": ["norms"]},
@@ -60,7 +61,7 @@ def test_a_file_loads_on_the_same_weights_with_other_random_tensors(
 def test_a_file_loads_in_another_process(tmp_path: Path) -> None:
     points = cases.make_points()
     for method in list_adapters():
-        model = cases.shake(attach_adapter(make_base(1), {"method": method}))
+        model = cases.shake(attach_adapter(make_base(1), {"method": method, **FITTING.get(method, {})}))
         model.save_adapter(tmp_path / f"{method}.safetensors")
         torch.save(model(points).detach(), tmp_path / f"{method}.pt")
     code = (

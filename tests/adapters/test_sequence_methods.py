@@ -413,6 +413,7 @@ def test_checkpointing_gives_the_same_gradients(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_it_is_traced_without_a_break_and_pickled(name):
+    torch._dynamo.reset()
     model = cases.shake(attach_adapter(cases.make_backbone("point_mae"), cases.SETTINGS[name]))
     points = cases.make_points()
     with torch.no_grad():
