@@ -115,7 +115,7 @@ class Update(nn.Module):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return A' (k, C_in) and B' (rows, k); the update is x -> s x A'^T B'^T."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must say what its factors are")
 
     def matrix(self, like: Tensor) -> Tensor:
         """Return s B' A', (rows, C_in), in the dtype of a tensor."""
