@@ -14,6 +14,7 @@ from pcl_clora.errors import UserValueError
 Task = Literal["classification", "part_segmentation", "pretraining"]
 
 SEGMENTATION_ONLY = (
+    "segmentation_head",
     "num_parts",
     "num_categories",
     "fetch_layers",
@@ -81,6 +82,8 @@ class TransformerConfig(ModelConfig):
     )
 
     # Part segmentation only
+    # "small" gives the three widths below that are left open values of our choice; the fields then hold them.
+    segmentation_head: Literal["published", "small"] = "published"
     num_parts: PositiveInt = 50  # P, number of logits a point: the parts of all categories together
     num_categories: PositiveInt = 16  # object categories, which the network is told
     fetch_layers: tuple[NonNegativeInt, ...] = ()  # blocks whose output the head sees; () = 3, 7, 11 of 12
@@ -102,7 +105,25 @@ class TransformerConfig(ModelConfig):
         """Name what belongs to part segmentation or pre-training in other tasks; see `Config.left_out`."""
         segmentation = () if self.task == "part_segmentation" else SEGMENTATION_ONLY
         pretraining = () if self.task == "pretraining" else ("pretraining",)
-        return super().left_out().union(segmentation, pretraining) | self.at_default("encoder_chunk")
+        later = self.at_default("encoder_chunk", "segmentation_head")
+        return super().left_out().union(segmentation, pretraining, later)
+
+    @classmethod
+    def small_head(cls, embed_dim: int) -> Mapping[str, object]:
+        """Give the widths of `segmentation_head="small"`: our choice, a few per cent of the published cost.
+
+        Args:
+            embed_dim: D, width of a token.
+        """
+        return {"propagation_widths": (128, 96), "segmentation_widths": (96, 64), "label_width": 32}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_small_head(cls, values: object) -> object:
+        if not isinstance(values, Mapping) or values.get("segmentation_head") != "small":
+            return values
+        embed_dim = values.get("embed_dim", cls.model_fields["embed_dim"].default)
+        return {**(cls.small_head(embed_dim) if isinstance(embed_dim, int) else {}), **values}
 
     @model_validator(mode="after")
     def _check_segmentation(self) -> TransformerConfig:

@@ -369,3 +369,51 @@ def test_settings_of_segmentation_are_written_for_segmentation_only():
     assert (
         parse_model_config({"name": "point_mae", "task": "part_segmentation"}).model_dump()["num_parts"] == 50
     )
+
+
+SMALL_HEAD = {"segmentation_head": "small", "num_parts": 7, "num_categories": 3}
+
+
+@pytest.mark.parametrize("name", ["point_mae", "recon", "point_bert", "pointgpt_b"])
+def test_a_small_head_has_less_than_a_sixth_of_the_parameters(name):
+    def num_parameters(head):
+        model = meta_model(
+            name, task="part_segmentation", num_parts=7, num_categories=3, segmentation_head=head
+        )
+        return sum(p.numel() for p in model.head.parameters())
+
+    assert 6 * num_parameters("small") < num_parameters("published")
+
+
+def test_a_small_head_leaves_a_twentieth_of_the_cost_of_the_tiny_network():
+    def macs(head):
+        model = create_model(
+            "point_mae_tiny", **{**SMALL_HEAD, "segmentation_head": head}, task="part_segmentation"
+        )
+        return count_cost(model, 2048)["macs"]["executed"]
+
+    assert macs("small") < 0.055 * macs("published")
+
+
+def test_the_settings_of_a_small_head_hold_its_widths():
+    given = {"name": "point_mae_tiny", "task": "part_segmentation", **SMALL_HEAD}
+    config = parse_model_config({**given, "label_width": 16})
+    assert config.propagation_widths == (128, 96)
+    assert config.segmentation_widths == (96, 64)
+    assert config.label_width == 16
+    assert parse_model_config(config.model_dump()) == config
+
+
+def test_published_heads_do_not_write_the_setting():
+    config = parse_model_config({"name": "point_mae_tiny", "task": "part_segmentation"})
+    assert "segmentation_head" not in config.model_dump()
+
+
+def test_a_small_head_is_refused_without_part_segmentation():
+    with pytest.raises(ValueError, match="segmentation_head belongs to part segmentation"):
+        parse_model_config({"name": "point_mae_tiny", "segmentation_head": "small"})
+
+
+def test_an_unknown_head_names_the_known_ones():
+    with pytest.raises(ValueError, match="'published' or 'small'"):
+        parse_model_config({"name": "point_mae", "task": "part_segmentation", "segmentation_head": "tiny"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
@@ -55,6 +56,15 @@ class PointBERTConfig(TransformerConfig):
     segmentation_widths: tuple[PositiveInt, PositiveInt] = (512, 128)  # of the graphs, and before the logits
     num_upsampled: tuple[PositiveInt, PositiveInt] = (512, 256)  # points that features climb to, many and few
     pretraining: MaskedTokensConfig = MaskedTokensConfig()  # read with task="pretraining" only
+
+    @classmethod
+    def small_head(cls, embed_dim: int) -> Mapping[str, object]:
+        """Give the widths of `segmentation_head="small"`: our choice; what propagates ends in D channels.
+
+        Args:
+            embed_dim: D, width of a token.
+        """
+        return {"propagation_widths": (128, embed_dim), "segmentation_widths": (128, 64)}
 
     @model_validator(mode="after")
     def _check_pretraining(self) -> PointBERTConfig:
