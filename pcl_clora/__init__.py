@@ -20,6 +20,7 @@ _PUBLIC = {
     "list_adapters": "pcl_clora.adapters",
     "list_models": "pcl_clora.models",
     "list_pretrained": "pcl_clora.models",
+    "load": "pcl_clora.predict",
     "load_adapter": "pcl_clora.adapters",
     "load_run_config": "pcl_clora.engine",
     "load_weights": "pcl_clora.models",

@@ -38,10 +38,13 @@ class AdapterHeader(Config):
     not_in_weights: tuple[str, ...] = ()  # base tensors that its weights left random
     tensors_sha256: str = ""  # over the tensors of the file
     base_model: Mapping[str, Any] = Field(default_factory=dict)  # settings of the backbone, if it has any
+    base_weights: Mapping[str, Any] = Field(default_factory=dict)  # what filled the base: source, SHA-256
     num_classes: int | None = None  # logits of the head
     head_dtype: str = "float32"  # precision the head is stored in
     classes: tuple[str, ...] = ()  # names of the classes, in the order of the logits
+    parts: Mapping[str, Any] = Field(default_factory=dict)  # categories and the numbers of their parts
     input_rule: Mapping[str, Any] = Field(default_factory=dict)  # what the model sees of a cloud
+    computed: Mapping[str, Any] = Field(default_factory=dict)  # precision and product of the training
     protocol: Any = ""  # how checkpoint and test points were chosen
     metrics: Mapping[str, Any] = Field(default_factory=dict)  # under that protocol, accuracies in [0, 1]
     licence: str = ""  # of these weights
@@ -49,7 +52,10 @@ class AdapterHeader(Config):
     extra: Mapping[str, Any] = Field(default_factory=dict)  # anything else
 
 
-_FREE_FIELDS = ("base_id", "classes", "input_rule", "protocol", "metrics", "licence", "git", "extra")
+_FREE_FIELDS = (
+    *("base_id", "base_weights", "classes", "parts", "input_rule", "computed"),
+    *("protocol", "metrics", "licence", "git", "extra"),
+)
 
 
 def base_id(base: nn.Module) -> str:
@@ -75,11 +81,18 @@ def make_header(base: nn.Module, metadata: Mapping[str, Any], **facts: Any) -> A
     values = {
         "base_id": base_id(base),
         "base_model": described.model_dump(mode="json") if isinstance(described, Config) else {},
+        "base_weights": _weights_of(base),
         **facts,
         **free,
         "extra": {**free.get("extra", {}), **extra},
     }
     return build(AdapterHeader, values, source="metadata of the adapter file")
+
+
+def _weights_of(base: nn.Module) -> dict[str, Any]:
+    """Ask the report of what filled a backbone; nothing where it was filled by hand, or not at all."""
+    ask = getattr(getattr(base, "load_report", None), "described", None)
+    return {} if ask is None else dict(ask())
 
 
 def hash_tensors(tensors: Mapping[str, Tensor], without: Collection[str]) -> str:

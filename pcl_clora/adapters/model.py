@@ -295,8 +295,8 @@ class AdaptedModel(SwitchedModel):
         Args:
             path: the file; missing folders are made.
             head_dtype: "float16" halves the size of the head; "float32" writes it as it is.
-            metadata: what the header should say besides: base_id, classes, input_rule, protocol, metrics,
-                licence, git, see `AdapterHeader`; other keys go to its `extra`.
+            metadata: what the header should say besides: base_id, base_weights, classes, input_rule,
+                protocol, metrics, licence, git, see `AdapterHeader`; other keys go to its `extra`.
 
         Raises:
             AdapterStateError: if no adapter is active, it is merged, or a value of it is not finite.

@@ -61,7 +61,15 @@ def product_of(cfg: RunConfig, result: Mapping[str, Any]) -> Route:
     """
     if cfg.train.product != "auto":
         return choose_product(cfg)
-    told = result.get("product", "torch")
+    return recorded_product(str(result.get("product", "torch")))
+
+
+def recorded_product(told: str) -> Route:
+    """Take the route that a finished run or an adapter file names; torch's own where it is not there.
+
+    Raises:
+        ValueError: if it is not known.
+    """
     if told == "onednn" and not product.has_onednn():
         logger.warning(
             "The run multiplied by oneDNN, which torch %s does not offer here; torch's own product is used, "

@@ -25,11 +25,12 @@ from pcl_clora.engine.precision import Precision, choose_precision, kept_precisi
 from pcl_clora.engine.product_route import KEY, choose_product, kept_product
 from pcl_clora.engine.progress import Event
 from pcl_clora.engine.randomness import deterministic_mode, make_generator, seed_everything
+from pcl_clora.engine.run.base import random_source
 from pcl_clora.engine.run.checkpoint import read_checkpoint, refuse_another_run
 from pcl_clora.engine.run.data_identity import refuse_run_in_data
 from pcl_clora.engine.run.folder import RunFolder, environment
 from pcl_clora.engine.run.lock import RunLock
-from pcl_clora.engine.run.result import RunResult, describe_input, describe_result
+from pcl_clora.engine.run.result import RunResult, describe_input, describe_parts, describe_result
 from pcl_clora.engine.run.state import RunState
 from pcl_clora.engine.setup import (
     RunParts,
@@ -336,8 +337,12 @@ class Trainer:
     def _save_best(self, metadata: Mapping[str, Any]) -> None:
         known = {
             "classes": list(self.parts.data.task.logit_names),
+            "parts": describe_parts(self.parts.data.task),
             "input_rule": describe_input(self.cfg, self.state),
+            "computed": {"precision": self.precision, "product": self.product},
         }
+        if self._given is None and not self.cfg.weights.path:
+            known["base_weights"] = {"source": random_source(self.cfg.seed)}
         content = finite({**known, **metadata})
         self.parts.model.save_adapter(self.folder.chosen, metadata=content)
 

@@ -23,31 +23,47 @@ class Prediction:
 
     Attributes:
         names: name of every class, or of every part.
-        probability: (C,) of the classes, or (N, P) of the parts of every point; float32. Parts of other
-            categories than the cloud's have 0.
+        seen_probability: (C,) of the classes, or (M, P) of the parts of the points that the model saw;
+            float32. Parts of other categories than the cloud's have 0.
         input: the cloud as the model saw it.
         category: name of the category that the model was told; empty in classification.
+        feature: (F,), float32, what entered the head: the cloud as one vector; None if it was not kept.
     """
 
     names: tuple[str, ...]
-    probability: NDArray[np.float32]
+    seen_probability: NDArray[np.float32]
     input: SeenCloud
     category: str = ""
+    feature: NDArray[np.float32] | None = None
 
     @property
     def is_segmentation(self) -> bool:
         """Whether every point has a label of its own."""
-        return self.probability.ndim == 2
+        return self.seen_probability.ndim == 2
 
     @property
+    def probability(self) -> NDArray[np.float32]:
+        """Probabilities of the classes, (C,), or of the parts of all points of the file, (N, P); float32."""
+        return self._to_all(self.seen_probability)
+
+    @cached_property
     def label(self) -> NDArray[np.int64]:
         """The most probable class, (), or part of every point, (N,); int64."""
-        return np.asarray(self.probability.argmax(axis=-1), dtype=np.int64)
+        return self._to_all(np.asarray(self.seen_probability.argmax(axis=-1), dtype=np.int64))
 
-    @property
+    @cached_property
     def confidence(self) -> NDArray[np.float32]:
         """Its probability, () or (N,), float32."""
-        return np.asarray(self.probability.max(axis=-1), dtype=np.float32)
+        return self._to_all(np.asarray(self.seen_probability.max(axis=-1), dtype=np.float32))
+
+    @property
+    def name(self) -> str:
+        """Name of the most probable class; of a segmentation the category that the model was told."""
+        return self.category if self.is_segmentation else self.names[int(self.label)]
+
+    def _to_all(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Hand values of the seen points (M, ...) to all of the file (N, ...), from the nearest."""
+        return values[self.nearest.numpy()] if self.is_segmentation else values
 
     @property
     def cloud(self) -> Tensor:
@@ -74,8 +90,24 @@ class Prediction:
         """Why the answer may be wrong."""
         return self.input.doubts
 
-    def as_json(self) -> dict[str, Any]:
-        """Return what fits into json: the classes with their probabilities, or the parts with their sizes."""
+    def best(self, count: int = 5) -> list[tuple[str, float]]:
+        """List the most probable classes, or the largest parts by their share of the points, from the first.
+
+        Args:
+            count: how many at most.
+        """
+        shares = self.seen_probability
+        if self.is_segmentation:
+            shares = np.bincount(self.label, minlength=len(self.names)) / np.float32(len(self.label))
+        order = np.argsort(-shares, kind="stable")[:count]
+        return [(self.names[k], float(shares[k])) for k in order if shares[k] > 0 or not self.is_segmentation]
+
+    def as_json(self, count: int = 5) -> dict[str, Any]:
+        """Return what fits into json: the classes with their probabilities, or the parts with their sizes.
+
+        Args:
+            count: of the most probable classes that are listed.
+        """
         doubts = {"warnings": list(self.warnings)}
         if self.is_segmentation:
             counts = np.bincount(self.label, minlength=len(self.names))
@@ -83,10 +115,8 @@ class Prediction:
             mean = round(float(self.confidence.mean()), 6)
             said = {"category": self.category, "points": len(self.label), "parts": sizes, "confidence": mean}
             return {**said, **doubts}
-        order = np.argsort(-self.probability, kind="stable")[:5]
-        best = [{"name": self.names[k], "probability": round(float(self.probability[k]), 6)} for k in order]
-        label = self.names[int(self.label)]
-        return {"label": label, "confidence": best[0]["probability"], "best": best, **doubts}
+        best = [{"name": name, "probability": round(share, 6)} for name, share in self.best(count)]
+        return {"label": self.name, "confidence": round(float(self.confidence), 6), "best": best, **doubts}
 
 
 def nearest_kept(cloud: Tensor, kept: Tensor) -> Tensor:

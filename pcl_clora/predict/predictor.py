@@ -1,10 +1,12 @@
-"""The model of a finished run, ready for clouds of any number of points."""
+"""The model of a finished run or an adapter file, ready for clouds of any number of points."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -12,28 +14,22 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from pcl_clora.adapters import AdaptedModel
-from pcl_clora.adapters.files import read_header
 from pcl_clora.config import ConfigError
 from pcl_clora.data import InputRule, PartTaxonomy, PointDataset, Sample, build_dataset
 from pcl_clora.data.input_rule import SeenCloud, Up
 from pcl_clora.data.readers.whole import WholeCloud, read_whole
-from pcl_clora.engine import (
-    ClassificationTask,
-    PartSegmentationTask,
-    RunConfig,
-    RunFolder,
-    choose_device,
-    load_run,
-    make_task,
-)
+from pcl_clora.engine import PartSegmentationTask, RunConfig, choose_device
 from pcl_clora.engine.modes import autocast
-from pcl_clora.engine.precision import Precision, precision_of_run
-from pcl_clora.engine.product_route import product_of_run
-from pcl_clora.engine.run.rule import rule_of_run
-from pcl_clora.engine.tasks import Task
+from pcl_clora.engine.precision import Precision
+from pcl_clora.errors import UserTypeError, UserValueError
 from pcl_clora.models.layers.product import Route, use_route
+from pcl_clora.predict.opened import Opened, open_source
 from pcl_clora.predict.prediction import Prediction
-from pcl_clora.predict.taxonomy import taxonomy_of_run
+from pcl_clora.predict.tap import FeatureTap
+
+BATCH_SIZE = 16  # clouds that go through the model together
+
+Cloud = str | Path | ArrayLike | Tensor
 
 
 def parse_up(text: str) -> Up | None:
@@ -51,67 +47,131 @@ def parse_up(text: str) -> Up | None:
     return None
 
 
-class Predictor:
-    """The model of a finished run, ready for clouds of any number of points.
-
-    A cloud is read by the rule that the run's adapter file carries, as its evaluation read the test clouds:
-    a mesh gives points of its surface, a cloud is cut down, moved and scaled, and thinned, or filled up with
-    copies. The labels of points go back to all points from their nearest seen one.
+def load(
+    source: str | Path,
+    *,
+    weights: str | Path = "",
+    device: str = "auto",
+    up: str | None = None,
+    data: str | Path | None = None,
+) -> Predictor:
+    """Open a finished run or an adapter file for predictions.
 
     Args:
-        run: folder of a finished run.
-        data: folder of the data, where it is not where the run found it; only asked for names.
+        source: folder of a run, or an adapter file, which says the weights that it stands on.
+        weights: what an adapter file stands on, where it does not say so (files of earlier versions) or they
+            lie elsewhere: "builtin", "hub:<id>", a weights file, the folder of a run, "random:SEED".
         device: "auto", "cpu" or "cuda".
         up: axis that points up in the clouds to come, "x", "y", "z" or one of them after a minus; None for
-            that of the run's data.
+            that of the training.
+        data: folder of a run's data, where it is not where the run found it; only asked for names.
+
+    Returns:
+        A predictor in evaluation mode, which moves, scales and thins clouds as the training did. Threads may
+        share it.
+
+    Raises:
+        DataError: if there is no such run or file, it is damaged, or does not say its weights.
+        ConfigError: if the run is not finished, or predicts no labels.
+
+    Example:
+        >>> model = pcl_clora.load("runs/modelnet40_builtin_clora")
+        >>> model("scan.ply").name
+        'chair'
+    """
+    return Predictor(source, weights=weights, device=device, up=parse_up(up or ""), data=data)
+
+
+class Predictor:
+    """The model of a finished run or an adapter file, ready for clouds of any number of points.
+
+    A cloud is read by the rule that the adapter file carries, as the evaluation read the test clouds: a mesh
+    gives points of its surface, a cloud is cut down, moved and scaled, and thinned, or filled up with copies.
+    The labels of points go back to all points from their nearest seen one.
+
+    Threads may call it side by side. Predictors of `load_several` share a backbone and take turns.
+
+    Args:
+        source: folder of a finished run, or an adapter file.
+        weights: see `load`, as the others.
+        data: folder of the run's data.
+        device: "auto", "cpu" or "cuda".
+        up: axis that points up in the clouds to come.
+        beside: a predictor whose backbone this one shares.
 
     Attributes:
+        opened: what it is made of: adapter file, header, model, precision, product.
+        model: in evaluation mode, on its device.
+        task: what the logits mean.
         rule: which points the model sees, and where they lie.
-        precision: in which the run was trained, and predicts.
-        product: the library by which the run multiplied, and predicts.
 
     Raises:
         ConfigError: if the folder holds no finished run, or its task has no labels.
+        DataError: if a file is missing or damaged.
     """
 
-    cfg: RunConfig
+    opened: Opened
     model: AdaptedModel
-    task: Task
     rule: InputRule
-    precision: Precision
-    product: Route
+    device: torch.device
+    lock: threading.RLock
 
     def __init__(
         self,
-        run: str | Path,
+        source: str | Path,
         *,
+        weights: str | Path = "",
         data: str | Path | None = None,
         device: str = "auto",
         up: Up | None = None,
+        beside: Predictor | None = None,
     ) -> None:
-        self.cfg, model = load_run(run)
-        if data is not None:
-            values = {**self.cfg.data.model_dump(), "root": str(data)}
-            self.cfg = self.cfg.model_copy(update={"data": type(self.cfg.data).model_validate(values)})
-        self.device = choose_device(device)
-        self.model = model.to(self.device)
-        self._dataset: PointDataset | None = None
-        header = read_header(RunFolder(Path(run)).chosen)
-        self.precision = precision_of_run(run, self.cfg)
-        self.product = product_of_run(run, self.cfg)
-        rule = rule_of_run(self.cfg, header)
+        where = beside.device if beside is not None else choose_device(device)
+        shared = beside.model if beside is not None else None
+        self.opened = found = open_source(source, weights=weights, data=data, beside=shared)
+        self.device, self.model, self.task = where, found.model.to(where), found.task
+        rule = found.rule
         self.rule = rule if up is None else InputRule.model_validate({**rule.model_dump(), "up": up})
-        self.task = self._make_task(Path(run), header.classes)
+        self.lock = beside.lock if beside is not None else threading.RLock()
+        self.shares = beside is not None  # whether its model has other adapters
+        if beside is not None:
+            beside.shares = True
+        self._dataset: PointDataset | None = None
+        self._tap = FeatureTap(self.model.get_classifier())
 
-    def _make_task(self, run: Path, names: tuple[str, ...]) -> Task:
-        if self.cfg.model.task == ClassificationTask.name:
-            return ClassificationTask(names if names else int(self.model.num_classes or 0))
-        if self.cfg.model.task == PartSegmentationTask.name:
-            taxonomy = taxonomy_of_run(RunFolder(run), names)
-            if taxonomy is None:
-                return make_task(self.cfg.model, self.dataset())
-            return PartSegmentationTask(taxonomy)
-        raise ConfigError(f"{run}: a run of the task {self.cfg.model.task!r} predicts no labels.")
+    @property
+    def name(self) -> str:
+        """What tables call it: the name of the run's folder or of the file."""
+        return self.opened.name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of every class, or of every part."""
+        return self.task.logit_names
+
+    @property
+    def cfg(self) -> RunConfig:
+        """Settings of the run.
+
+        Raises:
+            ConfigError: if this is a bare adapter file, which does not know them.
+        """
+        if self.opened.cfg is None:
+            raise ConfigError(
+                f"{self.opened.file} is an adapter file, which knows neither the settings nor the data of "
+                "its run; give the folder of the run."
+            )
+        return self.opened.cfg
+
+    @property
+    def precision(self) -> Precision:
+        """In which the run was trained, and predicts."""
+        return self.opened.precision
+
+    @property
+    def product(self) -> Route:
+        """The library by which the run multiplied, and predicts."""
+        return self.opened.product
 
     @property
     def segments(self) -> bool:
@@ -120,9 +180,10 @@ class Predictor:
 
     def dataset(self) -> PointDataset:
         """Open the test split of the run's data; once."""
-        if self._dataset is None:
-            self._dataset = build_dataset(self.cfg.data, "test")
-        return self._dataset
+        with self.lock:
+            if self._dataset is None:
+                self._dataset = build_dataset(self.cfg.data, "test")
+            return self._dataset
 
     @property
     def taxonomy(self) -> PartTaxonomy:
@@ -157,26 +218,11 @@ class Predictor:
             root = ""
         return self.rule.name_of(path, root)
 
-    def predict_file(self, path: str | Path, category: str | int = "") -> Prediction:
-        """Predict the cloud or mesh in a file as the evaluation does; see `read_whole` for the kinds.
-
-        Raises:
-            DataError: if it cannot be read.
-        """
-        return self.predict_whole(read_whole(path), self.name_of(path), category)
-
-    def predict_whole(self, cloud: WholeCloud, name: str, category: str | int = "") -> Prediction:
-        """Predict a cloud that was read whole."""
-        return self(cloud.points, category, name=name, faces=cloud.faces, inside=cloud.inside)
-
-    def predict_sample(self, sample: Sample) -> Prediction:
-        """Predict a sample of the run's data, which lies in the frame of the model already."""
-        category = "" if sample.category is None else sample.category
-        return self._predict(self.rule.see_sample(sample.points), category)
+    # One cloud
 
     def __call__(
         self,
-        points: ArrayLike | Tensor,
+        cloud: Cloud,
         category: str | int = "",
         *,
         name: str = "",
@@ -186,30 +232,203 @@ class Predictor:
         """Predict one cloud.
 
         Args:
-            points: (N, 3), finite, any type, unit and number; or the vertices of a mesh.
+            cloud: a file, see `read_whole` for the kinds; or (N, 3) numbers of any type and unit, finite,
+                N >= 1, as an array, a tensor or lists; or the vertices of a mesh.
             category: name or number of the category, in part segmentation with several categories.
             name: decides which points are drawn, see `InputRule.name_of`.
             faces: (F, 3), triangles of a mesh.
             inside: (N,), bool, points that are not background.
-        """
-        return self._predict(self.rule.see(points, name=name, faces=faces, inside=inside), category)
 
-    def _predict(self, seen: SeenCloud, category: str | int) -> Prediction:
-        few = seen.points[None].to(self.device)
-        task = self.task
-        bfloat16 = self.precision == "bfloat16"
-        with torch.inference_mode(), autocast(self.device, bfloat16), use_route(self.product):
-            if not isinstance(task, PartSegmentationTask):
-                probability = self.model(few).float().softmax(-1)[0]
-                return Prediction(task.logit_names, probability.cpu().numpy(), seen)
-            number = category if isinstance(category, int) else self.category(category)
-            chosen = torch.tensor([number], device=self.device)
-            probability = self.part_probability(self.model(few, chosen), chosen)[0].cpu()
-        taxonomy = task.taxonomy
-        found = Prediction(taxonomy.part_names, probability.numpy(), seen, taxonomy.categories[number])
-        return replace(found, probability=probability[found.nearest].numpy())
+        Raises:
+            DataError: if a file cannot be read.
+            ValueError: if points are not (N, 3) or not finite, or the category is not known.
+        """
+        seen = self.see(cloud, name=name, faces=faces, inside=inside)
+        return self.answer([seen], [self._number(category)])[0]
+
+    def predict_file(self, path: str | Path, category: str | int = "") -> Prediction:
+        """Predict the cloud or mesh in a file as the evaluation does; see `read_whole` for the kinds.
+
+        Raises:
+            DataError: if it cannot be read.
+        """
+        return self(Path(path), category)
+
+    def predict_whole(self, cloud: WholeCloud, name: str, category: str | int = "") -> Prediction:
+        """Predict a cloud that was read whole."""
+        return self(cloud.points, category, name=name, faces=cloud.faces, inside=cloud.inside)
+
+    def predict_sample(self, sample: Sample) -> Prediction:
+        """Predict a sample of the run's data, which lies in the frame of the model already."""
+        category = "" if sample.category is None else sample.category
+        return self.answer([self.rule.see_sample(sample.points)], [self._number(category)])[0]
+
+    # Several clouds
+
+    def predict(
+        self,
+        clouds: Iterable[Cloud],
+        category: str | int | Sequence[str | int] = "",
+        *,
+        batch_size: int = BATCH_SIZE,
+    ) -> list[Prediction]:
+        """Predict several clouds, several at a time.
+
+        Args:
+            clouds: files or arrays, each as `__call__` takes it; or one array (B, N, 3).
+            category: of all of them, or one a cloud.
+            batch_size: clouds that go through the model together; one where the method of the adapter lets
+                predictions depend on batch mates.
+
+        Returns:
+            One prediction a cloud, in their order.
+
+        Raises:
+            TypeError: if one cloud is given instead of several.
+            DataError: if a file cannot be read.
+            ValueError: see `__call__`.
+        """
+        return list(self.predict_each(clouds, category, batch_size=batch_size))
+
+    def predict_each(
+        self,
+        clouds: Iterable[Cloud],
+        category: str | int | Sequence[str | int] = "",
+        *,
+        batch_size: int = BATCH_SIZE,
+    ) -> Iterator[Prediction]:
+        """Predict clouds one batch after another, as `predict`; only a batch is in memory."""
+        if batch_size < 1:
+            raise UserValueError(f"batch_size={batch_size}; give 1 or more.")
+        several = iter(_several(clouds))
+        one = isinstance(category, str | int)
+        told = iter(()) if one else iter(cast(Sequence[str | int], category))
+        while batch := list(islice(several, batch_size)):
+            said = [cast(str | int, category)] * len(batch) if one else list(islice(told, len(batch)))
+            if len(said) < len(batch):
+                raise UserValueError(
+                    "There are fewer categories than clouds; give one a cloud, or one for all of them."
+                )
+            yield from self.answer(
+                [self.see(cloud) for cloud in batch], [self._number(each) for each in said]
+            )
+
+    # In two steps: what the model sees, and what it says
+
+    def see(
+        self,
+        cloud: Cloud | WholeCloud,
+        *,
+        name: str = "",
+        faces: NDArray[np.int64] | None = None,
+        inside: NDArray[np.bool_] | None = None,
+    ) -> SeenCloud:
+        """Read a cloud as the training did: the points that the model gets; arguments as `__call__`."""
+        if isinstance(cloud, str | Path):
+            name, cloud = name or self.name_of(cloud), read_whole(cloud)
+        if isinstance(cloud, WholeCloud):
+            return self.rule.see(cloud.points, name=name, faces=cloud.faces, inside=cloud.inside)
+        if isinstance(cloud, Tensor):
+            cloud = cloud.detach().cpu()
+        return self.rule.see(cast(Any, cloud), name=name, faces=faces, inside=inside)
+
+    def answer(self, seen: Sequence[SeenCloud], categories: Sequence[int] = ()) -> list[Prediction]:
+        """Predict clouds that were seen.
+
+        Args:
+            seen: what `see` gave.
+            categories: number of the category of every cloud, in part segmentation.
+        """
+        few = torch.stack([cloud.points for cloud in seen])
+        numbers = torch.tensor(list(categories), dtype=torch.int64)
+        if self.model.slot(self.opened.adapter).method.batch_independent:
+            logits, features = self._run(few, numbers)
+        else:
+            rows = [self._run(few[k : k + 1], numbers[k : k + 1]) for k in range(len(few))]
+            logits, features = (torch.cat(each) for each in zip(*rows, strict=True))
+        return list(self._said(seen, categories, logits, features.numpy()))
+
+    def _run(self, points: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the model: logits and features on the CPU, float32."""
+        given = (points, numbers) if self.segments else (points,)
+        if not self.shares:
+            return self._pass(*given)
+        with self.lock:
+            if self.model.active != self.opened.adapter:
+                self.model.set_active(self.opened.adapter)
+            return self._pass(*given)
+
+    def _pass(self, *given: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.opened
+        given = tuple(each.to(self.device) for each in given)
+        bfloat16 = found.precision == "bfloat16"
+        with torch.inference_mode(), autocast(self.device, bfloat16), use_route(found.product):
+            logits = self.model(*given).float()
+            return logits.cpu(), self._tap.take().cpu()
+
+    def _said(
+        self,
+        seen: Sequence[SeenCloud],
+        categories: Sequence[int],
+        logits: Tensor,
+        features: NDArray[np.float32],
+    ) -> Iterator[Prediction]:
+        if not self.segments:
+            probability = logits.softmax(-1).numpy()
+            for cloud, row, feature in zip(seen, probability, features, strict=True):
+                yield Prediction(self.names, row, cloud, feature=feature)
+            return
+        taxonomy = self.taxonomy
+        parts = self.part_probability(logits, torch.tensor(list(categories))).numpy()
+        for cloud, row, number, feature in zip(seen, parts, categories, features, strict=True):
+            yield Prediction(self.names, row, cloud, taxonomy.categories[number], feature)
+
+    def _number(self, category: str | int) -> int:
+        if not self.segments:
+            return 0
+        return category if isinstance(category, int) else self.category(category)
 
     def part_probability(self, logits: Tensor, category: Tensor) -> Tensor:
         """Turn logits (B, N, P) into probabilities among the parts of the clouds' categories (B,)."""
         allowed = self.taxonomy.mask().to(logits.device)[category][:, None]
         return logits.float().masked_fill(~allowed, -torch.inf).softmax(-1)
+
+
+def _several(clouds: Iterable[Cloud]) -> Iterable[Cloud]:
+    """Refuse one cloud where several are expected: a path, (N, 3) numbers."""
+    shape = getattr(clouds, "shape", None)
+    if isinstance(clouds, str | Path) or (shape is not None and len(shape) != 3):
+        what = repr(str(clouds)) if shape is None else f"an array {tuple(shape)}"
+        raise UserTypeError(
+            f"predict() takes several clouds, and was given {what}; give a list of files or arrays, or an "
+            "array (B, N, 3). One cloud goes into the predictor itself: predictor(cloud)."
+        )
+    return clouds
+
+
+def load_several(
+    sources: Sequence[str | Path],
+    *,
+    weights: str | Path = "",
+    device: str = "auto",
+    up: str | None = None,
+) -> list[Predictor]:
+    """Open several runs or adapter files that stand on one backbone, which they share.
+
+    They take turns on it. `predict_several` asks all of them with one pass of what they have in common.
+
+    Args:
+        sources: see `load`, as the others.
+        weights: what adapter files stand on.
+        device: "auto", "cpu" or "cuda".
+        up: axis that points up in the clouds to come.
+
+    Raises:
+        AdapterFileError: if one stands on another backbone than the first.
+    """
+    if not sources:
+        raise UserValueError("There is nothing to load: give run folders or adapter files.")
+    axis = parse_up(up or "")
+    first = Predictor(sources[0], weights=weights, device=device, up=axis)
+    others = [Predictor(each, weights=weights, up=axis, beside=first) for each in sources[1:]]
+    return [first, *others]

@@ -73,9 +73,9 @@ def test_points_that_were_not_seen_take_the_label_of_the_nearest_one():
 def test_names_of_parts_come_from_the_run_without_its_data(segmentation_run, segmenter, monkeypatch):
     expected = segmenter.dataset().taxonomy
 
-    monkeypatch.setattr(
-        "pcl_clora.predict.predictor.build_dataset", lambda *_: pytest.fail("the data are not needed")
-    )
+    for module in ("predictor", "opened"):
+        refuse = lambda *_: pytest.fail("the data are not needed")  # noqa: E731
+        monkeypatch.setattr(f"pcl_clora.predict.{module}.build_dataset", refuse)
 
     assert Predictor(segmentation_run).taxonomy == expected
 

@@ -13,7 +13,7 @@ from pcl_clora.data import DataConfig
 from pcl_clora.engine.config import RunConfig
 from pcl_clora.engine.run.state import RunState
 from pcl_clora.engine.setup import RunData
-from pcl_clora.engine.tasks import Metrics
+from pcl_clora.engine.tasks import Metrics, PartSegmentationTask, Task
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,14 @@ def describe_input(cfg: RunConfig, state: RunState) -> dict[str, Any]:
     """Say what a model of this run sees of a cloud, and the sizes of those that it met so far."""
     rule = cfg.data.input_rule().model_copy(update={"norms": state.norms.norms()})
     return rule.model_dump(mode="json")
+
+
+def describe_parts(task: Task) -> dict[str, Any]:
+    """Say which parts the categories of a part segmentation have; nothing in other tasks."""
+    if not isinstance(task, PartSegmentationTask):
+        return {}
+    taxonomy = task.taxonomy
+    return {"categories": list(taxonomy.categories), "ids": [list(ids) for ids in taxonomy.ids]}
 
 
 def describe_evaluation(cfg: RunConfig, seconds: float) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pcl_clora.models.errors import WeightsError
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 RUN_CONFIG = "config.yaml"
+RUN_ADAPTER = "best/adapter.safetensors"
 
 _UNPACK = "unpack it, and give the file that is inside"
 _FILE = "get the file itself"

@@ -10,8 +10,8 @@ from typing import Any
 from pcl_clora.handover import call_registrar
 from pcl_clora.models.builtin import BUILTIN, builtin_file, list_builtin, only_builtin
 from pcl_clora.models.weights._containers import Checkpoint, open_checkpoint
-from pcl_clora.models.weights._other_files import RUN_CONFIG
-from pcl_clora.models.weights.hub import HUB_PREFIX, cached_path, fetch
+from pcl_clora.models.weights._other_files import RUN_ADAPTER, RUN_CONFIG
+from pcl_clora.models.weights.hub import HUB_PREFIX, cached_path, fetch, pinned_name
 
 RunReader = Callable[[Path], Mapping[str, object]]
 _run_readers: list[RunReader] = []
@@ -58,6 +58,25 @@ def missing_source(source: str) -> str:
         f"{source}: there is no such file; set weights.path to a weights file, the folder of a finished run, "
         "hub:<id> or builtin."
     )
+
+
+def pinned(source: str) -> str:
+    """Name weights so that they are the same ones later: an id of the hub with its revision."""
+    return pinned_name(source) if source.startswith(HUB_PREFIX) else source
+
+
+def source_file(source: str, label: str = "") -> Path:
+    """Name the file that weights are in, whether it is there or not; of a run its adapter file.
+
+    Args:
+        source: what `open_source` takes, but no state dict.
+        label: of the opened source, which says the model of "builtin".
+    """
+    if source == BUILTIN:
+        return list_builtin().get(label.removeprefix(f"{BUILTIN} ")) or only_builtin()
+    if source.startswith(HUB_PREFIX):
+        return cached_path(source)
+    return Path(source) / RUN_ADAPTER if _is_run(Path(source)) else Path(source)
 
 
 def open_source(source: str | Path | Mapping[str, Any], config: object = None) -> Source:

@@ -46,6 +46,15 @@ def cached_path(name: str, *, folder: Path | None = None) -> Path:
     return (folder or hub_folder()) / spec_id / revision / HUB_FILE
 
 
+def pinned_name(name: str) -> str:
+    """Write an id with its revision: "hub:<id>@<revision>".
+
+    Raises:
+        WeightsError: if the id is not known.
+    """
+    return f"{HUB_PREFIX}{'@'.join(_parse(name))}"
+
+
 def fetch(name: str, *, folder: Path | None = None) -> HubFile:
     """Find a file of pre-trained weights in the cache, or download it.
 

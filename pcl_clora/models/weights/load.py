@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pcl_clora.io import sha256_file
 from pcl_clora.io.text import visible
 from pcl_clora.models.errors import WeightsError
 from pcl_clora.models.interface import adopt_settings
@@ -23,7 +24,14 @@ from pcl_clora.models.weights._containers import Checkpoint, read_state_dict
 from pcl_clora.models.weights._identify import TRAINED_WITH, trained_with
 from pcl_clora.models.weights._match import Match, advice, count_not_finite, match
 from pcl_clora.models.weights._naming import native_name
-from pcl_clora.models.weights._sources import Source, missing_source, open_source, register_run_reader
+from pcl_clora.models.weights._sources import (
+    Source,
+    missing_source,
+    open_source,
+    pinned,
+    register_run_reader,
+    source_file,
+)
 from pcl_clora.models.weights._target import Target, target_of
 
 __all__ = [
@@ -36,6 +44,7 @@ __all__ = [
     "preview",
     "read_state_dict",
     "register_run_reader",
+    "source_file",
 ]
 
 _log = logging.getLogger("pcl_clora")
@@ -55,6 +64,8 @@ class LoadReport:
         naming: how its keys are called: "official", "hub" or "native".
         cast: types of the file that were turned into the model's, with the number of tensors.
         notes: where it comes from, a line each.
+        given: what was given as the source, with the revision of an id; "" for a state dict.
+        partial: whether tensors of the backbone were allowed to keep their values.
     """
 
     source: str
@@ -66,6 +77,21 @@ class LoadReport:
     naming: str = "official"
     cast: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    given: str = ""
+    partial: bool = False
+
+    def described(self) -> dict[str, Any]:
+        """Say it so that an adapter file can name the weights it stands on; empty for a state dict.
+
+        Returns:
+            "source": "builtin", "hub:<id>@<revision>" or a path as it was given; "sha256" of its file, of a
+            run that of its adapter file; "partial" if it left tensors of the backbone unfilled.
+        """
+        if not self.given:
+            return {}
+        file = source_file(self.given, self.source)
+        digest = {} if file is None or not file.is_file() else {"sha256": sha256_file(file)}
+        return {"source": self.given, **digest, **({"partial": True} if self.partial else {})}
 
     def __str__(self) -> str:
         lines = [
@@ -125,7 +151,8 @@ def load_weights(
     with torch.no_grad():
         for name, key in matched.found.items():
             own[name].copy_(tensors[key].reshape(own[name].shape))
-    report = _report(target, opened, matched)
+    given = "" if isinstance(source, Mapping) else pinned(str(source))
+    report = replace(_report(target, opened, matched), given=given, partial=allow_partial)
     target.model.__dict__["load_report"] = report  # what stayed random: adapter files carry it
     if target.kept(matched.found):
         _log.warning("%s: %s.", report.source, report.notes[-1])
