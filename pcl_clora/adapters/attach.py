@@ -17,6 +17,7 @@ from pcl_clora.adapters.files import (
     check_values,
     open_adapter,
 )
+from pcl_clora.adapters.methods.spaces import find_bank
 from pcl_clora.adapters.model import AdaptedModel
 from pcl_clora.adapters.registry import build_method, parse_adapter_config
 from pcl_clora.config import ConfigError
@@ -68,6 +69,7 @@ def load_adapter(
     *,
     allow_other_base: bool = False,
     trainable: bool = True,
+    bank: str | Path = "",
 ) -> AdaptedModel:
     """Put a trained adapter on the backbone it was trained on, and make it the active one.
 
@@ -77,6 +79,7 @@ def load_adapter(
         name: what to call it here; the file does not say.
         allow_other_base: load it although the base tensors differ from those it was trained on.
         trainable: whether its tensors require gradients while it is active.
+        bank: where the bank is that it was trained on; by default where its settings say, or beside its file.
 
     Returns:
         The adapted model, in evaluation mode; the same object if `model` is one.
@@ -87,10 +90,11 @@ def load_adapter(
         ValueError: if the name is taken.
     """
     header, state = open_adapter(path)
+    settings = _settings_with_bank(path, header.adapter, bank)
     adapted = _as_adapted(model)
     before = adapted.chosen
     try:
-        method = build_method(parse_adapter_config(header.adapter))
+        method = build_method(parse_adapter_config(settings))
     except ConfigError as error:
         raise AdapterFileError(path, f"is an adapter not known here ({error})", "update pcl_clora") from error
     new_head = "head" in method.config.train and hasattr(adapted.base, "make_classifier")
@@ -119,6 +123,18 @@ def load_adapter(
     adopt_settings(adapted.base, header.base_model, source=str(path))
     adapted.set_trainable(name, trainable)
     return adapted.eval()
+
+
+def _settings_with_bank(path: str | Path, settings: Mapping[str, Any], bank: str | Path) -> Mapping[str, Any]:
+    """Return the settings that an adapter file carries, with the place where its bank is now."""
+    recorded = settings.get("bank", "")
+    if bank and not recorded:
+        raise AdapterFileError(
+            path, f"was trained without a bank, but bank={bank} is given", "leave bank out"
+        )
+    return (
+        {**settings, "bank": str(bank) if bank else find_bank(str(recorded), path)} if recorded else settings
+    )
 
 
 def _as_adapted(model: nn.Module) -> AdaptedModel:

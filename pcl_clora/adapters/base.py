@@ -244,6 +244,16 @@ class AdapterMethod(nn.Module):
             paths.update({path: f"part {part}" for path in interface.parts[part] if path not in paths})
         return paths
 
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Refuse tensors of a file or checkpoint that belong to what this method does not have.
+
+        Args:
+            state: by the names that they have in the file.
+
+        Raises:
+            ValueError: naming both.
+        """
+
     def extra_loss_values(self) -> dict[str, Tensor]:
         """Compute the terms beside the task loss, by name, before weighting; scalars with gradient."""
         return {}

@@ -247,6 +247,7 @@ class AdaptedModel(SwitchedModel):
         }
         files.check_names(live, {key: value for key, value in state.items() if key not in same})
         files.check_range(live, state)
+        self.method.check_state(state)
         for key, value in live.items():
             value.copy_(state[key])
 

@@ -6,6 +6,7 @@ from known facts, C our choice where the paper is silent.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -16,6 +17,7 @@ from pcl_clora.adapters.base import AdapterMethod, Delta, module_key
 from pcl_clora.adapters.config import AdapterConfig, LayerwiseConfig, unique
 from pcl_clora.adapters.methods.lora import at_rows
 from pcl_clora.adapters.methods.sade import SadeConfig, pair_similarities
+from pcl_clora.adapters.methods.spaces import Bank, BankSpaces, Spaces, read_bank
 from pcl_clora.adapters.paths import LinearSite, find_linears
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.interface import ModelInterface, Role
@@ -44,6 +46,13 @@ class CLoRAConfig(LayerwiseConfig):
     bias: bool = False  # add a learned vector of size d, as in ARC (C)
     dropout: float = Field(0.0, ge=0, lt=1)  # between D and Q (C)
     sade: SadeConfig = SadeConfig()  # diversity term: form, normalized, weight
+    bank: str = (
+        ""  # an adapter file whose D and U are used and stay as they are; only Q and the head learn (C)
+    )
+
+    def left_out(self) -> frozenset[str]:
+        """Leave out `bank` while there is none."""
+        return super().left_out() | self.at_default("bank")
 
     @model_validator(mode="after")
     def _check_targets(self) -> CLoRAConfig:
@@ -89,6 +98,11 @@ class CLoRAConfig(LayerwiseConfig):
             raise UserValueError(
                 "sharing='all' shares Q, but core='identity' has none to share; set sharing='global'."
             )
+        if self.bank and (self.sharing == "none" or self.init == "up_zero"):
+            raise UserValueError(
+                f"sharing={self.sharing!r}, init={self.init!r}: a bank gives shared D and U, and U is not "
+                "zero; set sharing='global' and init='core_zero', or leave bank out."
+            )
         width = self.num_spaces * self.rank
         if self.core == "full" and self.sade.weight > 0:
             raise UserValueError(
@@ -96,31 +110,6 @@ class CLoRAConfig(LayerwiseConfig):
                 f"spaces in one {width} x {width} matrix; set sade.weight=0."
             )
         return self
-
-
-class Spaces(nn.Module):
-    """E pairs of projections that several modules share, side by side.
-
-    Attributes:
-        down: D = [D_1 .. D_E], (d, E R), every D_h Xavier uniform.
-        up: U = [U_1; ..; U_E], (E R, d), every U_h Xavier uniform or zero; None if U = D^T.
-    """
-
-    def __init__(self, dim: int, config: CLoRAConfig, like: Tensor) -> None:
-        super().__init__()
-        width = config.num_spaces * config.rank
-        bound = (6 / (dim + config.rank)) ** 0.5
-        self.down = nn.Parameter(
-            torch.empty(dim, width, device=like.device, dtype=like.dtype).uniform_(-bound, bound)
-        )
-        self.up: nn.Parameter | None = None
-        if not config.tied:
-            up = torch.zeros(width, dim, device=like.device, dtype=like.dtype)
-            self.up = nn.Parameter(up if config.init == "up_zero" else up.uniform_(-bound, bound))
-
-    def stacked_up(self) -> Tensor:
-        """Return U, (E R, d)."""
-        return self.down.t() if self.up is None else self.up
 
 
 class BlockCore(nn.Module):
@@ -210,6 +199,12 @@ def _start(identity: Tensor, config: CLoRAConfig, like: Tensor) -> nn.Parameter:
     return nn.Parameter(start.to(like.device, like.dtype))
 
 
+def new_spaces(dim: int, config: CLoRAConfig, like: Tensor) -> Spaces:
+    """Make spaces for width d of the config's sizes, on the device and in the dtype of a tensor."""
+    up = {"tied": config.tied, "zero_up": config.init == "up_zero"}
+    return Spaces(dim, config.num_spaces, config.rank, like=like, **up)
+
+
 class LowRankModule(nn.Module):
     """One adapted place, x -> s (x D Q U + bias); the paper calls it LRM.
 
@@ -235,7 +230,7 @@ class LowRankModule(nn.Module):
         super().__init__()
         self.scale = config.scale
         if spaces is None:
-            spaces = Spaces(dim, config, like)
+            spaces = new_spaces(dim, config, like)
             self.spaces = spaces
         if core is None:
             core = _CORES[config.core](config, like)
@@ -371,6 +366,7 @@ class CLoRA(AdapterMethod):
         spaces: what layers share, by who shares it: "global", or "attention" and "ffn"; empty without
             sharing.
         core: Q if all modules share it (CLoRA#), else None.
+        bank_digest: (32,) uint8, SHA-256 of the spaces of a bank; there with a bank only.
 
     Source: Liu, Zhu, Huang, Collaborative Low-Rank Adaptation for Pre-Trained Vision Transformers,
     arXiv 2512.24603; Dong et al., ARC, NeurIPS 2023, for the placement.
@@ -383,6 +379,10 @@ class CLoRA(AdapterMethod):
         self.settings = self.read(config)
         self.spaces = nn.ModuleDict()
         self.core: Core | None = None
+        self.bank: Bank | None = None
+        if self.settings.bank:
+            self.bank = read_bank(self.settings.bank, self.settings.model_dump())
+            self.register_buffer("bank_digest", self.bank.digest_bytes())
         self._lrms: tuple[LowRankModule, ...] = ()  # a tuple: the layers own them
 
     def read(self, config: AdapterConfig) -> CLoRAConfig:
@@ -436,10 +436,22 @@ class CLoRA(AdapterMethod):
         if config.sharing == "per_role":
             key = "ffn" if site.role in ("fc1", "fc2") else "attention"
         if key not in self.spaces:
-            self.spaces[key] = Spaces(dim, config, like)
+            self.spaces[key] = self.make_spaces(key, dim, like)
         if config.sharing == "all" and self.core is None:
             self.core = _CORES[config.core](config, like)
         return LowRankModule(config, dim, like, cast(Spaces, self.spaces[key]), self.core)
+
+    def make_spaces(self, key: str, dim: int, like: Tensor) -> Spaces:
+        """Make new spaces that share a name, or take those of the bank; see `Bank.take`."""
+        config = self.settings
+        if self.bank is None:
+            return new_spaces(dim, config, like)
+        return BankSpaces(self.bank.take(key.replace("/", ""), dim, config.num_spaces * config.rank), like)
+
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Refuse tensors that were trained on another bank."""
+        if self.bank is not None:
+            self.bank.check_digest(state["method.bank_digest"])
 
     def extra_loss_values(self) -> dict[str, Tensor]:
         """Compute SADE before weighting; nothing where there are no pairs of spaces to compare."""

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from pcl_clora.adapters.base import Delta, module_key
 from pcl_clora.adapters.config import AdapterConfig, unique
-from pcl_clora.adapters.methods.clora import CLoRA, CLoRAConfig, Spaces
+from pcl_clora.adapters.methods.clora import CLoRA, CLoRAConfig
+from pcl_clora.adapters.methods.spaces import Spaces
 from pcl_clora.adapters.paths import chosen_blocks
 from pcl_clora.adapters.sequence import neighbor_rows
 from pcl_clora.errors import UserValueError
@@ -109,7 +110,7 @@ class CLoRAGeo(CLoRA):
         shared = module_key("global") if config.sharing != "per_role" else "attention"
         if config.own_spaces or shared not in self.spaces:
             shared = "geo"
-            self.spaces[shared] = Spaces(interface.embed_dim, config, like)
+            self.spaces[shared] = self.make_spaces(shared, interface.embed_dim, like)
         spaces = cast(Spaces, self.spaces[shared])
         for index in sorted(chosen_blocks(interface, config.geo_blocks or config.blocks)):
             deltas[interface.blocks[index]] = GeoDelta(spaces, config, like)
