@@ -49,7 +49,7 @@ PAIRS += [
     for name in ("point_mae", "pointgpt_s", "recon")
     for method in ("vpt", "clora_geo", "pointgst", "point_peft")
 ]
-PAIRS += [("pointgpt_s", "dapt")]  # elsewhere a ReLU is closed for all tokens at this seed, and nothing moves
+PAIRS += [(name, "dapt") for name in ("point_mae", "pointgpt_s", "recon")]
 STARTS_ELSEWHERE = ("vpt", "dapt", "point_peft")  # prompts, scales or adapters that are random at first
 pytestmark = pytest.mark.parametrize(("name", "method"), PAIRS)
 
@@ -59,7 +59,7 @@ def settings(method: str) -> dict[str, object]:
 
 
 def make_base(name: str) -> nn.Module:
-    torch.manual_seed(0)
+    torch.manual_seed(2)  # at which no ReLU of dapt is closed for all tokens, as some are at 0
     return create_model(name, **{**SMALL, **OWN.get(name, {})}).eval()
 
 
