@@ -97,6 +97,7 @@ def load_adapter(
         method = build_method(parse_adapter_config(settings))
     except ConfigError as error:
         raise AdapterFileError(path, f"is an adapter not known here ({error})", "update pcl_clora") from error
+    method.from_file = True
     new_head = "head" in method.config.train and hasattr(adapted.base, "make_classifier")
     num_classes = header.num_classes if new_head else None
     known = adapted.backbone_tensors()

@@ -171,6 +171,7 @@ class AdapterMethod(nn.Module):
     Attributes:
         mergeable: whether the change folds into the weights, with the method's default settings.
         batch_independent: whether a prediction is the same whatever else is in the batch.
+        from_file: whether its tensors come from a file, whose settings may be some that a new one is refused.
     """
 
     config_type: ClassVar[type[AdapterConfig]] = AdapterConfig
@@ -181,6 +182,7 @@ class AdapterMethod(nn.Module):
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()
         self.config = config
+        self.from_file = False
         self._provided: dict[str, Tensor] = {}
 
     def provide(self, **tensors: Tensor) -> None:

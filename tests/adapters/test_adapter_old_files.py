@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from pcl_clora.engine.metrics.classification import ConfusionMatrix
 from pcl_clora.engine.run.checkpoint import load_checkpoint
 from pcl_clora.engine.run.snapshot import Snapshot
 from pcl_clora.engine.run.state import RunState
+from pcl_clora.io import load_tensors, save_tensors
 from tests.support import adapter_cases as cases
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "adapters"
@@ -62,6 +64,26 @@ def test_an_old_adapter_file_written_again_has_the_same_names_and_bits(name: str
     new = load_file(tmp_path / "a.safetensors")
     assert new.keys() == old.keys()
     assert all(torch.equal(new[key], old[key]) for key in old)
+
+
+def test_an_old_file_of_a_rank_above_the_width_loads(tmp_path: Path) -> None:
+    tensors, header = load_tensors(GOLDEN / "lora.safetensors")
+    rank, settings = 20, header["adapter"]  # the layers of the file have 8 features
+    for key in [name for name in tensors if name.endswith((".down", ".up"))]:
+        axis = 0 if key.endswith(".down") else 1
+        shape = [rank if place == axis else size for place, size in enumerate(tensors[key].shape)]
+        tensors[key] = torch.arange(math.prod(shape), dtype=torch.float32).view(shape) % 7 / 64
+    wide = {**header, "adapter": {**settings, "rank": rank, "alpha": rank}}
+    save_tensors(tmp_path / "wide.safetensors", tensors, wide)
+
+    model = load_adapter(tmp_path / "wide.safetensors", make_base())
+
+    logits = model(POINTS)
+    with model.merged():
+        torch.testing.assert_close(model(POINTS), logits, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(logits, make_base()(POINTS))
+    with pytest.raises(ValueError, match="rank=20 is more than"):
+        attach_adapter(make_base(), model.config)
 
 
 def attach(name: str) -> AdaptedModel:

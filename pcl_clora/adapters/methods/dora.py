@@ -16,6 +16,7 @@ from pcl_clora.adapters.methods.lora import (
     Update,
     at_rows,
     check_pattern_blocks,
+    check_ranks,
     sites_by_layer,
 )
 from pcl_clora.adapters.paths import LinearSite
@@ -107,6 +108,8 @@ class DoRA(AdapterMethod):
         config, deltas = self.config, dict[str, Delta]()
         check_pattern_blocks(config, interface)
         for path, sites in sites_by_layer(model, interface, config).items():
+            if not self.from_file:
+                check_ranks(config, sites)
             updates: dict[str, Update] = {site.role: DirectedLowRank(site, config) for site in sites}
             deltas[path] = DoRADelta(sites[0].layer, updates, config.dropout)
         return deltas

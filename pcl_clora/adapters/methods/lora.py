@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -134,11 +134,6 @@ class LowRank(Update):
     def __init__(self, site: LinearSite, config: LowRankConfig) -> None:
         super().__init__(site.rows, config.scale_of(site))
         like, rank, width = site.layer.weight, config.rank_of(site), site.layer.in_features
-        if rank > min(width, site.rows[1] - site.rows[0]):
-            raise UserValueError(
-                f"rank={rank} is more than {site.path} has: role {site.role!r} maps {width} features to "
-                f"{site.rows[1] - site.rows[0]}; lower rank."
-            )
         self.down = nn.Parameter(torch.empty(rank, width, device=like.device, dtype=like.dtype))
         self.up = nn.Parameter(
             torch.zeros(site.rows[1] - site.rows[0], rank, device=like.device, dtype=like.dtype)
@@ -276,6 +271,8 @@ class LoRA(AdapterMethod):
         check_pattern_blocks(config, interface)
         kind = PrincipalLowRank if config.init == "pissa" else LowRank
         for path, sites in sites_by_layer(model, interface, config).items():
+            if not self.from_file or config.init == "pissa":
+                check_ranks(config, sites)
             updates: dict[str, Update] = {site.role: kind(site, config) for site in sites}
             deltas[path] = LoRADelta(sites[0].layer, updates, config.dropout)
         return deltas
@@ -290,6 +287,21 @@ def sites_by_layer(
         for site in find_linears(model, interface, role, config.blocks):
             sites.setdefault(site.path, []).append(site)
     return sites
+
+
+def check_ranks(config: LowRankConfig, sites: Sequence[LinearSite]) -> None:
+    """Refuse ranks that a layer has no room for; files of version 0.1 may have them, and are loaded.
+
+    Raises:
+        ValueError: naming the layer and its widths.
+    """
+    for site in sites:
+        rank, widths = config.rank_of(site), (site.layer.in_features, site.rows[1] - site.rows[0])
+        if rank > min(widths):
+            raise UserValueError(
+                f"rank={rank} is more than {site.path} has: role {site.role!r} maps {widths[0]} features to "
+                f"{widths[1]}; lower rank."
+            )
 
 
 def check_pattern_blocks(config: LowRankConfig, interface: ModelInterface) -> None:
