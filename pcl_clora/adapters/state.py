@@ -23,7 +23,9 @@ def current_name(name: str) -> str:
     return name
 
 
-def active_when_saved(names: Collection[str], slots: Sequence[Slot], now: str | None) -> str | None:
+def active_when_saved(
+    names: Collection[str], own: Collection[str], slots: Sequence[Slot], now: str | None
+) -> str | None:
     """Tell from the names of a state_dict which adapter was active when it was taken.
 
     The copies of an active adapter are in the backbone, so its slot holds none, and the backbone's own wait
@@ -31,25 +33,34 @@ def active_when_saved(names: Collection[str], slots: Sequence[Slot], now: str | 
 
     Args:
         names: of the tensors, current ones.
+        own: names of the tensors of the model that they are loaded into.
         slots: the adapters there are.
         now: the active one, which is meant where no name depends on it.
 
     Raises:
-        ValueError: if names stand for the copies of an adapter and do not say which.
+        ValueError: if names stand for the copies of an adapter and do not say which, or for those of one that
+            is not attached.
     """
     waiting = {slot.name for slot in slots if _any(names, f"slots.{slot.key}.copies.")}
-    if waiting and not _any(names, "originals."):
+    whole = _any(names, "originals.")
+    if waiting and not whole:
         return None
     possible = [slot for slot in slots if slot.owned and slot.name not in waiting]
-    told = [
-        slot
-        for slot in possible
-        if _any(names, f"slots.{slot.key}.method.") or any(f".deltas.{slot.key}." in name for name in names)
-    ]
-    if len(possible) > 1 and len(told) == 1:
+    told = [slot for slot in possible if slot.key in _adapters_in(names)]
+    if len(told) == 1:
         return told[0].name
-    if len(possible) == 1 and (told or _any(names, "originals.")):
-        return possible[0].name
+    without_names = [slot for slot in possible if slot.key not in _adapters_in(own)]  # nothing but copies
+    strangers = sorted(_adapters_in(names) - {slot.key for slot in slots})
+    absent = [repr(key.rstrip("/")) for key in strangers if not _any(names, f"slots.{key}.copies.")]
+    if absent or (whole and not told and not without_names):
+        raise UserValueError(
+            f"This state_dict was taken while {'adapter ' + ' or '.join(absent) if absent else 'an adapter'} "
+            f"was active that is not attached here ({', '.join(slot.name for slot in slots) or 'none is'}), "
+            "so that its head and tokens would land in others'. Attach it under its name first, or load one "
+            "adapter's tensors with load_adapter() or load_adapter_state()."
+        )
+    if whole and not told and len(without_names) == 1:
+        return without_names[0].name
     paths = {path for slot in possible for path in slot.owned}
     unclear = [name for name in names if name.startswith("base.") and at_or_inside(name[5:], paths)]
     if len(possible) > 1 and unclear:
@@ -59,6 +70,13 @@ def active_when_saved(names: Collection[str], slots: Sequence[Slot], now: str | 
             "one adapter's with load_adapter() or load_adapter_state()."
         )
     return now
+
+
+def _adapters_in(names: Collection[str]) -> set[str]:
+    """List the keys of the adapters whose own tensors, their copies aside, are among the names."""
+    steps = [name.split(".") for name in names]
+    methods = {each[1] for each in steps if each[0] == "slots" and each[2] == "method"}
+    return methods | {each[each.index("deltas") + 1] for each in steps if "deltas" in each[:-1]}
 
 
 def _any(names: Collection[str], start: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,7 +35,8 @@ class SwitchedModel(nn.Module):
     Layers of the backbone are replaced in place by `TunerLayer`s. What an adapter trains besides (head, class
     tokens, ...) is a copy of its own, which sits in the backbone while the adapter is active; the backbone's
     own waits in `originals`, the copies of other adapters in their slots. Switching moves references, never
-    values. Attributes and methods that this model does not have itself are the backbone's.
+    values. Attributes and methods that this model does not have itself are the backbone's; a call of a method
+    that a switch in another thread overlaps raises, as a forward pass does.
     """
 
     def __init__(self, base: nn.Module) -> None:
@@ -65,7 +67,7 @@ class SwitchedModel(nn.Module):
             if base is None or name.startswith("_"):
                 raise
         value = getattr(base, name)
-        return partial(self._watch.run, value) if name.startswith("forward_") and callable(value) else value
+        return partial(self._watch.run, value) if inspect.ismethod(value) else value
 
     @property
     def interface(self) -> ModelInterface:
@@ -400,7 +402,7 @@ class SwitchedModel(nn.Module):
             if name != given:
                 state_dict[name] = state_dict.pop(given)
         names = [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)]
-        active = active_when_saved(names, self.all_slots(), self._active)
+        active = active_when_saved(names, self.state_dict(), self.all_slots(), self._active)
         self._before_loading = self._active
         self._install(active)
         super()._load_from_state_dict(state_dict, prefix, *more)

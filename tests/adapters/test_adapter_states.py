@@ -213,6 +213,37 @@ def test_a_head_that_is_nobodys_is_refused() -> None:
     assert cases.changed_names(model, before) == set()
 
 
+@pytest.mark.parametrize("waiting", ["lora", "linear_probe", None])
+@pytest.mark.parametrize("attached", ["lora", "linear_probe_and_lora", None])
+def test_the_head_of_an_adapter_that_is_not_attached_lands_in_no_other(
+    waiting: str | None, attached: str | None
+) -> None:
+    source = make(waiting, None) if waiting else AdaptedModel(cases.make_backbone("plain"))
+    cases.shake(attach_adapter(source, CLORA, "c"), seed=6)
+    target = AdaptedModel(cases.make_backbone("plain"))
+    if attached == "lora":
+        target = make("lora", None)
+    elif attached is not None:
+        target = make("linear_probe", "lora")
+    before, active = cases.snapshot(target), target.active
+
+    with pytest.raises(ValueError, match=r"while adapter 'c' was active that is not attached here"):
+        target.load_state_dict(source.state_dict(), strict=False)
+
+    assert cases.changed_names(target, before) == set()
+    assert target.active == active
+
+
+def test_the_copies_of_an_adapter_without_other_tensors_land_in_none_that_has_them() -> None:
+    target = make("lora", None)
+    before = cases.snapshot(target)
+
+    with pytest.raises(ValueError, match=r"while an adapter was active that is not attached here \(a\)"):
+        target.load_state_dict(make("linear_probe", None).state_dict(), strict=False)
+
+    assert cases.changed_names(target, before) == set()
+
+
 # Gradients
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import types
 from collections.abc import Callable
 
 import pytest
@@ -111,6 +112,17 @@ def test_a_forward_during_a_routing_raises(model: AdaptedModel) -> None:
     )
 
     assert isinstance(other, AdapterStateError)
+
+
+def test_a_method_of_the_backbone_that_a_switch_overlaps_raises(model: AdaptedModel) -> None:
+    model.base.features = types.MethodType(lambda base, points: base(points) + 1, model.base)
+
+    features, _ = while_it_runs(
+        model, lambda: model.features(cases.make_points()), lambda: model.set_active("a")
+    )
+
+    assert isinstance(features, AdapterStateError)
+    assert torch.equal(model.features(cases.make_points()), model(cases.make_points()) + 1)
 
 
 def test_after_an_overlap_everything_works_again(model: AdaptedModel) -> None:
