@@ -222,6 +222,16 @@ class AdapterMethod(nn.Module):
         """
         return None
 
+    def has_own_head(self, interface: ModelInterface) -> bool:
+        """Whether `make_head` makes another head than the backbone's."""
+        return self.num_pooled(interface) is not None
+
+    def make_head(self, model: nn.Module, interface: ModelInterface, num_classes: int) -> nn.Module:
+        """Make a new head for so many logits; one that reads what this method's pooling gives."""
+        pooled = self.num_pooled(interface)
+        wider = {} if pooled is None else {"num_pooled": pooled}
+        return cast(nn.Module, cast(Any, model).make_classifier(num_classes, **wider))
+
     def make_deltas(self, model: nn.Module, interface: ModelInterface) -> dict[str, Delta]:
         """Make the deltas of this method: dotted path of a layer -> delta. Must not change the model.
 

@@ -7,12 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcl_clora.errors import UserValueError
+from pcl_clora.models.published import Rewritten
 
 
-class FeatureEdgeConv(nn.Module):
+class FeatureEdgeConv(Rewritten, nn.Module):
     """A linear layer over the edges to the nearest tokens in feature space, BatchNorm, and their maximum.
 
     An edge is [neighbour - self, self]; the layer runs once a token and not once an edge, an exact rewrite.
+    `published_form` runs it on edges.
 
     Args:
         in_features: C.
@@ -37,9 +39,15 @@ class FeatureEdgeConv(nn.Module):
         with torch.no_grad():
             distance = torch.cdist(x, x, compute_mode=exact)
             idx = distance.topk(self.neighbors, dim=-1, largest=False).indices
-        of_difference, of_self = torch.split(self.linear.weight, c, dim=1)
         first = torch.arange(b, device=x.device)[:, None, None] * t
-        rows = (x @ of_difference.t()).flatten(0, 1).index_select(0, (idx + first).flatten())
-        edges = rows.view(b, t, self.neighbors, -1) + (x @ (of_self - of_difference).t())[:, :, None]
+        rows = (idx + first).flatten()
+        if self.published:
+            near = x.flatten(0, 1).index_select(0, rows).view(b, t, self.neighbors, c)
+            edges = self.linear(torch.cat([near - x[:, :, None], x[:, :, None].expand_as(near)], dim=-1))
+        else:
+            of_difference, of_self = torch.split(self.linear.weight, c, dim=1)
+            near = (x @ of_difference.t()).flatten(0, 1).index_select(0, rows)
+            own = (x @ (of_self - of_difference).t())[:, :, None]
+            edges = near.view(b, t, self.neighbors, -1) + own
         edges = F.leaky_relu(self.norm(edges.flatten(0, 2)), 0.2).view_as(edges)
         return edges.amax(dim=2)

@@ -22,6 +22,8 @@ from pcl_clora.adapters.methods.linear_probe import LinearProbe
 from pcl_clora.adapters.methods.lora import LoRA
 from pcl_clora.adapters.methods.point_peft import PointPEFT
 from pcl_clora.adapters.methods.pointgst import PointGST
+from pcl_clora.adapters.methods.pointlora import PointLoRA
+from pcl_clora.adapters.methods.ppt import PPT
 from pcl_clora.adapters.methods.ssf import SSF
 from pcl_clora.adapters.methods.stag import STAG
 from pcl_clora.adapters.methods.vera import VeRA
@@ -46,7 +48,7 @@ def register_adapter(method: type[AdapterMethod]) -> None:
 for _method in (
     CLoRA, LoRA, LinearProbe, Full,
     BitFit, SSF, Adapter, DoRA, VeRA, FacT, ARC,
-    VPT, DAPT, CLoRAGeo, GFT, IDPT, PointGST, PointPEFT, STAG,
+    VPT, DAPT, CLoRAGeo, GFT, IDPT, PointGST, PointLoRA, PointPEFT, PPT, STAG,
 ):  # fmt: skip
     register_adapter(_method)
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from pcl_clora.adapters.paths import chosen_blocks, locate
 from pcl_clora.errors import UserTypeError, UserValueError
 from pcl_clora.models.interface import ModelInterface, SplitBlock, Tokens
 from pcl_clora.models.key_map import KeyMap
+from pcl_clora.models.layers.heads import ClassificationHead
 
 
 class PublishedConfig(LayerwiseConfig):
@@ -71,8 +73,9 @@ class PrefixedPooling(Delta):
         num_prefix: learned tokens before the patches, whose share of the backbone's own pooling stays.
         extra: what becomes of the further tokens.
         patches: what becomes of the patch tokens.
-        num_extra: how many further tokens there are.
+        num_extra: how many further tokens there are; 0 = as many as patches.
         extra_first: whether they stand before what becomes of the patches.
+        prefix: whether the head sees the tokens before the patches.
     """
 
     def __init__(
@@ -83,17 +86,20 @@ class PrefixedPooling(Delta):
         extra: Literal["mean", "none"] = "mean",
         patches: Literal["max", "mean", "none"] = "max",
         extra_first: bool = True,
+        prefix: bool = True,
     ) -> None:
         super().__init__()
-        self.num_prefix, self.num_extra = num_prefix, num_extra
+        self.num_prefix, self.num_extra, self.prefix = num_prefix, num_extra, prefix
         self.extra, self.patches, self.extra_first = extra, patches, extra_first
 
     def forward(self, base_layer: nn.Module, compute: Any, features: Tensor) -> Tensor:
         """(B, T + E, D) -> (B, num_pooled D): the tokens before the patches, then extra and patches."""
-        body, extra = features.tensor_split([features.shape[1] - self.num_extra], dim=1)
+        total = features.shape[1]
+        count = self.num_extra or (total - self.num_prefix) // 2
+        body, extra = features.tensor_split([total - count], dim=1)
         own: Tensor = base_layer(compute, body)
         dim = features.shape[2]
-        before, largest = own[:, :-dim], own[:, -dim:]
+        before, largest = own[:, : -dim if self.prefix else 0], own[:, -dim:]
         patches = {"max": [largest], "mean": [body[:, self.num_prefix :].mean(dim=1)], "none": []}[
             self.patches
         ]
@@ -103,7 +109,7 @@ class PrefixedPooling(Delta):
 
     def num_pooled(self, own: int) -> int:
         """Count the features of width D that come out, for a backbone with so many of its own."""
-        return own - (self.patches == "none") + (self.extra == "mean")
+        return (own - 1 if self.prefix else 0) + (self.patches != "none") + (self.extra == "mean")
 
 
 def as_split(block: nn.Module, method: str) -> SplitBlock:
@@ -144,6 +150,84 @@ def seen_by_all(tokens: Tokens, length: int, extra: int, causal: bool, device: t
     wide[:length, :length] = wide[:length, :length].tril() if mask is None else mask
     wide[length:, :length] = False
     return replace(tokens, attn_mask=wide)
+
+
+def small_mlp(dim: int, width: int, out_features: int = 0) -> nn.Sequential:
+    """Make an MLP D - width - D with GELU, normal with deviation 0.02 and biases zero at the start."""
+    first, second = nn.Linear(dim, width), nn.Linear(width, out_features or dim)
+    for layer in (first, second):
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(first, nn.GELU(), second)
+
+
+def on_patches_and_extras(
+    x: Tensor, sizes: tuple[int, int, int], on_patches: nn.Module, on_extra: nn.Module
+) -> Tensor:
+    """Add an MLP's output to the patches, then another one's to the further tokens; out of place.
+
+    Args:
+        x: (B, T + E, D).
+        sizes: where the patches start, how many they are, and E.
+        on_patches: of the patches.
+        on_extra: of the last E tokens.
+    """
+    (start, count, extra), total = sizes, x.shape[1]
+    count = min(count, total - start)
+    x = x + F.pad(on_patches(x[:, start : start + count]), (0, 0, start, total - start - count))
+    return x + F.pad(on_extra(x[:, total - extra :]), (0, 0, total - extra, 0))
+
+
+def more_patches(tokens: Tokens, count: int, size: int) -> tuple[Tensor, Tensor]:
+    """Embed patches of a sampling of their own.
+
+    Args:
+        tokens: the sequence as it entered the first block.
+        count: how many; 0 takes the sequence's own patches once more.
+        size: points in one.
+
+    Returns:
+        features and positions, each (B, count, D).
+
+    Raises:
+        ValueError: if the pass started behind the grouping, so that there are no points.
+    """
+    if not count:
+        start, end = tokens.num_prefix, tokens.num_prefix + tokens.center.shape[1]
+        return tokens.x[:, start:end], tokens.pos[:, start:end]
+    if tokens.regroup is None or tokens.embed is None:
+        raise UserValueError(
+            f"{count} further patches are cut out of the clouds, but this pass started behind their "
+            "grouping; run the whole model."
+        )
+    return tokens.embed(*tokens.regroup(count, size))
+
+
+def patch_entry(interface: ModelInterface, method: str) -> dict[str, str]:
+    """Name the entry of the patch encoder, which some methods train besides: path -> reason.
+
+    Raises:
+        ValueError: if the backbone does not name the entry.
+    """
+    if not interface.patch_entry:
+        raise UserValueError(
+            f"{method} trains the first layers of the patch encoder, which this backbone does not name; use "
+            "a backbone with the small patch encoder, such as point_mae or pointgpt_s."
+        )
+    return {path: "entry of the patch encoder" for path in interface.patch_entry}
+
+
+def outer_layers(interface: ModelInterface, method: str) -> dict[str, str]:
+    """Name the entry of the patch encoder and the positions' layers, which some methods train besides."""
+    positions = {path: "positions" for path in interface.parts.get("pos_embed", ())}
+    return {**patch_entry(interface, method), **positions}
+
+
+def family_head(model: nn.Module, in_features: int, num_classes: int, **more: Any) -> nn.Module:
+    """Make the head of Point-MAE, with the sizes of a backbone's settings, whatever its own head is."""
+    config = cast(Any, model).config
+    sizes = {"width": config.head_width, "dropout": config.head_dropout}
+    return ClassificationHead(in_features, num_classes, **sizes, **more)
 
 
 def neighbor_rows(tokens: Tokens, k: int) -> Tensor:

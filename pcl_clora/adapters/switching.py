@@ -175,9 +175,8 @@ class SwitchedModel(nn.Module):
             kept = [path for path in carried if not at_or_inside(path, owned)]
             copies = copy_items(self.base, [*owned, *kept])
             classes = num_classes if num_classes is not None else self._base_classes
-            pooled = method.num_pooled(self.interface)
-            if num_classes is not None or pooled is not None:
-                copies.update(self._new_head(owned, classes, pooled))
+            if num_classes is not None or method.has_own_head(self.interface):
+                copies.update(self._new_head(owned, classes, method))
             slot = Slot(name, method, copies, owned, tuple(kept), classes, header)
             for path, delta in deltas.items():
                 self._tuner_at(path).deltas[slot.key] = delta
@@ -235,12 +234,13 @@ class SwitchedModel(nn.Module):
         setattr(owner, leaf, tuner.base_layer)
 
     def _new_head(
-        self, owned: Mapping[str, str], num_classes: int | None, num_pooled: int | None
+        self, owned: Mapping[str, str], num_classes: int | None, method: AdapterMethod
     ) -> dict[str, nn.Module]:
         paths = self.interface.parts.get("head", ())
         make = getattr(self.base, "make_classifier", None)
         if len(paths) != 1 or paths[0] not in owned or make is None or num_classes is None:
-            why = f"num_classes={num_classes} asks" if num_pooled is None else "The method's own pooling asks"
+            own = method.has_own_head(self.interface)
+            why = "The method's own pooling asks" if own else f"num_classes={num_classes} asks"
             raise UserValueError(
                 f"{why} for a new head, but the adapter does not train one that "
                 f"{type(self.base).__name__} can make; add 'head' to train, or use a backbone with "
@@ -248,8 +248,7 @@ class SwitchedModel(nn.Module):
             )
         owner, leaf = locate(self.base, paths[0])
         like = next(getattr(owner, leaf).parameters(), None)
-        wider = {} if num_pooled is None else {"num_pooled": num_pooled}
-        head = cast(nn.Module, make(num_classes, **wider)).train(getattr(owner, leaf).training)
+        head = method.make_head(self.base, self.interface, num_classes).train(getattr(owner, leaf).training)
         return {paths[0]: head if like is None else head.to(like.device, like.dtype)}
 
     # Switch
@@ -379,11 +378,10 @@ class SwitchedModel(nn.Module):
             raise AdapterStateError(
                 f"Adapter {slot.name!r} runs with the backbone's head; call set_active(None) to replace that."
             )
-        pooled = None if slot is None else slot.method.num_pooled(self.interface)
-        if slot is None or pooled is None:
+        if slot is None or not slot.method.has_own_head(self.interface):
             cast(Any, self.base).reset_classifier(num_classes)
         else:
-            for path, head in self._new_head(slot.owned, num_classes, pooled).items():
+            for path, head in self._new_head(slot.owned, num_classes, slot.method).items():
                 owner, leaf = locate(self.base, path)
                 setattr(owner, leaf, head)
         if slot is None:

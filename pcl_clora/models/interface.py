@@ -37,6 +37,8 @@ class Tokens:
         points: (B, N, 3) the clouds themselves; None where the pass started behind their grouping.
         embed: patches and their centres (B, M, K, 3), (B, M, 3) -> features and positions, each (B, M, D),
             by the backbone's own layers; None where it has no patches of points.
+        regroup: (number of patches M, points in one K) -> patches (B, M, K, 3) of the clouds and their
+            centres (B, M, 3), chosen as the backbone chooses its own; None where `points` is.
         memo: what one forward pass hands on from block to block; a new one for every pass. A block that may
             be computed twice (checkpointing) writes under keys of its own.
     """
@@ -48,6 +50,7 @@ class Tokens:
     attn_mask: Tensor | None = None
     points: Tensor | None = None
     embed: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    regroup: Callable[[int, int], tuple[Tensor, Tensor]] | None = None
     memo: dict[Any, Any] = field(default_factory=dict, compare=False)
 
 
@@ -112,12 +115,13 @@ class ModelInterface:
         input_shape: (C, H, W) of an image, for a backbone that takes images; None for clouds.
         places: where methods may step in besides the layers: "pool" is the `Opening` called with (pool,
             features (B, T, D)), "norm" the last norm before it, "decoder" the `Opening` of a segmenter called
-            with (gather, tokens, outputs of its blocks).
+            with (gather, tokens, outputs of its blocks, numbers of those that it reads).
         block_norms: (before the attention, before the MLP), paths relative to a block; empty if not told.
         num_prefix: learned tokens before the patches.
         num_pooled: features of width D that the head reads.
         patch_entry: paths of the patch encoder's layers before its first maximum.
         causal: whether a block that is given no mask lets a token look back only.
+        fetched: blocks whose outputs a segmentation head reads.
     """
 
     embed_dim: int
@@ -134,6 +138,7 @@ class ModelInterface:
     num_pooled: int = 2
     patch_entry: tuple[str, ...] = ()
     causal: bool = False
+    fetched: tuple[int, ...] = ()
 
     def place(self, name: Place) -> str:
         """Return the path of a place.

@@ -428,7 +428,7 @@ def test_a_block_that_is_not_there_is_named_with_those_that_are(blocks: list[int
         attach_adapter(cases.make_backbone("plain"), {"method": "clora", "blocks": blocks})
 
 
-BESIDE = {"dapt", "gft", "idpt", "point_peft", "stag"}  # they need all blocks, or have parts beside them
+BESIDE = {"dapt", "gft", "idpt", "point_peft", "pointlora", "ppt", "stag"}  # they need all blocks
 WITH_BLOCKS = [
     name
     for name in list_adapters()

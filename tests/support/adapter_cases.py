@@ -163,7 +163,8 @@ BACKBONES = {
 FEW_SETTINGS = (
     "clora", "lora", "linear_probe", "full",
     "bitfit", "ssf", "dora", "vera", "fact", "adapter", "adapter_houlsby",
-    "vpt", "vpt_shallow", "dapt", "clora_geo", "gft", "idpt", "pointgst", "point_peft", "stag",
+    "vpt", "vpt_shallow", "dapt", "clora_geo", "gft", "idpt", "pointgst", "point_peft", "ppt", "pointlora",
+    "stag",
 )  # fmt: skip
 WITH_FEW_SETTINGS = ("pointgpt_s", "recon")  # more of a kind that the others show in every setting
 
@@ -289,6 +290,17 @@ _CASES: dict[str, dict[str, object] | Case] = {
         },
         identity_at_start=False, mergeable=False,
         refused={"plain": "two steps", "bare": "two steps"},
+    ),
+    "ppt": Case(
+        {"method": "ppt", "width": 6, "num_extra": 10, "extra_size": 6}, identity_at_start=False,
+        mergeable=False, refused=NO_HALVES,
+    ),
+    "pointlora": Case(
+        {
+            "method": "pointlora", "rank": 2, "width": 6, "keep": [4, 2], "num_second": 8, "second_size": 12,
+        },
+        identity_at_start=False, mergeable=False,
+        refused={"plain": "does not name", "bare": "does not name"},
     ),
     "stag": Case(
         {"method": "stag", "rank": 4, "per_down": 2, "start": 1, "per_graph": 1, "neighbors": 4},

@@ -44,6 +44,7 @@ FITTING: dict[str, dict[str, Any]] = {  # where the defaults need more blocks or
     "idpt": {"neighbors": 4},
     "point_peft": {"neighbors": 4, "bank": False, "prompt_blocks": 1},
     "pointgst": {"local": 4},
+    "pointlora": {"keep": [4, 2], "num_second": 4, "second_size": 12},
     "stag": {"start": 1, "per_down": 2, "per_graph": 1},
 }
 CLORA = {"adapter": {"method": "clora", "rank": 2, "num_spaces": 2, "sade": {"weight": 0.1}}}

@@ -59,3 +59,8 @@ def run(block, x: Tensor) -> Tensor:
     """A whole pre-norm block of one cloud (T, D)."""
     x = x + attention(block, norm(plain(block).norm1, x))
     return x + mlp(block, norm(plain(block).norm2, x))
+
+
+def batch_norm(layer, x):
+    """BatchNorm in evaluation mode."""
+    return (x - layer.running_mean) / (layer.running_var + layer.eps).sqrt() * layer.weight + layer.bias

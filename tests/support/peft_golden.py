@@ -79,7 +79,9 @@ def golden_adapted(
 ) -> tuple[AdaptedModel, Any]:
     """An adapted model with the tensors of a golden file, in evaluation mode, and the file."""
     archive, tensors = tensors_of(shared, name)
-    base = create_model("point_mae", num_classes=archive["output"].shape[-1], fps_compat="pointnet2", **sizes)
+    if "category" not in archive:
+        sizes["num_classes"] = archive["output"].shape[-1]
+    base = create_model("point_mae", fps_compat="pointnet2", **sizes)
     model = attach_adapter(base.eval(), config)
     fill(model, tensors, unused=unused)
     return model.eval(), archive
@@ -87,8 +89,11 @@ def golden_adapted(
 
 def differences(model: AdaptedModel, archive: Any) -> tuple[float, float, set[str]]:
     """Largest difference of the logits, of relative gradient norms of what trains, and what trains."""
-    logits = model(torch.from_numpy(archive["points"]))
-    loss = F.cross_entropy(logits, torch.from_numpy(archive["target"]))
+    given = [torch.from_numpy(archive[name]) for name in ("points", "category") if name in archive]
+    logits = model(*given)
+    if len(given) == 2:
+        logits = logits.log_softmax(dim=-1)  # what the official networks return
+    loss = F.cross_entropy(logits.flatten(0, -2), torch.from_numpy(archive["target"]).flatten())
     loss.backward()
     names = live_names(model, [str(name) for name in archive["grad_names"]])
     params = dict(model.named_parameters())

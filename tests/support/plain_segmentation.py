@@ -33,14 +33,18 @@ def propagate(state, at, points, center, own, features):
     return x
 
 
-def plain_head(state, points, center, features, category, extra=None):
-    """Point-MAE's head: features (B, C, G) of the three blocks -> log-probabilities (B, N, P)."""
+def plain_head(state, points, center, features, category, extra=None, pooled=None):
+    """Point-MAE's head: features (B, C, G) of the three blocks -> log-probabilities (B, N, P).
+
+    pooled (B, 2 C) stands in place of their maximum and mean.
+    """
     num_points = points.shape[1]
     code = F.one_hot(category, state["label_conv.0.weight"].shape[1]).to(points)[..., None]
     label = F.leaky_relu(norm(state, "label_conv.1", conv(state, "label_conv.0", code)), 0.2)
-    parts = [features.amax(2, keepdim=True), features.mean(2, keepdim=True), label]
+    pooled = torch.cat([features.amax(2), features.mean(2)], dim=1) if pooled is None else pooled
+    parts = [pooled[..., None], label]
     if extra is not None:
-        parts.insert(2, extra[..., None])
+        parts.insert(1, extra[..., None])
     everywhere = [part.expand(-1, -1, num_points) for part in parts]
     own = points.transpose(1, 2)
     x = torch.cat([propagate(state, "propagation_0", points, center, own, features), *everywhere], dim=1)

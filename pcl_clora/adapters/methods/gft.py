@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,20 @@ from torch import Tensor, nn
 from pcl_clora.adapters.base import Delta
 from pcl_clora.adapters.config import AdapterConfig, unique
 from pcl_clora.adapters.feature_graph import FeatureEdgeConv
-from pcl_clora.adapters.sequence import PrefixedPooling, PublishedConfig, SequenceMethod, seen_by_all
+from pcl_clora.adapters.methods.gft_decoder import (
+    GFTDecoderConfig,
+    GFTSegmentationHead,
+    head_rules,
+    num_categories_of,
+)
+from pcl_clora.adapters.sequence import (
+    PrefixedPooling,
+    PublishedConfig,
+    SequenceMethod,
+    family_head,
+    patch_entry,
+    seen_by_all,
+)
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.key_map import KeyMap, Rule
@@ -31,6 +45,12 @@ class GFTConfig(PublishedConfig):
     edge_layers: PositiveInt = 4  # edge convolutions
     edge_width: PositiveInt = 64  # width of each
     graph_width: PositiveInt = 256  # width of the graph's features
+    levels: tuple[NonNegativeInt, ...] = ()  # blocks that its segmentation head reads; () = every quarter
+    decoder: GFTDecoderConfig = GFTDecoderConfig()  # its segmentation head
+
+    def left_out(self) -> frozenset[str]:
+        """Leave out what is of segmentation only while it has its default."""
+        return super().left_out() | self.at_default("levels", "decoder")
 
     @field_validator("cross_blocks")
     @classmethod
@@ -109,7 +129,7 @@ class GFTDelta(Delta):
         self.cross = GraphAttention(interface.embed_dim, config) if index in config.cross_blocks else None
         self._method = (method,)  # a tuple: the method owns prompts and graph
         self.index, self.causal = index, interface.causal
-        self.is_last = index == len(interface.blocks) - 1
+        self.is_last, self.segments = index == len(interface.blocks) - 1, interface.takes_category
 
     def forward(self, block: nn.Module, x: Tensor, pos: Tensor, tokens: Tokens) -> Tensor:
         """(B, T, D) -> (B, T, D), from the last block (B, T + n, D) with the prompts behind."""
@@ -124,10 +144,33 @@ class GFTDelta(Delta):
         y: Tensor = block(torch.cat([x, prompts], dim=1), F.pad(pos, (0, 0, 0, extra)), wide)
         if self.cross is not None:
             y = y + self.cross(y, graph)
-        if self.is_last:
+        if self.is_last and not self.segments:
             return y
         tokens.memo["gft", index] = (y[:, length:], graph)
         return y[:, :length]
+
+
+class GFTDecoding(Delta):
+    """The head of a segmenter reads levels of its own, prompts included, and the graph's features."""
+
+    def __init__(self, levels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.levels = levels
+
+    def forward(
+        self,
+        base_layer: nn.Module,
+        gather: Any,
+        tokens: Tokens,
+        outputs: list[Tensor],
+        fetched: Sequence[int],
+    ) -> Any:
+        """What a segmentation head reads."""
+        outputs = list(outputs)
+        for index in self.levels:
+            prompts, graph = tokens.memo["gft", index]
+            outputs[index] = torch.cat([outputs[index], prompts], dim=1)
+        return base_layer(gather, tokens, outputs, self.levels)._replace(extra=graph.amax(dim=1))
 
 
 class GFT(SequenceMethod):
@@ -135,12 +178,13 @@ class GFT(SequenceMethod):
 
     The graph's features come once from all tokens before the first block, prompts included, by edge
     convolutions in feature space. Prompts have no position. The head sees [class token, mean of the prompts,
-    maximum over the patches].
+    maximum over the patches]. In part segmentation a decoder of its own reads four levels, see
+    `gft_decoder.GFTSegmentationHead`.
 
     Trained on Point-MAE: prompts 19,200, graph 140,288, cross-attention 170,496, the entry of the patch
     encoder 33,792; in paper mode 3,072 more that no output uses, and with class token and head of 15 classes
-    733,455. Not mergeable. Not the base at the start. BatchNorms of its own move and are saved; it does not
-    depend on batch mates in evaluation.
+    733,455; part segmentation 3,447,730 with its head. Not mergeable. Not the base at the start. BatchNorms
+    of its own move and are saved; it does not depend on batch mates in evaluation.
 
     Mended (mode corrected): the norm that nothing uses is left out; frozen BatchNorms stay frozen.
 
@@ -154,22 +198,22 @@ class GFT(SequenceMethod):
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__(config)
         self.graph = nn.ModuleList()
-        self.official_keys = KeyMap(tuple(self._rules()))
+        self.official_keys = KeyMap((*self._rules(), Rule("cls_head_finetune.", "model.head.")))
 
-    def _rules(self) -> list[Rule]:
+    def _rules(self, start: str = "") -> list[Rule]:
         rules = [
-            Rule("prompt", "method.prompt"),
-            Rule("edge_conv.conv_blocks.*.0.", "method.graph.0.edges.*.linear.", conv=2),
-            Rule("edge_conv.conv_blocks.*.1.", "method.graph.0.edges.*.norm."),
-            Rule("edge_conv.final_conv.0.", "method.graph.0.fuse.", conv=1),
-            Rule("edge_conv.final_conv.1.", "method.graph.0.norm."),
+            Rule(f"{start}prompt", "method.prompt"),
+            Rule(f"{start}edge_conv.conv_blocks.*.0.", "method.graph.0.edges.*.linear.", conv=2),
+            Rule(f"{start}edge_conv.conv_blocks.*.1.", "method.graph.0.edges.*.norm."),
+            Rule(f"{start}edge_conv.final_conv.0.", "method.graph.0.fuse.", conv=1),
+            Rule(f"{start}edge_conv.final_conv.1.", "method.graph.0.norm."),
         ]
         names = {
             "q_norm": "norm_q", "kv_norm": "norm_kv", "post_norm_layer": "unused", "query": "query",
             "key": "key", "value": "value", "proj.0": "proj",
         }  # fmt: skip
         for number, index in enumerate(sorted(self.config.cross_blocks)):
-            there, ours = f"cross_attn_blocks.{number}.", f"layers.blocks.{index}.cross."
+            there, ours = f"{start}cross_attn_blocks.{number}.", f"layers.blocks.{index}.cross."
             rules += [Rule(f"{there}{official}.", f"{ours}{own}.") for official, own in names.items()]
         return rules
 
@@ -177,33 +221,61 @@ class GFT(SequenceMethod):
         """Make prompts, graph, and one delta a block."""
         config, dim, like = self.config, interface.embed_dim, next(model.parameters())
         blocks = self.chosen(interface)
-        if interface.takes_category:
-            raise UserValueError("gft is offered for classification; use another method for segmentation.")
-        beyond = [index for index in config.cross_blocks if index >= len(blocks)]
-        if beyond:
-            raise UserValueError(
-                f"cross_blocks names {', '.join(map(str, beyond))}, but this backbone has {len(blocks)} "
-                f"blocks: name 0 to {len(blocks) - 1}."
+        for name, given in (("cross_blocks", config.cross_blocks), ("levels", config.levels)):
+            beyond = [index for index in given if index >= len(blocks)]
+            if beyond:
+                raise UserValueError(
+                    f"{name} names {', '.join(map(str, beyond))}, but this backbone has {len(blocks)} "
+                    f"blocks: name 0 to {len(blocks) - 1}."
+                )
+        if not interface.takes_category:
+            reads: tuple[str, Delta] = (
+                interface.place("pool"),
+                PrefixedPooling(interface.num_prefix, config.num_prompts),
             )
-        pool = interface.place("pool")
+        else:
+            reads = (interface.place("decoder"), GFTDecoding(self._levels(interface)))
+            unused = [Rule("prompt_cls_pos", "method.unused_pos")]
+            self.official_keys = KeyMap((*self._rules("blocks."), *head_rules(), *unused))
+            if config.mode == "paper":  # released and never used
+                self.unused_pos = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, dim), std=0.02))
         self.prompt = nn.Parameter(torch.randn(1, config.num_prompts, dim))
         self.graph.append(TokenGraph(dim, config))
         self.to(like.device, like.dtype)
-        deltas: dict[str, Delta] = {pool: PrefixedPooling(interface.num_prefix, config.num_prompts)}
+        deltas: dict[str, Delta] = dict([reads])
         for index in blocks:
             deltas[interface.blocks[index]] = GFTDelta(self, interface, index).to(like.device, like.dtype)
         return deltas
 
     def owned_paths(self, model: nn.Module, interface: ModelInterface) -> dict[str, str]:
         """Name what is trained besides: the entry of the patch encoder too."""
-        if not interface.patch_entry:
-            raise UserValueError(
-                "gft trains the first layers of the patch encoder, which this backbone does not name; use a "
-                "backbone with the small patch encoder, such as point_mae or pointgpt_s."
-            )
-        paths = super().owned_paths(model, interface)
-        return {**paths, **{path: "entry of the patch encoder" for path in interface.patch_entry}}
+        return {**super().owned_paths(model, interface), **patch_entry(interface, "gft")}
+
+    def _levels(self, interface: ModelInterface) -> tuple[int, ...]:
+        depth = len(interface.blocks)
+        return self.config.levels or tuple(sorted({max(depth * k // 4 - 1, 0) for k in (1, 2, 3, 4)}))
 
     def num_pooled(self, interface: ModelInterface) -> int | None:
-        """One more than the backbone."""
-        return interface.num_pooled + 1
+        """One more than the backbone, in classification."""
+        return None if interface.takes_category else interface.num_pooled + 1
+
+    def has_own_head(self, interface: ModelInterface) -> bool:
+        """Always: it reads more, or is another one."""
+        return True
+
+    def make_head(self, model: nn.Module, interface: ModelInterface, num_classes: int) -> nn.Module:
+        """Make the decoder, or the head with a wider input; in paper mode that of Point-MAE everywhere."""
+        config, pooled = self.config, self.num_pooled(interface)
+        if pooled is None:
+            return GFTSegmentationHead(
+                interface.embed_dim,
+                len(self._levels(interface)),
+                config.num_prompts,
+                config.graph_width,
+                num_classes,
+                num_categories_of(model),
+                config.decoder,
+            )
+        if config.mode == "corrected":
+            return super().make_head(model, interface, num_classes)
+        return family_head(model, pooled * interface.embed_dim, num_classes)

@@ -307,6 +307,7 @@ class PartSegmenter(_Transformer):
             unused=(*interface.unused, *interface.blocks[count:]),
             places={"norm": interface.places["norm"], "decoder": "decoding"},
             takes_category=True,
+            fetched=self.config.fetched,
         )
 
     def no_weight_decay(self) -> set[str]:
@@ -316,21 +317,22 @@ class PartSegmenter(_Transformer):
     def fetch(self, tokens: Tokens) -> Fetched:
         """Run the blocks up to the last fetched one, and gather what the head looks at."""
         outputs = list(islice(self.block_outputs(tokens), self.num_run()))
-        fetched: Fetched = self.decoding(self.gather, tokens, outputs)
+        fetched: Fetched = self.decoding(self.gather, tokens, outputs, self.config.fetched)
         return fetched
 
     def num_run(self) -> int:
         """Count the blocks that run: those up to the last fetched one."""
         return self.config.fetched[-1] + 1
 
-    def gather(self, tokens: Tokens, outputs: list[Tensor]) -> Fetched:
+    def gather(self, tokens: Tokens, outputs: list[Tensor], fetched: Sequence[int]) -> Fetched:
         """Put side by side what the head looks at.
 
         Args:
             tokens: the sequence as it entered the first block.
             outputs: (B, T, D) of every block that ran.
+            fetched: numbers of those that are looked at.
         """
-        found = [outputs[number] for number in self.config.fetched]
+        found = [outputs[number] for number in fetched]
         features = torch.cat([self.norm(x[:, tokens.num_prefix :]) for x in found], dim=-1)
         return Fetched(tokens.center, features, self.global_features(found[-1]))
 

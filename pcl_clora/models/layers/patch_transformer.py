@@ -185,7 +185,16 @@ class PatchTransformer(nn.Module):
     def tokenize(self, points: Tensor) -> Tokens:
         """(B, N, 3) -> the token sequence before the first block."""
         groups = self.group(points)
-        return replace(self.embed_groups(groups.neighborhood, groups.center), points=points)
+        return self.with_points(self.embed_groups(groups.neighborhood, groups.center), points)
+
+    def with_points(self, tokens: Tokens, points: Tensor) -> Tokens:
+        """Tell a sequence which clouds (B, N, 3) it was made of."""
+
+        def regroup(num_groups: int, group_size: int) -> tuple[Tensor, Tensor]:
+            groups = ops.group_points(points, num_groups, group_size, compat=self.config.fps_compat)
+            return groups.neighborhood, groups.center
+
+        return replace(tokens, points=points, regroup=regroup)
 
     def block_outputs(self, tokens: Tokens, blocks: nn.ModuleList | None = None) -> Iterator[Tensor]:
         """Run blocks one after another, by default the network's; yields what each puts out, (B, T, D)."""

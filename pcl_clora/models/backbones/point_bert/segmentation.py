@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from pcl_clora import ops
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.backbones.point_bert.keys import SEGMENTATION_KEYS
 from pcl_clora.models.backbones.point_bert.network import PointBERT, PointBERTConfig
+from pcl_clora.models.interface import ModelInterface
 from pcl_clora.models.layers.edge_conv import EdgeConv
 from pcl_clora.models.layers.part_segmentation import FeaturePropagation, PartSegmenter, PointwiseLayer
 from pcl_clora.models.layers.product import Linear
@@ -132,6 +134,11 @@ class PointBERTSegmenter(PartSegmenter, PointBERT):
     keeps_prefix = True
     config: PointBERTConfig
     head: PointBERTSegmentationHead  # type: ignore[assignment]
+
+    def describe(self) -> ModelInterface:
+        """Say where the parts are; the head reads each block apart, so its input cannot be taken over."""
+        interface = super().describe()
+        return replace(interface, places={"norm": interface.places["norm"]})
 
     def adopt(self, recorded: Mapping[str, object]) -> dict[str, object]:
         """Take over settings that weights were trained with; the head chooses points too."""

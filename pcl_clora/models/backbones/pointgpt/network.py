@@ -185,7 +185,7 @@ class PointGPT(Rewritten, PatchTransformer):
         """
         groups = self.group(points)
         tokens = self.embed_groups(groups.neighborhood, groups.center)
-        features = self.encode(dataclasses.replace(tokens, points=points))
+        features = self.encode(self.with_points(tokens, points))
         self._auxiliary = {}
         if self.training and torch.is_grad_enabled() and self.config.generation_weight:
             loss = self.generation_loss(features, groups)

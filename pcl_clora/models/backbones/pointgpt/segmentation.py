@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -35,17 +36,17 @@ class PointGPTSegmenter(PartSegmenter, PointGPT):  # type: ignore[misc]
         shared = super().describe_parts(("prefix.token", "prefix.pos"), ("norm", "increase_dim", "generator"))
         norms = tuple(name for name in shared.parts["norms"] if name.startswith("blocks."))
         parts = {**shared.parts, "norms": (*norms, "feature_norm")}
-        return replace(shared, parts=parts, places={"norm": "feature_norm"})
+        return replace(shared, parts=parts, places={"norm": "feature_norm", "decoder": "decoding"})
 
     def num_run(self) -> int:
         """Count the blocks that run."""
         return len(self.blocks) if self.published else super().num_run()
 
-    def gather(self, tokens: Tokens, outputs: list[Tensor]) -> Fetched:
+    def gather(self, tokens: Tokens, outputs: list[Tensor], fetched: Sequence[int]) -> Fetched:
         """Put side by side what the head looks at."""
         if self.published:
             self.generate(self.norm(outputs[-1]), tokens.center)
-        found = [self.feature_norm(outputs[number][:, tokens.num_prefix :]) for number in self.config.fetched]
+        found = [self.feature_norm(outputs[number][:, tokens.num_prefix :]) for number in fetched]
         return Fetched(tokens.center, torch.cat(found, dim=-1), None)
 
 
