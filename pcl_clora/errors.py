@@ -7,7 +7,6 @@ shows errors of this base as one message; any other exception is a bug and keeps
 from __future__ import annotations
 
 import logging
-from functools import cache
 
 
 class PclCloraError(Exception):
@@ -30,7 +29,16 @@ class MissingPackageError(PclCloraError, ImportError):
     """A package is not installed that only some functions need; the message has the command."""
 
 
-@cache
-def warn_once(text: str) -> None:
-    """Log a text at WARNING on the logger `pcl_clora`, the first time that it is said in this process."""
-    logging.getLogger("pcl_clora").warning(text)
+_said: set[str] = set()
+
+
+def warn_once(text: str, *, kind: str = "") -> None:
+    """Log a text at WARNING on the logger `pcl_clora`, the first time that it is said in this process.
+
+    Args:
+        text: what to say.
+        kind: what texts have in common of which only the first is said, such as one for every file of many.
+    """
+    if (kind or text) not in _said:
+        _said.add(kind or text)
+        logging.getLogger("pcl_clora").warning(text)

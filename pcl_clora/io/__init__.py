@@ -1,7 +1,8 @@
 """Files in and out: point clouds of many formats, and files that cannot hurt."""
 
+from pcl_clora.io.arrays import read_arrays
 from pcl_clora.io.arrays_pickle import load_pickled_arrays
-from pcl_clora.io.errors import DataError, FileAccessError, explained
+from pcl_clora.io.errors import DataError, FileAccessError, as_data_error, check_is_file, explained
 from pcl_clora.io.points import POINT_SUFFIXES, PointFile, read_points, write_points
 from pcl_clora.io.safe import (
     atomic_write,
@@ -21,12 +22,15 @@ __all__ = [
     "DataError",
     "FileAccessError",
     "PointFile",
+    "as_data_error",
     "atomic_write",
+    "check_is_file",
     "explained",
     "finite",
     "load_pickled_arrays",
     "load_tensors",
     "parse_json",
+    "read_arrays",
     "read_json",
     "read_points",
     "refuse_overwriting_inputs",

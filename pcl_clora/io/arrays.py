@@ -6,12 +6,20 @@ import os
 import zipfile
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
-from pcl_clora.io.errors import DataError, as_data_error, explained
-from pcl_clora.io.fields import AGAIN, Array, Read, point_key, split_columns
+from pcl_clora.io.errors import DataError, as_data_error, check_is_file, explained
+from pcl_clora.io.fields import (
+    AGAIN,
+    Array,
+    Read,
+    names_of_axes,
+    point_key,
+    split_columns,
+    warn_of_other_rows,
+)
 
 _HEADER = 1 << 16  # bytes that a header lies in; numpy takes none above 10,000
 
@@ -108,12 +116,33 @@ def read_archive(path: Path) -> dict[str, Array]:
         return arrays
 
 
+def read_arrays(path: str | Path) -> dict[str, Array]:
+    """Read a file of numpy: all arrays of npz by name, the one of npy under the name "".
+
+    Raises:
+        DataError: if it is missing or torn, or holds something else than arrays of numbers and text.
+    """
+    path = Path(path)
+    check_is_file(path)
+    with explained(path, "read"):
+        if path.suffix.lower() == ".npz":
+            return read_archive(path)
+        with path.open("rb") as file:
+            return {"": read_array(path, file, os.fstat(file.fileno()).st_size, "npy file")}
+
+
 def read_npz(path: Path, part: str, row: int | None, max_points: int | None) -> Read:
-    """Read "points" (or another usual name, or the only array) and fields; object arrays are refused."""
+    """Read "points" (or another usual name, or x, y, z, or the only array) and fields of as many rows."""
     arrays = read_archive(path)
-    points, fields, _ = split_columns(path, arrays.pop(point_key(path, list(arrays))))
-    others: dict[str, Any] = {
-        name: array for name, array in arrays.items() if array.shape[:1] == points.shape[:1]
-    }
-    fields.update(others)
+    axes = names_of_axes({name: array.shape for name, array in arrays.items()})
+    if axes:
+        table = np.stack([arrays.pop(name) for name in axes], axis=1)
+    else:
+        table = arrays.pop(point_key(path, list(arrays)))
+    points, fields, _ = split_columns(path, table)
+    for name, array in arrays.items():
+        if array.shape[:1] == points.shape[:1]:
+            fields[name] = array
+        elif array.ndim:
+            warn_of_other_rows(path, name, len(array), len(points))
     return points[:max_points], {name: values[:max_points] for name, values in fields.items()}, None

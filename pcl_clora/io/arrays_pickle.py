@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from pcl_clora.io.errors import DataError, explained
+from pcl_clora.io.errors import DataError, check_is_file, explained
 
 REMEDY = "get the file from its official source, or save its arrays as npz where you trust it"
 
@@ -169,8 +169,7 @@ def load_pickled_arrays(path: str | Path) -> Any:
             asked for. Nothing the file names is ever imported or called.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(path, "there is no such file", "check the path")
+    check_is_file(path)
     try:
         with explained(path, "read"), path.open("rb") as file:
             _check_sizes(_Clamped(file, path.stat().st_size))

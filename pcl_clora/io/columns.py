@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pcl_clora.errors import warn_once
 from pcl_clora.io.errors import DataError, explained
 from pcl_clora.io.fields import (
     AGAIN,
@@ -26,9 +27,15 @@ from pcl_clora.io.fields import (
     split_columns,
 )
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
-_WHOLE = re.compile(r"[+-]?\d+")
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eEdD][+-]?\d+)?")
+_NUMBER = re.compile(
+    r"[-+\u2212]?([0-9]+\.?[0-9]*|\.[0-9]+)([eEdD][-+\u2212]?[0-9]+)?|[-+]?(nan|inf|infinity)", re.IGNORECASE
+)
+_WHOLE = re.compile(r"[-+\u2212]?[0-9]+")
+_DECIMAL_COMMA = re.compile(r"[-+\u2212]?[0-9]+,[0-9]+([eEdD][-+\u2212]?[0-9]+)?")
+_GROUPED = {  # digits in groups of three, by what the decimal sign is
+    ".": re.compile(r"[-+\u2212]?[0-9]{1,3}(,[0-9]{3})+\.[0-9]+"),
+    ",": re.compile(r"[-+\u2212]?[0-9]{1,3}(\.[0-9]{3})+,[0-9]+"),
+}
 _COMMENT = re.compile(r"(?:(?<=[\s,;])|^)(?:#|//).*$|^[^\S\n]*(?:%|!|;(?![^\S\n]*[-+.\d])).*$", re.MULTILINE)
 _FORTRAN = re.compile(r"(?<=[\d.])[dD](?=[+-]?\d)")
 _EMPTY = re.compile(r"[,;|][^\S\n]*[,;|]|^[^\S\n]*[,;|]", re.MULTILINE)
@@ -52,9 +59,13 @@ def read_text(path: Path, part: str, row: int | None, max_points: int | None) ->
     body = lines[head.start :]
     comma = _decimal_comma(path, body, head.start)
     table = _parse(path, body, head.start, comma)
-    names = head.names(comma, table.shape[1])
-    above = int(names is None and _is_pandas_header(body, comma))
+    names = head.names(table.shape[1])
+    above = int(names is None and _is_pandas_header(path, body, comma))
     table = table[above:]
+    if names is None:
+        _warn_of_counted_lines(path, table)
+    elif len(names) == table.shape[1] - 1 and place_of_axes(names) and _is_index(["", *names], table):
+        names = ["", *names]  # R gives the column of row numbers no name
     if names is not None and _is_index(names, table):
         names, table = names[1:], table[:, 1:]
     table = table[:max_points]
@@ -65,8 +76,9 @@ def read_text(path: Path, part: str, row: int | None, max_points: int | None) ->
     read = split_columns(path, table, text=True) if names is None else by_name(path, names, table)
     points, fields, faces = read
     _check_finite(path, lines, head.start, above, points)
-    if needs_float64(points) and all(float(f"{np.float32(value):.9g}") == value for value in points.flat):
-        points = points.astype(np.float32)  # nine digits, as float32 is written: they say no more than that
+    with np.errstate(over="ignore"):
+        if needs_float64(points) and all(float(f"{np.float32(v):.9g}") == v for v in points.flat):
+            points = points.astype(np.float32)  # nine digits, as float32 is written: they say no more
     return points, fields, faces
 
 
@@ -123,6 +135,7 @@ class _Head:
     def __init__(self, path: Path, lines: Sequence[str]) -> None:
         self.count: int | None = None
         self._path, self._words, self._comments = path, "", list[str]()
+        odd = ""  # the first line of words that does not name columns
         for self.start, line in enumerate(lines):
             bare = _COMMENT.sub("", line).strip()
             if not bare:
@@ -141,38 +154,57 @@ class _Head:
                 raise DataError(path, f"is not text (line {self.start + 1}: {shown(line)})", "convert it")
             elif self._words and _is_number(_words(bare, comma=False)[0]):
                 return  # a line of numbers that is broken; it is named when it is parsed
-            else:
+            elif place_of_axes(_names(self._words)) is None and place_of_axes(_names(bare)) is not None:
                 self._words = bare
+            else:
+                odd = odd or f"line {self.start + 1} is {shown(line)}"
+                self._words = self._words if place_of_axes(_names(self._words)) else bare
         if self.count is not None and not self._words and self.count and len(lines) > 0:
             raise DataError(path, f"announces {self.count} points and holds 0", AGAIN)
+        if odd:
+            raise DataError(
+                path,
+                f"has no line of numbers alone, expected lines of x y z; {odd}",
+                "split the numbers by blanks, commas or semicolons, and leave out what is no number",
+            )
         raise DataError(path, "holds no points, expected lines of x y z", AGAIN)
 
-    def names(self, comma: bool, columns: int) -> list[str] | None:
+    def names(self, columns: int) -> list[str] | None:
         """Give the names of the columns, or None; those of a comment only where they fit."""
         if self._words:
-            words = self._words
-            found = [name.strip("\"' ").lower() for name in _header_words(words)]
-            return ["", *found] if len(found) == columns - 1 and place_of_axes(found) else found
+            return _names(self._words)
         for comment in reversed(self._comments):
             text = comment.lstrip("#/%!; \t")
             for candidate in (text, text.partition(":")[2]):
-                found = [name.strip("\"' ").lower() for name in _header_words(candidate)]
-                if len(found) == columns and place_of_axes(found):
+                found = _names(candidate)
+                axes = place_of_axes(found)
+                if len(found) == columns and axes:
                     return found
+                if axes and axes != (0, 1, 2):
+                    warn_once(
+                        f"{self._path}: the comment {shown(comment)} names {len(found)} columns, and there "
+                        f"are {columns}: it is not read, x, y, z are the first three.",
+                        kind="comment of other columns",
+                    )
         return None
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip("\"' ").lower() for name in _header_words(text)]
 
 
 def _header_words(text: str) -> list[str]:
     """Split a line of names: at marks where there are any, else at blanks; units in brackets go."""
-    text = re.sub(r"\s*[\[(][^\])]*[\])]", "", text).strip()
+    text = re.sub(r"[\[(][^\[\]()]*[\])]", "", text).strip()
     mark = next((mark for mark in ";,\t|" if mark in text), None)
     words = text.split(mark)
     return words[:-1] if mark and len(words) > 1 and not words[-1].strip() else words
 
 
-def _sample(body: Sequence[str]) -> list[str]:
-    bare = (_COMMENT.sub("", line).strip() for line in body[: 4 * _LOOK_AHEAD])
-    return [line for line in bare if line][:_LOOK_AHEAD]
+def _sample(body: Sequence[str]) -> list[tuple[int, str]]:
+    """Give the first lines that say something, without their comments, each with its place in `body`."""
+    bare = ((place, _COMMENT.sub("", line).strip()) for place, line in enumerate(body[: 4 * _LOOK_AHEAD]))
+    return [(place, line) for place, line in bare if line][:_LOOK_AHEAD]
 
 
 def _decimal_comma(path: Path, body: Sequence[str], start: int) -> bool:
@@ -181,25 +213,50 @@ def _decimal_comma(path: Path, body: Sequence[str], start: int) -> bool:
     Raises:
         DataError: if it seems to be both that and what splits the numbers.
     """
-    sample = [line for line in _sample(body) if "," in line and '"' not in line]
+    sample = [(place, line) for place, line in _sample(body) if "," in line and '"' not in line]
     if not sample:
         return False
-    for line in sample:
+    first = f"line {start + sample[0][0] + 1}"
+    lines = [line for _, line in sample]
+    _refuse_grouped_digits(path, lines, first)
+    for line in lines:
         words = [word for word in re.split(r"[;|\s]+", line) if word]
         split = ";" in line.rstrip("; ") or "|" in line or len(words) >= 3
         if not split or not all(_DECIMAL_COMMA.fullmatch(w) or _WHOLE.fullmatch(w) for w in words):
             break
     else:
         return True
-    words = [word.strip() for word in sample[0].rstrip(", ").split(",")]
-    doubled = len(words) >= 6 and len(words) % 2 == 0 and all(_WHOLE.fullmatch(word) for word in words)
-    if doubled and any(w == "-0" or (len(w) > 1 and w.lstrip("+-").startswith("0")) for w in words):
+    rows = [[word.strip() for word in line.rstrip(", ").split(",")] for line in lines]
+    doubled = all(
+        len(row) >= 6 and len(row) % 2 == 0 and all(_WHOLE.fullmatch(word) for word in row) for row in rows
+    )
+    if doubled and any(
+        w == "-0" or (len(w) > 1 and w.lstrip("+-").startswith("0")) for row in rows for w in row
+    ):
         raise DataError(
             path,
-            f"line {start + 1} has commas both as decimal sign and between numbers ({shown(sample[0])})",
+            f"{first} has commas both as decimal sign and between numbers ({shown(lines[0])})",
             "write decimal points, or split the numbers by semicolons",
         )
     return False
+
+
+def _refuse_grouped_digits(path: Path, lines: Sequence[str], first: str) -> None:
+    """Refuse 1,234.5 and 1.234,5 where blanks or semicolons split: as numbers they would be two each."""
+    rows = [[word for word in re.split(r"[;|\s]+", line) if word] for line in lines]
+    words = [word for row in rows for word in row]
+    for sign, grouped in _GROUPED.items():
+        plain = _NUMBER if sign == "." else _DECIMAL_COMMA
+        if (
+            all(len(row) >= 3 for row in rows)
+            and all(grouped.fullmatch(w) or plain.fullmatch(w) or _WHOLE.fullmatch(w) for w in words)
+            and any(map(grouped.fullmatch, words))
+        ):
+            raise DataError(
+                path,
+                f"{first} has digits in groups of three ({shown(lines[0])})",
+                "write the numbers without marks between their digits",
+            )
 
 
 def _parse(path: Path, body: Sequence[str], start: int, comma: bool) -> Array:
@@ -251,7 +308,7 @@ def _is_parsed(word: str, comma: bool) -> bool:
         float(word)
     except ValueError:
         return False
-    return "_" not in word
+    return "_" not in word and word.isascii()
 
 
 def shown(line: str) -> str:
@@ -260,12 +317,34 @@ def shown(line: str) -> str:
     return ascii(line if len(line) <= _SHOWN else f"{line[:_SHOWN]}...")
 
 
-def _is_pandas_header(body: Sequence[str], comma: bool) -> bool:
+def _is_pandas_header(path: Path, body: Sequence[str], comma: bool) -> bool:
     """Tell the column numbers 0,1,2 from a point: no coordinate below them is written as a whole number."""
-    rows = [_words(line, comma) for line in _sample(body)]
+    sample = _sample(body)
+    rows = [_words(line, comma) for _, line in sample]
     if len(rows) < 2 or len(rows[0]) < 3 or rows[0] != [str(place) for place in range(len(rows[0]))]:
         return False
-    return all(not any(_WHOLE.fullmatch(word) for word in row[:3]) for row in rows[1:])
+    if all(not any(_WHOLE.fullmatch(word) for word in row[:3]) for row in rows[1:]):
+        return True
+    if re.search(r"[,;\t]", sample[0][1]):
+        warn_once(
+            f"{path}: its first line, {shown(sample[0][1])}, is read as a point; take it out if it numbers "
+            "the columns, as pandas writes them.",
+            kind="first line 0,1,2",
+        )
+    return False
+
+
+def _warn_of_counted_lines(path: Path, table: Array) -> None:
+    """Say so where the first of four or more columns only numbers the lines, and the others are measured."""
+    count = len(table)
+    if count < 8 or table.ndim != 2 or table.shape[1] < 4 or (table[:, 1:4] == np.floor(table[:, 1:4])).all():
+        return
+    if table[0, 0] in (0, 1) and np.array_equal(table[:, 0] - table[0, 0], np.arange(count)):
+        warn_once(
+            f"{path}: its first column numbers the lines and is read as x; take it out, or name the "
+            "columns in a first line.",
+            kind="first column 0,1,2",
+        )
 
 
 def _is_index(names: Sequence[str], table: Array) -> bool:

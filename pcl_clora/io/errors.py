@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pcl_clora.errors import PclCloraError, UserValueError
 
@@ -106,6 +107,21 @@ def explained(path: str | os.PathLike[str], doing: str) -> Iterator[None]:
         at_fault = error.filename if isinstance(error.filename, str) else ""
         inside = at_fault.startswith(os.path.join(path, ""))
         raise file_access_error(at_fault if inside else path, error, doing) from error
+
+
+def check_is_file(path: str | os.PathLike[str]) -> None:
+    """Make sure that there is a file to read.
+
+    Raises:
+        DataError: if there is none, or a folder in its place.
+        FileAccessError: if the system does not let anyone look.
+    """
+    with explained(path, "read"):
+        if Path(path).is_file():
+            return
+        if Path(path).is_dir():
+            raise DataError(path, "is a folder, expected a file", "name a file in it")
+    raise DataError(path, "there is no such file", "check the path")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from pcl_clora.errors import warn_once
 from pcl_clora.io.errors import DataError
 
 AGAIN = "get or write the file again"
@@ -62,7 +63,11 @@ def named_fields(path: Path, columns: Mapping[str, Array], labels: str = "") -> 
     Raises:
         DataError: if there is no field of the name `labels`, which is taken instead where it is given.
     """
-    left, fields = dict(columns), dict[str, Array]()
+    fields = dict[str, Array]()
+    left = {
+        name: values[:, 0] if values.shape[1:] == (1,) and name != "extra" else values
+        for name, values in columns.items()
+    }
     for name, parts in _READ_TRIPLES:
         low = {own.lower(): own for own in left}
         if (
@@ -85,6 +90,15 @@ def named_fields(path: Path, columns: Mapping[str, Array], labels: str = "") -> 
     return {**fields, **left}
 
 
+def warn_of_other_rows(path: Path, name: str, rows: int, count: int) -> None:
+    """Say that an array with a name of labels is left out, since it has not one row for every point."""
+    if name.lower() in _LABELS and rows > 1 and rows != count:
+        warn_once(
+            f"{path}: {name!r} has {rows} rows and the points {count}: it is not read as their labels.",
+            kind="labels of other rows",
+        )
+
+
 def is_whole(values: Array) -> bool:
     """Tell whether there is one whole number for every point."""
     if values.ndim != 1 or values.dtype.kind not in "biuf":
@@ -103,20 +117,29 @@ def split_columns(path: Path, table: Array, *, text: bool = False) -> Read:
     if table.dtype.names is not None:
         return _by_field(path, table)
     if table.ndim != 2 or table.shape[1] < 3 or table.dtype.kind not in "biuf":
-        swapped = table.ndim == 2 and table.shape[1] == 0 and table.shape[0] == 3
+        remedy = "write it as an array of numbers (N, C)"
+        if table.ndim == 2 and table.shape[1] == 0 and table.shape[0] == 3:
+            remedy = "swap the axes, .T"
+        elif table.ndim == 3:
+            remedy = "write one cloud of it, array[0] for example"
         raise DataError(
-            path,
-            f"holds {table.dtype} {table.shape}, expected numbers (N, C) with at least x, y, z",
-            "swap the axes, .T" if swapped else "convert it",
+            path, f"holds {table.dtype} {table.shape}, expected numbers (N, C) with at least x, y, z", remedy
         )
     rows, columns = table.shape
-    if (rows == 3 and columns > (10 if text else 3)) or (3 < rows <= 10 and columns > 32):
+    if _is_swapped(rows, columns, text):
         raise DataError(
             path,
             f"holds {table.shape}, which is ({'3' if rows == 3 else 'C'}, N), expected (N, C)",
             "swap the axes, .T, and write it again",
         )
     return table[:, :3], {"extra": table[:, 3:]} if columns > 3 else {}, None
+
+
+def _is_swapped(rows: int, columns: int, text: bool) -> bool:
+    """Tell (C, N) from (N, C): no cloud has so few points, and so many columns beside them."""
+    if rows <= 3:
+        return rows == 3 and columns > (10 if text else 3)
+    return columns > (32 if rows <= 10 else 16 * rows) and rows <= 32
 
 
 def _by_field(path: Path, table: Array) -> Read:
@@ -174,6 +197,16 @@ def point_key(path: Path, names: Sequence[str]) -> str:
     raise DataError(
         path, f"holds {found}, expected an array named {' or '.join(POINT_KEYS[:4])}", "rename it"
     )
+
+
+def names_of_axes(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Name the three arrays (N,) that hold x, y and z apart; none where one array may hold them together."""
+    names = list(shapes)
+    place = place_of_axes(names)
+    if place is None or any(name.lower() in POINT_KEYS for name in names):
+        return []
+    axes = [names[at] for at in place]
+    return axes if len({shapes[name] for name in axes}) == 1 and len(shapes[axes[0]]) == 1 else []
 
 
 def needs_float64(points: Array) -> bool:

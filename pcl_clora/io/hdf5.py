@@ -10,8 +10,17 @@ from typing import Any
 import numpy as np
 
 from pcl_clora.io.arrays import MOST_EXPANSION
-from pcl_clora.io.errors import DataError, as_data_error, explained
-from pcl_clora.io.fields import AGAIN, POINT_KEYS, Array, Read, point_key, split_columns
+from pcl_clora.io.errors import DataError, as_data_error, check_is_file, explained
+from pcl_clora.io.fields import (
+    AGAIN,
+    POINT_KEYS,
+    Array,
+    Read,
+    names_of_axes,
+    point_key,
+    split_columns,
+    warn_of_other_rows,
+)
 
 _TORN = ("cannot be read as hdf5, it may be truncated", "get it again")
 _HOPS = 16  # soft links in a row
@@ -28,8 +37,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
     """
     import h5py
 
-    if not path.is_file():
-        raise DataError(path, "there is no such file", "check the path")
+    check_is_file(path)
     with explained(path, "read"), path.open("rb"):
         pass  # what the system refuses is told apart from what is broken
     with as_data_error(path, *_TORN), h5py.File(path, "r") as file:
@@ -126,7 +134,10 @@ def read_hdf5(path: Path, part: str, row: int | None, max_points: int | None) ->
             )
         group = chosen.parent if isinstance(chosen, h5py.Dataset) else chosen
         sets = _datasets(path, group)
-        if isinstance(chosen, h5py.Dataset):
+        axes = [] if isinstance(chosen, h5py.Dataset) else names_of_axes(_shapes(sets))
+        if axes:
+            key, data = "", sets[axes[0]]
+        elif isinstance(chosen, h5py.Dataset):
             key, data = next((name for name, one in sets.items() if one == chosen), ""), chosen
         elif not any(name.lower() in POINT_KEYS for name in sets) and (len(sets) != 1 or _has_groups(group)):
             raise DataError(
@@ -146,19 +157,19 @@ def read_hdf5(path: Path, part: str, row: int | None, max_points: int | None) ->
                 f"name one as {where}0 to {where}{len(data) - 1}, or read the data set",
             )
         place: tuple[Any, ...] = (slice(max_points),) if data.ndim < 3 else (row, slice(max_points))
-        table = read(path, data, place if data.ndim else ())
+        if axes:
+            table = np.stack([read(path, sets.pop(name), place) for name in axes], axis=1)
+        else:
+            table = read(path, data, place if data.ndim else ())
         points, fields, _ = split_columns(path, table)
-        if data.ndim < 3 or table.ndim == 2:
-            others = {
-                name: read(path, one, place)
-                for name, one in sets.items()
-                if name != key
-                and one.dtype.kind in "biuf"
-                and one.shape is not None
-                and one.ndim >= data.ndim - 1
-                and one.shape[: data.ndim - 1] == data.shape[: data.ndim - 1]
-            }
-            fields.update(others)
+        rows = data.shape if axes else data.shape[:-1]
+        for name, one in sets.items():
+            if name == key or one.dtype.kind not in "biuf" or not one.shape:
+                continue
+            if one.shape[: len(rows)] == rows:
+                fields[name] = read(path, one, place)
+            elif len(rows) == 1:
+                warn_of_other_rows(path, name, one.shape[0], rows[0])
         return points, fields, None
 
 
@@ -174,6 +185,10 @@ def _datasets(path: Path, group: Any) -> dict[str, Any]:
             if isinstance(one, h5py.Dataset) and not one.is_virtual and not one.external:
                 sets[name] = one
     return sets
+
+
+def _shapes(sets: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: one.shape or () for name, one in sets.items()}
 
 
 def _has_groups(group: Any) -> bool:
@@ -218,4 +233,5 @@ def _example(file: Any) -> str:
                 else:
                     found.append(f"{prefix}{name}")
     usual = [name for name in found if name.rpartition("/")[2].lower() in POINT_KEYS]
-    return (usual or found or ["group/points"])[0]
+    tables = [name for name in found if len(file[name].shape or ()) > 1]
+    return (usual or tables or found or ["group/points"])[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def read_off(path: Path, part: str, row: int | None, max_points: int | None) -> 
     "normals" and "texture". Vertices in four or n dimensions and binary files are refused.
     """
     with explained(path, "read"):
-        content = path.read_bytes()
+        content = path.read_bytes().removeprefix(BOM_UTF8)
     bare = ((number, line.partition(b"#")[0].strip()) for number, line in enumerate(_split(content), start=1))
     lines = [(number, line) for number, line in bare if line]
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ def read_ply(path: Path, part: str, row: int | None, max_points: int | None) -> 
     into fans, tristrips into triangles. What "comment" and "obj_info" hold is of no meaning.
     """
     with explained(path, "read"):
-        content = path.read_bytes()
+        content = path.read_bytes().removeprefix(BOM_UTF8)
     try:
         order, elements, start = _header(content)
         read = _Text(content, start) if order == "=" else _Binary(content, start, order)

@@ -15,7 +15,7 @@ import numpy as np
 
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import arrays, columns, hdf5, off, ply
-from pcl_clora.io.errors import DataError, explained
+from pcl_clora.io.errors import DataError, check_is_file
 from pcl_clora.io.fields import Array, Read, named_fields, needs_float64
 from pcl_clora.io.safe import atomic_write
 
@@ -120,9 +120,7 @@ def read_points(
         raise DataError(
             path, f"files ending in {path.suffix!r} are not known; known: {known}", _convert(path)
         )
-    with explained(path, "read"):
-        if not path.is_file():
-            raise DataError(path, "there is no such file", "check the path")
+    check_is_file(path)
     points, fields, faces = reader(path, part, row, max_points)
     points = _checked(path, points, dtype)
     for name, values in fields.items():

@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from pcl_clora.errors import UserValueError
-from pcl_clora.io.errors import DataError, FileAccessError, explained, file_access_error
+from pcl_clora.io.errors import DataError, FileAccessError, check_is_file, explained, file_access_error
 
 _HEADER_KEY = "header"
 AGAIN = "get or write the file again"
@@ -272,8 +272,7 @@ def load_tensors(path: str | Path, *, header_only: bool = False) -> tuple[dict[s
     """
     from safetensors import SafetensorError, safe_open
 
-    if not Path(path).is_file():
-        raise DataError(path, "there is no such file", "check the path")
+    check_is_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             header = parse_json(path, (file.metadata() or {}).get(_HEADER_KEY, "{}"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pcl_clora.errors import UserValueError
-from pcl_clora.io import DataError, read_points
+from pcl_clora.io import DataError, as_data_error, check_is_file, read_arrays, read_points
 from pcl_clora.vis.segmentation import Answer
 
 TRUTH_NAMES = ("labels", "label", "truth", "part_labels", "seg", "pid")
@@ -66,24 +66,16 @@ def read_labels(path: str | Path) -> np.ndarray:
     path = Path(path)
     if path.suffix.lower() not in _SUFFIXES:
         raise DataError(path, f"labels cannot be read from {path.suffix!r}", f"use {', '.join(_SUFFIXES)}")
-    if not path.is_file():
-        raise DataError(path, "there is no such file", "check the path")
-    try:
-        if path.suffix.lower() == ".txt":
+    check_is_file(path)
+    if path.suffix.lower() == ".txt":
+        with as_data_error(path, "is no complete file of numbers", "write it again"):
             values = np.loadtxt(path, dtype=np.float64, ndmin=1)
-        else:
-            values = np.load(path, allow_pickle=False)
-        if isinstance(values, np.lib.npyio.NpzFile):
-            with values as archive:
-                only = archive.files[0] if len(archive.files) == 1 else ""
-                name = next((key for key in TRUTH_NAMES if key in archive.files), only)
-                if not name:
-                    raise DataError(path, f"holds {', '.join(archive.files)}", "name one array 'labels'")
-                values = archive[name]
-    except (ValueError, OSError, EOFError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(path, f"is no complete file of numbers ({error})", "write it again") from error
+    else:
+        found = read_arrays(path)
+        names = [key for key in TRUTH_NAMES if key in found] or (list(found) if len(found) == 1 else [])
+        if not names:
+            raise DataError(path, f"holds {', '.join(found) or 'nothing'}", "name one array 'labels'")
+        values = found[names[0]]
     return _as_integers(path, "labels", values)
 
 
@@ -98,12 +90,9 @@ def _integers(
 
 def _check_lengths(path: str | Path, count: int) -> None:
     """Refuse labels of another length, which `read_points` takes for something that is not of the points."""
-    with np.load(path, allow_pickle=False) as archive:
-        for name in {*TRUTH_NAMES, *PREDICTION_NAMES, "confidence"} & set(archive.files):
-            if archive[name].shape[:1] != (count,):
-                raise DataError(
-                    path, f"{name!r} is {archive[name].shape}, there are {count} points", "give one a point"
-                )
+    for name, values in read_arrays(path).items():
+        if name in (*TRUTH_NAMES, *PREDICTION_NAMES, "confidence") and values.shape[:1] != (count,):
+            raise DataError(path, f"{name!r} is {values.shape}, there are {count} points", "give one a point")
 
 
 def _column(path: str | Path, fields: Mapping[str, np.ndarray], column: int) -> np.ndarray:

@@ -54,6 +54,8 @@ def read(tmp_path, text, name="a.txt", **options):
         b"# Stra\xdfe\n0.5 1 2\n3.25 -4 5\n",
         "0.5 1 2\n\n\n3.25 -4 5",
         "+0.5 1. 2e0\n3.25 -.4e1 5\n",
+        "x,y,z\nm,m,m\n---,---,---\n0.5,1,2\n3.25,-4,5\n",
+        "x y z\n1 0.5 1 2\n2 3.25 -4 5\n",
     ],
 )
 def test_points_are_read_however_they_are_written(tmp_path, text):
@@ -109,11 +111,50 @@ def test_whole_numbers_from_0_on_are_a_point_where_others_are_whole_too(tmp_path
         ("1 2 1e999\n1 2 3\n", "not finite"),
         (b"\x00\x01\x02 1 2\n", "is not text"),
         ("5\n", "announces 5 points and holds 0"),
+        ("(1, 2, 3)\n(4, 5, 6)\n", r"no line of numbers alone.*line 1 is '\(1, 2, 3\)'; split the numbers"),
+        ("name,x,y,z\na,1,2,3\n", "no line of numbers alone.*line 2 is 'a,1,2,3'"),
+        (",1,2,3\n,4,5,6\n", "line 1 is ',1,2,3'"),
+        ("\u0661 \u0662 \u0663\n", "line 1 is .*u0661"),
+        ("x y z\n0.5 1 2 7\n0.5 -4 5 8\n", "the header names x, y, z for 4 columns"),
+        (
+            "# c\n1,234.5 2,345.6 3,456.7\n1 2.5 -3,456.7\n",
+            r"line 2 has digits in groups of three \('1,234.5 ",
+        ),
+        ("1.5;2.5;3.5\n1,234.5;2,345.6;3,456.7\n", "line 2 has digits in groups of three"),
+        ("1.234,5;2,5;3\n", "line 1 has digits in groups of three"),
+        ("1,5\t2\t1.234.567,8\n", "no line of numbers alone.*line 1 is"),
+        ("12,5,13,7,14,2\n12,05,13,7,14,2\n", "line 1 has commas both as decimal sign"),
     ],
 )
 def test_a_wrong_line_is_named_by_its_number_in_the_file_and_its_text(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
         read(tmp_path, text)
+
+
+ROWS = [f"{n}.5,{n}.25,1.5" for n in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0,1,2\n3,4,5\n", "its first line, '0,1,2', is read as a point"),
+        ("\n".join(f"{n},{row}" for n, row in enumerate(ROWS)), "its first column numbers the lines"),
+        (
+            "\n".join(f"{n},{row}" for n, row in enumerate(ROWS, start=1)),
+            "its first column numbers the lines",
+        ),
+        ("# id label x y z\n1 2 3.5 4\n", "the comment '# id label x y z' names 5 columns, and there are 4"),
+        ("\n".join(ROWS), ""),
+        ("# for all x y z of the hall\n1 2 3.5 4\n# x y z a b\n1 2 3.5 4", "the comment '# for all"),
+        ("# x y z a b\n1 2 3.5 4", ""),
+    ],
+)
+def test_what_may_be_read_wrongly_is_said_once(tmp_path, text, said, caplog, monkeypatch):
+    monkeypatch.setattr("pcl_clora.errors._said", set())
+    read(tmp_path, text)
+    read(tmp_path, text, name="b.txt")
+    assert len(caplog.records) == bool(said)
+    assert said in caplog.text
 
 
 def test_the_first_points_are_those_of_the_whole(tmp_path):

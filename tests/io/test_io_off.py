@@ -31,6 +31,7 @@ def read(tmp_path, text, **options):
         f"OFF\n5 2 0\n{VERTICES}{FACES}".replace("\n", "\r"),
         b"OFF\n# Stra\xdfe\n" + f"5 2 0\n{VERTICES}{FACES}".encode(),
         f"OFF\n5 2 0\n{VERTICES}{FACES}".rstrip(),
+        b"\xef\xbb\xbf" + f"OFF\n5 2 0\n{VERTICES}{FACES}".encode(),
     ],
 )
 def test_vertices_and_triangles_are_read(tmp_path, text):

@@ -37,8 +37,9 @@ def test_comments_of_any_bytes_and_any_line_ends_are_read(tmp_path, comment, end
     header = HEADER.replace("ascii", order).encode().replace(b"1.0\n", b"1.0\n" + comment + b"\n")
     points = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 13.0390625]], ">f4" if "big" in order else "<f4")
     data = DATA.replace("0 1 0", "0 1 13.0390625").encode() if order == "ascii" else points.tobytes()
-    content = read(tmp_path, (header + b"end_header\n").replace(b"\n", end) + data)
-    assert np.array_equal(content.points, points)
+    text = (header + b"end_header\n").replace(b"\n", end) + data
+    assert np.array_equal(read(tmp_path, text).points, points)
+    assert np.array_equal(read(tmp_path, b"\xef\xbb\xbf" + text).points, points)
 
 
 ORDERS = st.sampled_from([("ascii", "="), ("binary", "<"), ("binary", ">")])

@@ -252,7 +252,7 @@ def test_known_endings_are_listed():
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".h5"])
-@pytest.mark.parametrize("shape", [(3, 256), (3, 4), (6, 1024), (4, 2048)])
+@pytest.mark.parametrize("shape", [(3, 256), (3, 4), (6, 1024), (4, 2048), (12, 2048)])
 def test_arrays_the_wrong_way_round_are_refused(tmp_path, suffix, shape):
     array = np.random.default_rng(0).random(shape)
     if suffix == ".h5":
@@ -275,6 +275,48 @@ def test_records_are_read_by_the_names_of_their_fields(tmp_path, suffix):
     found = read_points(tmp_path / f"a{suffix}")
     assert np.array_equal(found.points, CLOUD)
     assert set(found.fields) == {"intensity", "labels"}
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+def test_coordinates_may_be_three_arrays(tmp_path, suffix):
+    arrays = {"z": CLOUD[:, 2], "y": CLOUD[:, 1], "x": CLOUD[:, 0], "label": LABELS[:, None]}
+    if suffix == ".npz":
+        np.savez(tmp_path / "a.npz", **arrays)
+    else:
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file.update(arrays)
+    found = read_points(tmp_path / f"a{suffix}", max_points=2)
+    assert np.array_equal(found.points, CLOUD[:2])
+    assert {name: values.tolist() for name, values in found.fields.items()} == {"labels": LABELS[:2].tolist()}
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+def test_labels_of_another_length_are_said_to_be_left_out(tmp_path, suffix, caplog, monkeypatch):
+    monkeypatch.setattr("pcl_clora.errors._said", set())
+    arrays = {"points": CLOUD, "labels": LABELS[:2], "class": np.zeros(1)}
+    if suffix == ".npz":
+        np.savez(tmp_path / "a.npz", **arrays)
+    else:
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file.update(arrays)
+    assert not read_points(tmp_path / f"a{suffix}").fields
+    assert [record.message.partition(": ")[2] for record in caplog.records] == [
+        f"'labels' has 2 rows and the points {len(CLOUD)}: it is not read as their labels."
+    ]
+
+
+@pytest.mark.parametrize("shape", [(2, 20, 3), (60,), (20, 3, 1)])
+def test_an_array_of_another_kind_says_what_to_write(tmp_path, shape):
+    np.save(tmp_path / "a.npy", np.zeros(shape))
+    remedy = r"write one cloud of it, array\[0\]" if len(shape) == 3 else r"array of numbers \(N, C\)"
+    with pytest.raises(DataError, match=remedy):
+        read_points(tmp_path / "a.npy")
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "a.xyz").mkdir()
+    with pytest.raises(DataError, match="is a folder, expected a file; name a file in it"):
+        read_points(tmp_path / "a.xyz")
 
 
 def test_records_may_hold_the_points_as_one_field(tmp_path):

@@ -220,6 +220,25 @@ def test_labels_that_are_no_integers_are_refused(tmp_path, values, message):
         read_labels(tmp_path / "l.npy")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("l.npz", b"PK\x03\x04 torn"),
+        ("l.npy", b"\x93NUMPY"),
+        ("l.txt", b"1 2\n3\n"),
+        ("l.txt", b"\xff\x00\n"),
+    ],
+)
+def test_a_broken_file_of_labels_is_an_error_of_ours(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=r"is not? (a )?complete"):
+        read_labels(tmp_path / name)
+    np.save(tmp_path / "l.npy", np.array([None, 1]))
+    with pytest.raises(DataError, match="never loaded; save its numbers") as refusal:
+        read_labels(tmp_path / "l.npy")
+    assert "allow_pickle" not in str(refusal.value)
+
+
 def test_training_shows_segmentations_in_tensorboard(segmentation_run):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     events = reader.EventAccumulator(str(segmentation_run / "tensorboard"), size_guidance={"images": 0})
