@@ -55,7 +55,7 @@ def robustness(
     """Measure robustness, print it unless quiet, and write robustness.json, .md and .png into the folder."""
     from pcl_clora.cli.common import show
     from pcl_clora.engine.diagnose import diagnose_robustness
-    from pcl_clora.engine.trained_classes import classes_of_run
+    from pcl_clora.engine.numerics import numerics_of_run
     from pcl_clora.io import write_json, write_text
     from pcl_clora.report.robustness import (
         ROBUSTNESS_HEADER,
@@ -74,9 +74,9 @@ def robustness(
         if not quiet:
             show(f"{name}, severity {severity}: {percent(accuracy)} percent")
 
-    known = classes_of_run(folder)
-    result = diagnose_robustness(cfg, model, names, class_names=known, on_step=tell)
-    content = {"run": str(folder), "protocol": cfg.protocol.model_dump(mode="json"), **result.as_json()}
+    result = diagnose_robustness(folder, cfg, model, names, on_step=tell)
+    how = {"protocol": cfg.protocol.model_dump(mode="json"), **numerics_of_run(folder, cfg).as_json()}
+    content = {"run": str(folder), **how, **result.as_json()}
     if other is not None:
         content["relative_to"] = str(reference)
         content["mce_rmce"] = {
@@ -97,11 +97,12 @@ def calibration(folder: Path, cfg: RunConfig, model: nn.Module, quiet: bool) -> 
     """Measure calibration, print it unless quiet, and write calibration.json and .png into the folder."""
     from pcl_clora.cli.common import show
     from pcl_clora.engine.diagnose import diagnose_calibration
-    from pcl_clora.engine.trained_classes import classes_of_run
+    from pcl_clora.engine.numerics import numerics_of_run
     from pcl_clora.io import write_json
     from pcl_clora.report.robustness import calibration_lines, plot_reliability
 
-    content = {"run": str(folder), **diagnose_calibration(cfg, model, class_names=classes_of_run(folder))}
+    how = numerics_of_run(folder, cfg).as_json()
+    content = {"run": str(folder), **how, **diagnose_calibration(folder, cfg, model)}
     write_json(folder / "calibration.json", content)
     plot_reliability(content, folder / "calibration.png")
     if not quiet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,55 +14,60 @@ from pcl_clora.data import PointDataset, PointLoader, build_dataset, split_valid
 from pcl_clora.engine.config import RunConfig
 from pcl_clora.engine.evaluate import evaluate
 from pcl_clora.engine.metrics.calibration import cross_fit_temperature, fit_temperature, measure_calibration
+from pcl_clora.engine.numerics import Numerics, numerics_of_run
 from pcl_clora.engine.robustness import RobustnessResult, evaluate_robustness
-from pcl_clora.engine.trained_classes import match_classes
+from pcl_clora.engine.trained_classes import classes_of_run, match_classes
 
 
 def diagnose_robustness(
+    folder: str | Path,
     cfg: RunConfig,
     model: nn.Module,
     corruptions: Sequence[str] = (),
     *,
-    class_names: Sequence[str] = (),
     on_step: Callable[[str, int, float], None] | None = None,
 ) -> RobustnessResult:
-    """Measure a run's model on the corrupted test split.
+    """Measure a run's model on the corrupted test split, computing as the run did.
 
     Args:
-        cfg: the run's settings.
+        folder: of the run.
+        cfg: its settings, of which those of the data may be changed.
         model: its model, on the device to use.
         corruptions: which; all by default.
-        class_names: that the model knows, see `match_classes`.
         on_step: as in `evaluate_robustness`.
 
     Raises:
         ConfigError: if the run is not a classification.
     """
     require_classification(cfg)
-    return evaluate_robustness(
-        model,
-        match_classes(build_dataset(cfg.data, "test"), class_names, cfg.model.task),
-        num_classes=cfg.model.num_classes,
-        num_points=cfg.data.num_points,
-        batch_size=2 * cfg.optim.batch_size,
-        corruptions=corruptions,
-        seed=cfg.seed,
-        on_step=on_step,
-    )
+    numerics = numerics_of_run(folder, cfg)
+    test = match_classes(build_dataset(cfg.data, "test"), classes_of_run(folder), cfg.model.task)
+    with numerics.applied(next(model.parameters()).device):
+        return evaluate_robustness(
+            model,
+            test,
+            num_classes=cfg.model.num_classes,
+            num_points=cfg.data.num_points,
+            batch_size=2 * cfg.optim.batch_size,
+            corruptions=corruptions,
+            seed=cfg.seed,
+            amp=numerics.bfloat16,
+            on_step=on_step,
+        )
 
 
-def diagnose_calibration(
-    cfg: RunConfig, model: nn.Module, *, class_names: Sequence[str] = ()
-) -> dict[str, Any]:
+def diagnose_calibration(folder: str | Path, cfg: RunConfig, model: nn.Module) -> dict[str, Any]:
     """Measure the calibration of a run's model on the test split, before and after temperature scaling.
+
+    Logits are computed as the run did.
 
     The temperature is fitted on the run's validation split. A run without one scales every half of the test
     clouds by the temperature of the other half, so that no cloud helps to choose its own.
 
     Args:
-        cfg: the run's settings.
+        folder: of the run.
+        cfg: its settings, of which those of the data may be changed.
         model: its model, on the device to use.
-        class_names: that the model knows, see `match_classes`.
 
     Returns:
         "before" and "after" (`Calibration.as_json`), "temperature" (a list) and "fitted_on".
@@ -70,12 +76,13 @@ def diagnose_calibration(
         ConfigError: if the run is not a classification.
     """
     require_classification(cfg)
-    test = match_classes(build_dataset(cfg.data, "test"), class_names, cfg.model.task)
-    logits, label = _logits(cfg, model, test, None)
+    known, numerics = classes_of_run(folder), numerics_of_run(folder, cfg)
+    test = match_classes(build_dataset(cfg.data, "test"), known, cfg.model.task)
+    logits, label = _logits(cfg, model, numerics, test, None)
     if cfg.protocol.select == "validation":
-        train = match_classes(build_dataset(cfg.data, "train"), class_names, cfg.model.task)
+        train = match_classes(build_dataset(cfg.data, "train"), known, cfg.model.task)
         _, held_out = split_validation(train.labels, cfg.protocol.val_fraction, cfg.seed)
-        temperature = [fit_temperature(*_logits(cfg, model, train, held_out))]
+        temperature = [fit_temperature(*_logits(cfg, model, numerics, train, held_out))]
         scaled, fitted_on = logits.double() / temperature[0], "fitted on the validation split"
     else:
         scaled, halves = cross_fit_temperature(logits, label, seed=cfg.seed)
@@ -103,17 +110,19 @@ def require_classification(cfg: RunConfig) -> None:
 
 
 def _logits(
-    cfg: RunConfig, model: nn.Module, dataset: PointDataset, indices: Tensor | None
+    cfg: RunConfig, model: nn.Module, numerics: Numerics, dataset: PointDataset, indices: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Classify clouds once, without votes: (n, C) logits and (n,) labels in the same order."""
     loader = PointLoader(dataset, 2 * cfg.optim.batch_size, indices=indices, seed=cfg.seed)
-    metrics = evaluate(
-        model,
-        loader,
-        num_classes=cfg.model.num_classes,
-        num_points=cfg.data.num_points,
-        keep_logits=True,
-    )
+    with numerics.applied(next(model.parameters()).device):
+        metrics = evaluate(
+            model,
+            loader,
+            num_classes=cfg.model.num_classes,
+            num_points=cfg.data.num_points,
+            amp=numerics.bfloat16,
+            keep_logits=True,
+        )
     assert metrics.logits is not None
     assert metrics.indices is not None
     return metrics.logits, torch.as_tensor(dataset.labels)[metrics.indices]

@@ -12,14 +12,13 @@ from pcl_clora.config import ConfigError
 from pcl_clora.data import PointLoader, build_dataset
 from pcl_clora.engine.config import RunConfig, load_run_config
 from pcl_clora.engine.evaluate import evaluate
-from pcl_clora.engine.precision import precision_of_run, warn_if_emulated
-from pcl_clora.engine.product_route import product_of_run
+from pcl_clora.engine.numerics import numerics_of_run
+from pcl_clora.engine.precision import warn_if_emulated
 from pcl_clora.engine.run.folder import RunFolder
 from pcl_clora.engine.run.result import describe_data, describe_evaluation
 from pcl_clora.engine.setup import choose_device, load_run
 from pcl_clora.engine.tasks import make_task
 from pcl_clora.engine.trained_classes import classes_of_run, match_classes
-from pcl_clora.models.layers.product import use_route
 
 CHANGEABLE = ("data", "protocol", "train", "optim.batch_size")  # sections that do not change what was trained
 
@@ -75,12 +74,11 @@ def evaluate_run(
         raise ConfigError(
             f"The run was trained on other data: {what}; give the data it was trained on."
         ) from None
-    precision = precision_of_run(folder, cfg)
-    if precision == "bfloat16":
-        warn_if_emulated(next(model.parameters()).device, "give train.amp=false")
-    product = product_of_run(folder, cfg)
+    numerics, device = numerics_of_run(folder, cfg), next(model.parameters()).device
+    if numerics.bfloat16:
+        warn_if_emulated(device, "give train.amp=false")
     start = time.monotonic()
-    with use_route(product):
+    with numerics.applied(device):
         metrics = evaluate(
             model,
             PointLoader(test, 2 * cfg.optim.batch_size, seed=cfg.seed, num_workers=cfg.train.num_workers),
@@ -89,7 +87,7 @@ def evaluate_run(
             votes=cfg.protocol.votes,
             vote_augment=cfg.protocol.vote_augment,
             seed=cfg.seed,
-            amp=precision == "bfloat16",
+            amp=numerics.bfloat16,
             reliability=True,
         )
     return {
@@ -99,8 +97,7 @@ def evaluate_run(
         "model": cfg.model.name,
         "seed": cfg.seed,
         "protocol": cfg.protocol.model_dump(mode="json"),
-        "precision": precision,
-        "product": product,
+        **numerics.as_json(),
         "data": {
             **describe_data(cfg.data),
             "num_test": metrics.num_clouds,

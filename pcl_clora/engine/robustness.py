@@ -159,6 +159,7 @@ def evaluate_robustness(
     batch_size: int,
     corruptions: Sequence[str] = (),
     seed: int = 0,
+    amp: bool = False,
     on_step: Callable[[str, int, float], None] | None = None,
 ) -> RobustnessResult:
     """Classify the clouds of a data set clean, and under every corruption at every severity.
@@ -173,6 +174,7 @@ def evaluate_robustness(
         batch_size: clouds at a time.
         corruptions: which; all by default.
         seed: decides the corruptions.
+        amp: bfloat16 where it is safe.
         on_step: called with corruption, severity and accuracy after each evaluation.
 
     Returns:
@@ -185,7 +187,7 @@ def evaluate_robustness(
     def accuracy(clouds: PointDataset) -> float:
         loader = PointLoader(clouds, batch_size, seed=seed)
         size = num_points if clouds is dataset else clouds[0].points.shape[0]
-        return float(evaluate(model, loader, num_classes=num_classes, num_points=size).oa)
+        return float(evaluate(model, loader, num_classes=num_classes, num_points=size, amp=amp).oa)
 
     names = list(corruptions) or list(list_corruptions())
     _try_smallest(model, fps_resample(dataset[0].points[None], num_points)[0], names)

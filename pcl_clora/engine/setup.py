@@ -289,7 +289,7 @@ def make_parts(
         trained=tuple(trained_parameters(model).values()),
         average=average,
         augment=make_augment(cfg.augment),
-        probe=None if cfg.probe is None else FeatureProbe(cfg.probe),
+        probe=None if cfg.probe is None else FeatureProbe(cfg.probe, amp=identity["train.amp"] is True),
         state=state,
         snapshot=Snapshot(model, optimizer, average, state, identity, data_identity(cfg.data, data)),
     )

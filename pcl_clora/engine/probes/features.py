@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pcl_clora.config import ConfigError
 from pcl_clora.data import PointLoader, build_dataset, fps_resample
 from pcl_clora.engine.config import ProbeConfig
-from pcl_clora.engine.modes import evaluation_mode
+from pcl_clora.engine.modes import autocast, evaluation_mode
 from pcl_clora.engine.probes.knn import knn_accuracy
 from pcl_clora.engine.probes.svm import svm_accuracy
 from pcl_clora.engine.randomness import make_generator
@@ -20,7 +20,9 @@ from pcl_clora.models.layers.transformer import pool_max_mean
 BATCH_SIZE = 64
 
 
-def extract_features(model: nn.Module, loader: PointLoader, num_points: int) -> tuple[Tensor, Tensor]:
+def extract_features(
+    model: nn.Module, loader: PointLoader, num_points: int, *, amp: bool = False
+) -> tuple[Tensor, Tensor]:
     """Describe clouds by the patch tokens of a frozen backbone: their maximum beside their mean.
 
     Tokens before the patches (class token) are left out: masked autoencoders do not train them.
@@ -29,6 +31,7 @@ def extract_features(model: nn.Module, loader: PointLoader, num_points: int) -> 
         model: a backbone of `create_model`, of any task; put into evaluation mode, and back as it was.
         loader: which clouds.
         num_points: points that the model gets, thinned by farthest point sampling.
+        amp: bfloat16 where it is safe.
 
     Returns:
         Features (n, 2 D), float32, and labels (n,), int64, on the CPU, in the order of the loader.
@@ -38,7 +41,7 @@ def extract_features(model: nn.Module, loader: PointLoader, num_points: int) -> 
     network = cast(Any, model)
     device = next(model.parameters()).device
     features, labels = [], []
-    with evaluation_mode(model), torch.inference_mode():
+    with evaluation_mode(model), torch.inference_mode(), autocast(device, amp):
         for batch in loader.batches(0):
             tokens = network.tokenize(fps_resample(batch.points.to(device), num_points))
             patches = network.encode(tokens)[:, tokens.num_prefix :]
@@ -55,14 +58,15 @@ class FeatureProbe:
 
     Args:
         config: which clouds, and how often.
+        amp: features in bfloat16 where it is safe, as the run is computed.
 
     Raises:
         ConfigError: if the data set has fewer clouds than asked for.
         DataError: if files are at fault.
     """
 
-    def __init__(self, config: ProbeConfig) -> None:
-        self.config = config
+    def __init__(self, config: ProbeConfig, *, amp: bool = False) -> None:
+        self.config, self._amp = config, amp
         self._train = self._loader("train", config.num_train)
         self._test = self._loader("test", config.num_test)
 
@@ -85,8 +89,8 @@ class FeatureProbe:
             "knn_acc" and, if asked for, "svm_acc", both in [0, 1]; "seconds".
         """
         began, num_points = time.monotonic(), self.config.data.num_points
-        train = extract_features(model, self._train, num_points)
-        test = extract_features(model, self._test, num_points)
+        train = extract_features(model, self._train, num_points, amp=self._amp)
+        test = extract_features(model, self._test, num_points, amp=self._amp)
         found = {"knn_acc": knn_accuracy(train, test)}
         if self.config.svm:
             found["svm_acc"] = svm_accuracy(train, test)

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from pcl_clora.config import ConfigError, config_hash
 from pcl_clora.engine.config import ProbeConfig, RunConfig
 from pcl_clora.engine.metrics.spread import mean_and_deviation
+from pcl_clora.engine.numerics import numerics_of_settings
 from pcl_clora.engine.probes.features import FeatureProbe
 from pcl_clora.engine.probes.knn import NEIGHBORS, TEMPERATURE
 from pcl_clora.engine.probes.svm import SVM_COST, require_svm
+from pcl_clora.engine.randomness import seeded_apart
 from pcl_clora.engine.run.folder import environment
 from pcl_clora.engine.run.result import describe_data
 from pcl_clora.engine.setup import choose_device, make_backbone
 from pcl_clora.models.builtin import BUILTIN, builtin_card
+from pcl_clora.models.layers.product import use_route
 
 PROTOCOL = (
     f"Frozen features: maximum and mean of the patch tokens. k-NN: {NEIGHBORS} nearest training clouds by "
@@ -53,19 +54,23 @@ def probe_weights(cfg: RunConfig, seeds: Sequence[int] | None = None, *, svm: bo
     seeds = (cfg.seed,) if seeds is None else tuple(seeds)
     if svm:
         require_svm()
-    probe = FeatureProbe(ProbeConfig(data=cfg.data, num_train=0, num_test=0, svm=svm))
-    found = []
+    device, found = choose_device(cfg.train.device), []
+    numerics = numerics_of_settings(cfg, device)
+    looked_at = ProbeConfig(data=cfg.data, num_train=0, num_test=0, svm=svm)
+    probe = FeatureProbe(looked_at, amp=numerics.bfloat16)
     for seed in seeds:
-        torch.manual_seed(seed)
-        model, _ = make_backbone(cfg)
-        found.append({"seed": seed, **probe.run(model.to(choose_device(cfg.train.device)))})
-    env = environment(choose_device(cfg.train.device))
+        with seeded_apart(seed):
+            model, _ = make_backbone(cfg)
+        with use_route(numerics.product):
+            found.append({"seed": seed, **probe.run(model.to(device))})
+    env = environment(device)
     return {
         "weights": cfg.weights.path or "random",
         **({"sha256": builtin_card(cfg.model.name)["sha256"]} if cfg.weights.path == BUILTIN else {}),
         "model": cfg.model.name,
         "data": {**describe_data(cfg.data), **probe.sizes, "num_points": cfg.data.num_points},
         "protocol": PROTOCOL,
+        **numerics.as_json(),
         **_mean_and_deviation(found),
         "per_seed": found,
         "config_hash": config_hash(cfg),
