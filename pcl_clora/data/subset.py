@@ -11,7 +11,7 @@ from torch import Tensor
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import Batch, PointDataset, Sample
 from pcl_clora.data.loader import RedrawnDataset
-from pcl_clora.data.part_taxonomy import PartDataset
+from pcl_clora.data.part_taxonomy import PartDataset, PartTaxonomy
 from pcl_clora.errors import UserIndexError
 from pcl_clora.io import DataError
 
@@ -64,6 +64,36 @@ class SubsetDataset:
         index = torch.as_tensor(indices, dtype=torch.int64)
         batch = self._dataset.read_batch(self._indices[index])
         return replace(batch, label=self.labels[index], index=index)
+
+
+class PartsRelabelled(SubsetDataset):
+    """Clouds with part labels under the categories and parts of another taxonomy.
+
+    Args:
+        dataset: whose clouds these are, all of them and in their order.
+        taxonomy: the other one.
+        categories: category of the data set -> category there, of every one that the clouds have.
+        parts: (parts of the data set,), int64, the label of each part there.
+    """
+
+    def __init__(
+        self, dataset: PartDataset, taxonomy: PartTaxonomy, *, categories: Mapping[int, int], parts: Tensor
+    ) -> None:
+        every = torch.arange(len(dataset), device="cpu")
+        super().__init__(dataset, every, classes=categories, class_names=taxonomy.categories)
+        self.taxonomy, self._parts = taxonomy, parts
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        return replace(sample, category=sample.label, part_labels=self._relabel(sample.part_labels))
+
+    def read_batch(self, indices: Sequence[int] | Tensor) -> Batch:
+        """Read several samples into one batch, in the order given."""
+        batch = super().read_batch(indices)
+        return replace(batch, category=batch.label, part_labels=self._relabel(batch.part_labels))
+
+    def _relabel(self, labels: Tensor | None) -> Tensor | None:
+        return None if labels is None else self._parts[labels]
 
 
 def require_training_clouds(train: PointDataset, config: DataConfig) -> None:

@@ -16,7 +16,7 @@ from pcl_clora.engine.evaluate import evaluate
 from pcl_clora.engine.metrics.calibration import cross_fit_temperature, fit_temperature, measure_calibration
 from pcl_clora.engine.numerics import Numerics, numerics_of_run
 from pcl_clora.engine.robustness import RobustnessResult, evaluate_robustness
-from pcl_clora.engine.trained_classes import classes_of_run, match_classes
+from pcl_clora.engine.trained_classes import header_of_run, match_classes
 
 
 def diagnose_robustness(
@@ -41,7 +41,7 @@ def diagnose_robustness(
     """
     require_classification(cfg)
     numerics = numerics_of_run(folder, cfg)
-    test = match_classes(build_dataset(cfg.data, "test"), classes_of_run(folder), cfg.model.task)
+    test = match_classes(build_dataset(cfg.data, "test"), header_of_run(folder), cfg.model.task)
     with numerics.applied(next(model.parameters()).device):
         return evaluate_robustness(
             model,
@@ -76,11 +76,11 @@ def diagnose_calibration(folder: str | Path, cfg: RunConfig, model: nn.Module) -
         ConfigError: if the run is not a classification.
     """
     require_classification(cfg)
-    known, numerics = classes_of_run(folder), numerics_of_run(folder, cfg)
-    test = match_classes(build_dataset(cfg.data, "test"), known, cfg.model.task)
+    header, numerics = header_of_run(folder), numerics_of_run(folder, cfg)
+    test = match_classes(build_dataset(cfg.data, "test"), header, cfg.model.task)
     logits, label = _logits(cfg, model, numerics, test, None)
     if cfg.protocol.select == "validation":
-        train = match_classes(build_dataset(cfg.data, "train"), known, cfg.model.task)
+        train = match_classes(build_dataset(cfg.data, "train"), header, cfg.model.task)
         _, held_out = split_validation(train.labels, cfg.protocol.val_fraction, cfg.seed)
         temperature = [fit_temperature(*_logits(cfg, model, numerics, train, held_out))]
         scaled, fitted_on = logits.double() / temperature[0], "fitted on the validation split"

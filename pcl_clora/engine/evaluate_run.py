@@ -18,7 +18,7 @@ from pcl_clora.engine.run.folder import RunFolder
 from pcl_clora.engine.run.result import describe_data, describe_evaluation
 from pcl_clora.engine.setup import choose_device, load_run
 from pcl_clora.engine.tasks import make_task
-from pcl_clora.engine.trained_classes import classes_of_run, match_classes
+from pcl_clora.engine.trained_classes import header_of_run, match_classes
 
 CHANGEABLE = ("data", "protocol", "train", "optim.batch_size")  # sections that do not change what was trained
 
@@ -60,13 +60,14 @@ def evaluate_run(
         loaded: what that returned, where it is at hand; `overrides` are then those in it.
 
     Raises:
-        ConfigError: if an override would change the model, or the data have classes that it does not know.
+        ConfigError: if an override would change the model, or the data have classes or parts that it does not
+            know.
 
     Example:
         >>> evaluate_run("runs/clora", ["protocol.votes=10"])["metrics"]["oa"]
     """
     cfg, model = loaded or load_for_evaluation(folder, overrides)
-    test = match_classes(build_dataset(cfg.data, "test"), classes_of_run(folder), cfg.model.task)
+    test = match_classes(build_dataset(cfg.data, "test"), header_of_run(folder), cfg.model.task)
     try:
         task = make_task(cfg.model, test)
     except ConfigError as error:

@@ -22,11 +22,11 @@ from pcl_clora.engine.precision import Precision, precision_of_run
 from pcl_clora.engine.product_route import product_of_run, recorded_product
 from pcl_clora.engine.run.base import rebuild_base
 from pcl_clora.engine.run.rule import load_input_rule, rule_of_run
+from pcl_clora.engine.run.taxonomy import taxonomy_of_header, taxonomy_of_run
 from pcl_clora.engine.tasks import Task
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import DataError
 from pcl_clora.models.layers.product import Route
-from pcl_clora.predict.taxonomy import taxonomy_of_header, taxonomy_of_run
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from pcl_clora.data.readers.whole import WholeCloud, read_whole
 from pcl_clora.engine import PartSegmentationTask, RunConfig, choose_device
 from pcl_clora.engine.modes import autocast
 from pcl_clora.engine.precision import Precision
+from pcl_clora.engine.trained_classes import match_classes
 from pcl_clora.errors import UserTypeError, UserValueError
 from pcl_clora.models.layers.product import Route, use_route
 from pcl_clora.predict.opened import Opened, open_source
@@ -179,10 +180,15 @@ class Predictor:
         return isinstance(self.task, PartSegmentationTask)
 
     def dataset(self) -> PointDataset:
-        """Open the test split of the run's data; once."""
+        """Open the test split of the run's data, under the labels of the model; once.
+
+        Raises:
+            ConfigError: if clouds are of classes or parts that the model does not know.
+        """
         with self.lock:
             if self._dataset is None:
-                self._dataset = build_dataset(self.cfg.data, "test")
+                test = build_dataset(self.cfg.data, "test")
+                self._dataset = match_classes(test, self.opened.header, self.cfg.model.task)
             return self._dataset
 
     @property

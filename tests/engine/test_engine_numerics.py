@@ -42,9 +42,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> set[tuple[bool, str]]:
 
 
 @pytest.fixture(scope="module", params=product.ROUTES)
-def run(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Path, str]]:
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run in bfloat16 by one of the libraries."""
     folder = tmp_path_factory.mktemp("numerics") / "run"
     with pytest.MonkeyPatch.context() as patch:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pcl_clora.adapters.files import AdapterHeader
 from pcl_clora.data import PartTaxonomy
-from pcl_clora.engine import RunFolder
+from pcl_clora.engine.run.folder import RunFolder
 
 
 def taxonomy_of_header(header: AdapterHeader) -> PartTaxonomy | None:
