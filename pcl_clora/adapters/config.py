@@ -24,6 +24,10 @@ class AdapterConfig(Config):
     train: tuple[Part, ...] = ("head", "tokens")  # parts of the backbone that are trained besides
     freeze: FreezeConfig = FreezeConfig()  # what happens to the statistics of frozen parts
 
+    def effective(self) -> AdapterConfig:
+        """Return settings that train the same adapter, with those that change nothing at their defaults."""
+        return self
+
     @field_validator("train")
     @classmethod
     def _name_parts_once(cls, train: tuple[Part, ...]) -> tuple[Part, ...]:

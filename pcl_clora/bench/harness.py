@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 
 from pcl_clora.engine import choose_device, environment
+from pcl_clora.engine.run.processor import processor_name, vector_flags
 from pcl_clora.io.safe import write_json
 from pcl_clora.report.latency import interleaved_times
 
@@ -180,7 +180,7 @@ def record(name: str, contenders: Sequence[Contender], rows: Sequence[Mapping[st
     packages = sorted({contender.package for contender in contenders if contender.package})
     return {
         "benchmark": name,
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "flags": _vector_flags()},
+        "machine": {"cpu": processor_name(), "cores": os.cpu_count(), "flags": vector_flags()},
         "environment": environment(choose_device("cpu")),
         "peers": {package: _version(package) for package in packages},
         "rows": list(rows),
@@ -197,26 +197,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _cpu() -> str:
-    """Name the processor, and the widest vectors it has."""
-    named = _cpuinfo()
-    widest = next((flag for flag in ("avx512f", "avx2", "sse2") if flag in _vector_flags()), "")
-    return f"{named.get('model name', platform.processor() or platform.machine())} {widest}".strip()
-
-
-def _vector_flags() -> list[str]:
-    """List what the processor can do with vectors and matrices, by the system's names."""
-    prefixes = ("sse2", "avx", "fma", "amx")
-    return sorted(flag for flag in _cpuinfo().get("flags", "").split() if flag.startswith(prefixes))
-
-
-def _cpuinfo() -> dict[str, str]:
-    """Read what a Linux system says of its processors; nothing elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return {}
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    return {key.strip(): value.strip() for key, value in fields.items()}

@@ -1,4 +1,4 @@
-"""The command line: `pcl-clora train | pretrain | probe | eval | predict | view | report | bench | data ...`.
+"""The command line: `pcl-clora train | pretrain | probe | eval | predict | view | compare | report | ...`.
 
 Commands live in modules of their own and import what they need when they run, so that `--help` is quick.
 """
@@ -13,6 +13,7 @@ import typer
 
 from pcl_clora.cli import (
     bench,
+    compare,
     data,
     demo,
     doctor,
@@ -44,6 +45,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("fewshot")(fewshot.fewshot)
 app.command("predict")(predict.predict)
 app.command("view")(view.view)
+app.add_typer(compare.app, name="compare")
 app.add_typer(report.app, name="report")
 app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")

@@ -31,6 +31,7 @@ class DataConfig(Config):
     pool_points: NonNegativeInt = 0  # points read a cloud, of which num_points are resampled; 0 = num_points
     shots: NonNegativeInt = 0  # training clouds a class, chosen by shots_seed; 0 = all there are
     shots_seed: NonNegativeInt = 0  # decides which ones
+    val_shots: NonNegativeInt = 0  # training clouds a class that validation has, none of them among shots
     sampling: Literal["stored", "paper"] = (
         "stored"  # "paper" = draws of published code, see paper_sampling.py
     )
@@ -40,7 +41,7 @@ class DataConfig(Config):
 
     def left_out(self) -> frozenset[str]:
         """Name the settings that came later, where they have their default; see `Config.left_out`."""
-        later = ("shots", "shots_seed", "sampling", "sampling_seed", "allow_empty_classes", "up")
+        later = ("shots", "shots_seed", "val_shots", "sampling", "sampling_seed", "allow_empty_classes", "up")
         return super().left_out() | self.at_default(*later)
 
     def file_root(self) -> str:
@@ -82,6 +83,15 @@ class DataConfig(Config):
             raise UserValueError(
                 f"sampling=paper is not defined for the data set {self.name}, which published code "
                 "does not read; use sampling=stored."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_val_shots(self) -> DataConfig:
+        if self.val_shots and (self.shots_in_reader or self.has_validation or not self.shots):
+            raise UserValueError(
+                f"val_shots={self.val_shots} takes validation clouds from the training clouds that "
+                f"shots={self.shots} leaves over; of {self.name} there are none. Set shots, or val_shots=0."
             )
         return self
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
 from pcl_clora.config import Registry
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import PointDataset, check_split
@@ -82,6 +84,8 @@ def build_dataset(config: DataConfig | Mapping[str, Any], split: str) -> PointDa
 def build_validation(config: DataConfig | Mapping[str, Any]) -> PointDataset | None:
     """Read the validation split of a data set that has one of its own, see `DataConfig.has_validation`.
 
+    With `val_shots` it is that many training clouds a class, none of which is among the shots.
+
     Returns:
         The data set; None where validation clouds have to be held out of the training split.
 
@@ -90,4 +94,13 @@ def build_validation(config: DataConfig | Mapping[str, Any]) -> PointDataset | N
     """
     parsed = parse_data_config(config)
     with explained(parsed.root or parsed.name, "read"):
+        if parsed.val_shots:
+            whole = _datasets.maker(parsed)(parsed, "train")
+            few, more = (
+                choose_per_class(
+                    whole.labels, whole.class_names, count, parsed.shots_seed, place="data.val_shots"
+                )
+                for count in (parsed.shots, parsed.shots + parsed.val_shots)
+            )
+            return SubsetDataset(whole, more[~torch.isin(more, few)])
         return _datasets.maker(parsed)(parsed, "val") if parsed.has_validation else None

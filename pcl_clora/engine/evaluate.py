@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from pcl_clora.data.input_rule import thin
 from pcl_clora.engine.metrics.calibration import ReliabilityMeter
 from pcl_clora.engine.modes import autocast, evaluation_mode
 from pcl_clora.engine.randomness import make_generator
-from pcl_clora.engine.tasks import ClassificationTask, Task, as_logits
+from pcl_clora.engine.tasks import ClassificationTask, Output, Task, as_logits
 from pcl_clora.errors import UserValueError
 
 
@@ -30,6 +31,7 @@ def evaluate(
     amp: bool = False,
     reliability: bool = False,
     keep_logits: bool = False,
+    watch: Callable[[Output, Batch], None] | None = None,
 ) -> Any:
     """Predict every cloud of a loader and measure the result.
 
@@ -49,6 +51,7 @@ def evaluate(
         amp: bfloat16 where it is safe.
         reliability: also compare confidences with accuracies, where the task predicts labels.
         keep_logits: also return logits and indices.
+        watch: called with what the model said of every batch, and the batch.
 
     Returns:
         `ClassificationMetrics` or `SegmentationMetrics`, with the mean cross entropy of the (averaged)
@@ -78,6 +81,8 @@ def evaluate(
             loss_sum += task.loss_sum(output, batch).double()
             count += len(batch)
             task.count(meter, output, batch)
+            if watch is not None:
+                watch(output, batch)
             if bins is not None:
                 bins.update(*task.confidence(output, batch))
             if keep_logits:

@@ -150,6 +150,40 @@ def _ratio(above: float, below: float) -> float:
     return above / below if below else float("nan")
 
 
+def corrupted_accuracy(
+    model: nn.Module,
+    dataset: PointDataset,
+    name: str,
+    severity: int,
+    *,
+    num_classes: int,
+    num_points: int,
+    batch_size: int,
+    seed: int = 0,
+    amp: bool = False,
+) -> float:
+    """Classify the clouds of a data set under one corruption: overall accuracy, in [0, 1].
+
+    Args:
+        model: points (B, N, 3) -> logits (B, C), for any N that the corruption leaves.
+        dataset: clouds of at least num_points points.
+        name: one of `list_corruptions()`.
+        severity: 1 to 5.
+        num_classes: C.
+        num_points: points of a cloud before it is corrupted.
+        batch_size: clouds at a time.
+        seed: decides the corruption.
+        amp: bfloat16 where it is safe.
+
+    Raises:
+        ValueError: if the corruption is not known, or leaves fewer points than the model needs.
+    """
+    clouds = CorruptedDataset(dataset, name, severity, num_points=num_points, seed=seed)
+    size = clouds[0].points.shape[0]
+    loader = PointLoader(clouds, batch_size, seed=seed)
+    return float(evaluate(model, loader, num_classes=num_classes, num_points=size, amp=amp).oa)
+
+
 def evaluate_robustness(
     model: nn.Module,
     dataset: PointDataset,
@@ -183,21 +217,27 @@ def evaluate_robustness(
     Raises:
         ValueError: if a corruption is not known, or leaves fewer points than the model needs.
     """
-
-    def accuracy(clouds: PointDataset) -> float:
-        loader = PointLoader(clouds, batch_size, seed=seed)
-        size = num_points if clouds is dataset else clouds[0].points.shape[0]
-        return float(evaluate(model, loader, num_classes=num_classes, num_points=size, amp=amp).oa)
-
     names = list(corruptions) or list(list_corruptions())
     _try_smallest(model, fps_resample(dataset[0].points[None], num_points)[0], names)
-    clean = accuracy(dataset)
+    loader = PointLoader(dataset, batch_size, seed=seed)
+    clean = float(evaluate(model, loader, num_classes=num_classes, num_points=num_points, amp=amp).oa)
     measured: dict[str, tuple[float, ...]] = {}
     for name in names:
         values = []
         for severity in SEVERITIES:
-            clouds = CorruptedDataset(dataset, name, severity, num_points=num_points, seed=seed)
-            values.append(accuracy(clouds))
+            values.append(
+                corrupted_accuracy(
+                    model,
+                    dataset,
+                    name,
+                    severity,
+                    num_classes=num_classes,
+                    num_points=num_points,
+                    batch_size=batch_size,
+                    seed=seed,
+                    amp=amp,
+                )
+            )
             if on_step is not None:
                 on_step(name, severity, values[-1])
         measured[name] = tuple(values)

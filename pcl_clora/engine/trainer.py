@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from pcl_clora.config import ConfigError
 from pcl_clora.data import Batch
 from pcl_clora.data.input_rule import draw_points, keep_pool
 from pcl_clora.engine.config import RunConfig, run_identity
@@ -41,11 +42,12 @@ from pcl_clora.engine.setup import (
     make_parts,
     settled,
 )
-from pcl_clora.engine.tasks import Metrics
+from pcl_clora.engine.tasks import Metrics, Output
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import finite, sha256_file, write_json
 from pcl_clora.models.layers.product import Route, use_route
 
+FinishedT = TypeVar("FinishedT")
 ONLY_RESULT = ("confusion", "reliability")  # tables for the report, which an adapter file does not carry
 
 
@@ -62,6 +64,7 @@ class Trainer:
         model: a ready backbone made from cfg.model, used and changed in place instead of building one.
         precision: what train.amp=auto is to mean in a run that begins, where that is known from another one.
         product: what train.product=auto is to mean there, likewise.
+        watch_test: called with what the chosen model says of every batch of test, and the batch.
 
     Example:
         >>> result = Trainer(load_run_config("cfgs/demo/clora.yaml")).fit()
@@ -89,6 +92,7 @@ class Trainer:
         model: nn.Module | None = None,
         precision: Precision | None = None,
         product: Route | None = None,
+        watch_test: Callable[[Output, Batch], None] | None = None,
     ) -> None:
         if resume not in ("auto", "never"):
             raise UserValueError(f"resume={resume!r}; use 'auto' or 'never'.")
@@ -96,6 +100,7 @@ class Trainer:
         self.folder = RunFolder(Path(run_dir) if run_dir is not None else Path(cfg.output) / cfg.name)
         self.device = choose_device(cfg.train.device)
         self._resume, self._on_event, self._given = resume, on_event, model
+        self._watch_test = watch_test
         self._asked = precision if cfg.train.amp == "auto" else None
         self._asked_product = product if cfg.train.product == "auto" else None
 
@@ -112,6 +117,28 @@ class Trainer:
             NonFiniteLossError: if loss or gradient is not finite; batch and state are saved.
             TrainingInterrupted: after Ctrl-C; the run is saved and goes on with the same command.
         """
+        return self._train(self._finish)
+
+    def fit_to_choose(self) -> dict[str, Any]:
+        """Run, or go on, as `fit` does, and say how the best epoch did on the validation clouds.
+
+        Nothing is evaluated on test and no result is written: settings are chosen by what this returns.
+
+        Returns:
+            "epoch" (0-based) and the metrics of the best evaluation on validation.
+
+        Raises:
+            ConfigError: if protocol.select is not validation; otherwise as `fit`.
+        """
+        if self.cfg.protocol.select != "validation":
+            raise ConfigError(
+                f"protocol.select={self.cfg.protocol.select!r} has no validation clouds to choose by; "
+                "set it to validation."
+            )
+        return self._train(lambda: dict(self.state.best or {}))
+
+    def _train(self, finish: Callable[[], FinishedT]) -> FinishedT:
+        """Train to the end of the last epoch, and do what is to be done then."""
         refuse_run_in_data(self.folder.path, self.cfg.data)
         self._log = RunLog(self.folder.metrics, self.cfg.train.progress, self._on_event)
         deterministic = deterministic_mode(self.cfg.deterministic)
@@ -122,7 +149,7 @@ class Trainer:
                 with use_route(self.product):
                     while self.state.epoch < self.cfg.optim.epochs:
                         self._run_epoch()
-                    return self._finish()
+                    return finish()
             finally:
                 self._log.close()
 
@@ -304,6 +331,7 @@ class Trainer:
             seed=cfg.seed,
             amp=self.precision == "bfloat16",
             reliability=purpose == "result",
+            watch=self._watch_test if purpose == "result" else None,
         )
         epoch = min(self.state.epoch, cfg.optim.epochs - 1)
         place = {"step": self.state.step, "epoch": epoch, "split": split, "purpose": purpose}

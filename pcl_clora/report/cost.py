@@ -76,7 +76,7 @@ def cost_report(
         if value < 1:
             raise UserValueError(f"{name}={value} must be at least 1.")
     merged = merged_copy(model)
-    inputs = _random_clouds(model, batch_size, num_points, seed)
+    inputs = random_inputs(model, batch_size, num_points, seed)
     counts = _count(model, merged, [value[:1] for value in inputs])
     report = {"num_points": num_points, "params": parameter_counts(model), **counts}
     if image := get_interface(model).input_shape:
@@ -132,7 +132,7 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
     }
 
 
-def _random_clouds(model: nn.Module, batch_size: int, num_points: int, seed: int) -> list[Tensor]:
+def random_inputs(model: nn.Module, batch_size: int, num_points: int, seed: int = 0) -> list[Tensor]:
     """Make what the model takes, on its device: (B, N, 3) in the unit ball, or images; a category besides."""
     generator = torch.Generator().manual_seed(seed)
     interface = get_interface(model)

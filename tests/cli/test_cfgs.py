@@ -5,14 +5,18 @@ from collections import Counter
 import pytest
 import yaml
 
+from pcl_clora.adapters import attach_adapter
+from pcl_clora.compare import load_study
 from pcl_clora.config import ConfigError, read_yaml
 from pcl_clora.engine import load_run_config
+from pcl_clora.models import build_model
 from pcl_clora.report import count_cost
 from pcl_clora.report.records import build_for_cost
 from tests.support.cli_cases import ROOT
 
 CFGS = ROOT / "cfgs"
-RUNS = sorted(path for path in CFGS.rglob("*.yaml") if "_base_" not in path.parts)
+STUDIES = sorted((CFGS / "compare").glob("*.yaml"))
+RUNS = sorted(path for path in CFGS.rglob("*.yaml") if "_base_" not in path.parts and path not in STUDIES)
 PARTS = sorted((CFGS / "_base_").rglob("*.yaml"))
 
 
@@ -24,6 +28,15 @@ def name_of(path):
 def test_every_config_loads(path):
     cfg = load_run_config(path)
     assert cfg.protocol.name == "honest"
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=name_of)
+def test_every_study_loads(path):
+    study = load_study(path)
+    assert {row.cfg.protocol.select for row in study.rows.values()} == {"last"}
+    assert study.cfg.title
+    for row in study.rows.values():
+        attach_adapter(build_model(row.cfg.model), row.cfg.adapter)
 
 
 @pytest.mark.parametrize("path", PARTS, ids=name_of)

@@ -54,6 +54,12 @@ class CLoRAConfig(LayerwiseConfig):
         """Leave out `bank` while there is none."""
         return super().left_out() | self.at_default("bank")
 
+    def effective(self) -> CLoRAConfig:
+        """Return the same adapter without what changes nothing: one space has no pairs that SADE compares."""
+        if self.sade.weight and self.num_spaces > 1:
+            return self
+        return self.model_copy(update={"sade": SadeConfig(weight=0)})
+
     @model_validator(mode="after")
     def _check_targets(self) -> CLoRAConfig:
         for setting, used, valid, default in (

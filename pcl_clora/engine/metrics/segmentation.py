@@ -130,11 +130,8 @@ class SegmentationMeter:
         """
         if predicted.dim() == 3:
             predicted = self.predict(predicted, category)
-        seen, said = self._count(part_labels), self._count(predicted)
-        both = self._count(part_labels, predicted == part_labels)
-        union = seen + said - both
+        iou, seen, both = self._part_ious(predicted, part_labels, category)
         mask = self._mask[category]
-        iou = torch.where(union > 0, both / union.clamp(min=1).double(), 1.0) * mask
         sums = self._sums
         sums["clouds"].index_add_(0, category, torch.ones_like(category))
         sums["cloud_iou"].index_add_(0, category, iou.sum(dim=1) / mask.sum(dim=1))
@@ -142,6 +139,21 @@ class SegmentationMeter:
         sums["points"] += seen.sum(dim=0)
         sums["hits"] += both.sum(dim=0)
         self._confusion.update(predicted, part_labels)
+
+    def cloud_iou(self, logits: Tensor, part_labels: Tensor, category: Tensor) -> Tensor:
+        """Compute the IoU of every cloud, as `update` counts it: (B,), float64; arguments as there."""
+        iou, _, _ = self._part_ious(self.predict(logits, category), part_labels, category)
+        return iou.sum(dim=1) / self._mask[category].sum(dim=1)
+
+    def _part_ious(
+        self, predicted: Tensor, part_labels: Tensor, category: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the IoU of every part in every cloud, 0 for other categories' parts; true points, hits."""
+        seen, said = self._count(part_labels), self._count(predicted)
+        both = self._count(part_labels, predicted == part_labels)
+        union = seen + said - both
+        iou = torch.where(union > 0, both / union.clamp(min=1).double(), 1.0) * self._mask[category]
+        return iou, seen, both
 
     def _count(self, labels: Tensor, which: Tensor | None = None) -> Tensor:
         """Count the points of every part in every cloud: (B, N) -> (B, P), int64."""

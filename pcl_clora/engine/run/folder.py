@@ -16,6 +16,7 @@ import pcl_clora
 from pcl_clora import ops
 from pcl_clora.config import dump_yaml
 from pcl_clora.engine.config import RunConfig
+from pcl_clora.engine.run.processor import processor_name
 from pcl_clora.io import DataError, explained, read_json, sha256_file, write_json, write_text
 
 DERIVED = (  # what later commands make of a run, and write beside it
@@ -140,6 +141,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "versions": package_versions(),
         "device": _device_name(device),
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "ops": ops.report(),
     }

@@ -1,0 +1,149 @@
+"""`pcl-clora compare`: a study of many runs, its tables and its page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from pcl_clora.cli.common import AsJson, ConfigPath, Overrides, interruptible, print_json, show
+
+if TYPE_CHECKING:
+    from pcl_clora.compare import Study
+    from pcl_clora.compare.folder import StudyFolder
+
+FAILED = 1  # exit code where runs failed
+OutFolder = Annotated[
+    Path | None, typer.Option("--out", help="Folder of the study [runs/compare/<name of the file>].")
+]
+
+
+class RunByDefault(TyperGroup):
+    """A group whose command `run` needs no name."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `run` in front of what names no command."""
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=RunByDefault,
+    no_args_is_help=True,
+    help="Many runs under one protocol: `pcl-clora compare --config NAME.yaml` carries out a study.",
+)
+
+
+@app.command("run")
+def run(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    out: OutFolder = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="List the runs with an estimate of hours and MiB; train nothing."),
+    ] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; threads are divided among them.")] = 1,
+    shard: Annotated[
+        str, typer.Option(help="Only a part of the rows, like 2/8; `compare merge` puts the parts together.")
+    ] = "1/1",
+    rows: Annotated[
+        list[str] | None, typer.Option("--row", help="Only this row; may be given again.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Carry out a study: settings are chosen on validation clouds, every row runs with every seed.
+
+    What is finished is skipped, what was killed goes on, a run that fails is named and the others go on. The
+    folder gets study.json, a small file for every run, tables, pictures and a page.
+    """
+    from pcl_clora.compare import load_study
+    from pcl_clora.compare.folder import StudyFolder
+    from pcl_clora.compare.runner import parse_shard, shard_rows
+
+    study = load_study(config, overrides or [])
+    folder = StudyFolder(out or Path("runs") / "compare" / study.name)
+    for name in rows or ():
+        study.row(name)
+    mine = shard_rows(study, rows or (), parse_shard(shard))
+    if dry_run:
+        _dry_run(study, folder, mine, jobs, as_json)
+        return
+    failed = _carry_out(study, folder, mine, jobs, shard, quiet=as_json)
+    if as_json:
+        print_json(folder.read(folder.study))
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def _carry_out(
+    study: Study, folder: StudyFolder, rows: list[str], jobs: int, shard: str, *, quiet: bool
+) -> dict[str, str]:
+    """Do the runs of some rows, and say which failed."""
+    from pcl_clora.compare.estimate import known_estimates
+    from pcl_clora.compare.runner import StudyRunner
+    from pcl_clora.compare.summary import summarise
+    from pcl_clora.engine.run.lock import RunLock
+
+    runs = study.runs(rows) if rows else []
+    with interruptible(), RunLock(folder.path / f"shard-{shard.replace('/', '-of-')}"):
+        folder.open(study)
+        missing = [run for run in runs if not folder.is_finished(study, run)]
+        estimates = known_estimates(study, missing)
+        runner = StudyRunner(
+            study,
+            folder,
+            jobs=jobs,
+            tell=(lambda line: None) if quiet else (lambda line: print(line, flush=True)),
+            estimate=lambda run: estimates[run].seconds if run in estimates else 1.0,
+        )
+        outcome = runner.run(runs)
+        summarise(study, folder)
+    failed = {str(run): error for run, error in outcome.failed.items()}
+    if not quiet:
+        show(f"{len(outcome.finished)} of {len(runs)} runs are finished: {folder.path}")
+        for name, error in failed.items():
+            show(f"failed: {name}: {error}")
+    return failed
+
+
+def _dry_run(study: Study, folder: StudyFolder, rows: list[str], jobs: int, as_json: bool) -> None:
+    """List the runs of a study, and what they take."""
+    from pcl_clora.cli.train import missing_files
+    from pcl_clora.compare.estimate import known_estimates, total
+    from pcl_clora.report.show import plain_table
+    from pcl_clora.report.units import duration
+
+    runs = study.runs(rows) if rows else []
+    missing = missing_files(study.base)
+    estimates = {} if missing else known_estimates(study, runs)
+    finished = [run for run in runs if folder.is_finished(study, run)]
+    cells = [
+        [
+            str(run),
+            "finished" if run in finished else "to do",
+            duration(estimates[run].seconds) if run in estimates else "?",
+            f"{estimates[run].kept_mib:.2f}" if run in estimates else "?",
+        ]
+        for run in runs
+    ]
+    sums = total(estimates, finished)
+    if as_json:
+        listed = [{"run": line[0], "state": line[1]} for line in cells]
+        print_json({**vars(sums), "runs": listed, "missing_files": missing})
+        return
+    hours = sums.seconds / 3600
+    show(
+        plain_table(f"Study {study.name}", ("run", "state", "processor time", "MiB kept"), cells),
+        f"{len(runs)} runs, {len(runs) - len(finished)} to do"
+        + (
+            f": about {hours:.2f} hours of one core, with --jobs {jobs} {hours / jobs:.2f}; "
+            f"{sums.kept_mib:.1f} MiB are kept in rows/, the largest run folder has {sums.run_mib:.1f} MiB "
+            "while it trains."
+            if not missing
+            else "; missing files:\n" + "\n".join(f"  {line}" for line in missing)
+        ),
+    )

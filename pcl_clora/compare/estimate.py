@@ -1,0 +1,155 @@
+"""How long the runs of a study take here, and how much they write: from one timed step of every row."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+
+from pcl_clora.adapters import attach_adapter
+from pcl_clora.compare.study import Run, Study
+from pcl_clora.data import build_dataset, build_validation
+from pcl_clora.engine import RunConfig, build_optimizer
+from pcl_clora.engine.modes import evaluation_mode
+from pcl_clora.io import DataError
+from pcl_clora.models import build_model
+from pcl_clora.report.cost import random_inputs
+
+TRIED_CLOUDS = 8  # of a timed step
+OVERHEAD_S = 6.0  # start of a process, reading clouds, writing
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run takes.
+
+    Attributes:
+        seconds: of processor time, about.
+        kept_mib: what stays of it in rows/.
+        run_mib: its run folder while it is there, with checkpoint.
+    """
+
+    seconds: float
+    kept_mib: float
+    run_mib: float
+
+
+class Estimator:
+    """Estimates runs of a study; a row is timed once.
+
+    Args:
+        study: which.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._sizes: dict[str, tuple[int, int, int]] = {}
+        self._speeds: dict[str, tuple[float, float, int]] = {}
+
+    def of(self, run: Run) -> Estimate:
+        """Estimate a run.
+
+        Raises:
+            DataError: if its clouds cannot be counted, because files are missing.
+        """
+        cfg = self._study.settings(run, self._first_value(run))
+        num_train, num_validation, num_test = self._count(cfg)
+        step, look, trained = self._speed(run.row, cfg)
+        passes = num_validation if run.trial is not None else num_test * (1 + len(self._study.corruptions))
+        batches = num_train // cfg.optim.batch_size
+        seconds = (
+            cfg.optim.epochs * batches * cfg.optim.batch_size * step + passes * cfg.protocol.votes * look
+        )
+        outputs = 0 if run.trial is not None else num_test * (2 * cfg.model.num_classes + 6)
+        return Estimate(
+            seconds + OVERHEAD_S, (outputs + 8000) / 2**20, 16 * trained / 2**20
+        )  # weights, two moments of AdamW, and the adapter file
+
+    def _first_value(self, run: Run) -> float | None:
+        chooser = self._study.rows[run.row].chooser
+        return self._study.rows[chooser].values[0] if chooser else None
+
+    def _count(self, cfg: RunConfig) -> tuple[int, int, int]:
+        """Count the clouds of train, validation and test."""
+        key = json.dumps({**cfg.data.model_dump(mode="json"), "shots_seed": 0, "how": cfg.protocol.select})
+        if key not in self._sizes:
+            train, test = (len(build_dataset(cfg.data, split)) for split in ("train", "test"))
+            own = build_validation(cfg.data)
+            held = round(train * cfg.protocol.val_fraction) if own is None else 0
+            held = held if cfg.protocol.select == "validation" else 0
+            self._sizes[key] = (train - held, held if own is None else len(own), test)
+        return self._sizes[key]
+
+    def _speed(self, row: str, cfg: RunConfig) -> tuple[float, float, int]:
+        """Time a training step and a forward pass: seconds a cloud of each; and count trained parameters."""
+        if row in self._speeds:
+            return self._speeds[row]
+        with torch.random.fork_rng(devices=[]):
+            model = attach_adapter(build_model(cfg.model), cfg.adapter).train()
+            inputs = random_inputs(model, TRIED_CLOUDS, cfg.data.num_points)
+            optimizer = build_optimizer(model, cfg.optim)
+
+            def step() -> None:
+                optimizer.zero_grad(set_to_none=True)
+                loss = model(*inputs).square().mean() + sum(model.extra_losses().values())
+                loss.backward()
+                optimizer.step()
+
+            def look() -> None:
+                with evaluation_mode(model), torch.inference_mode():
+                    model(*inputs)
+
+            times = []
+            for work in (step, look):
+                work()
+                began = time.process_time()
+                work()
+                times.append((time.process_time() - began) / TRIED_CLOUDS)
+        trained = int(model.parameter_counts()["trainable"])
+        self._speeds[row] = (times[0], times[1], trained)
+        return self._speeds[row]
+
+
+@dataclass(frozen=True)
+class Total:
+    """What all runs of a study take together.
+
+    Attributes:
+        runs: how many there are.
+        left: how many are not finished.
+        seconds: of processor time that are left.
+        kept_mib: what rows/ will hold when all are finished.
+        run_mib: the largest run folder.
+    """
+
+    runs: int
+    left: int
+    seconds: float
+    kept_mib: float
+    run_mib: float
+
+
+def total(estimates: Mapping[Run, Estimate], finished: Iterable[Run]) -> Total:
+    """Sum up."""
+    left = set(estimates) - set(finished)
+    return Total(
+        len(estimates),
+        len(left),
+        sum(estimates[run].seconds for run in left),
+        sum(one.kept_mib for one in estimates.values()),
+        max((one.run_mib for one in estimates.values()), default=0.0),
+    )
+
+
+def known_estimates(study: Study, runs: Iterable[Run]) -> dict[Run, Estimate]:
+    """Estimate runs, as far as their clouds are there."""
+    estimator = Estimator(study)
+    found: dict[Run, Estimate] = {}
+    for run in runs:
+        with suppress(DataError):
+            found[run] = estimator.of(run)
+    return found

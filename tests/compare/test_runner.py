@@ -1,0 +1,252 @@
+"""A study is carried out: choices, records, failures; killed anywhere, it loses and repeats nothing."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from pcl_clora.cli import app
+from pcl_clora.compare.folder import StudyFolder
+from pcl_clora.compare.study import Run
+from pcl_clora.config import ConfigError
+from pcl_clora.data import PointLoader, build_dataset
+from pcl_clora.engine import evaluate, load_run
+from tests.support.cli_cases import ROOT
+from tests.support.study_cases import FAILING, Here, carry_out, tiny_study, write_study
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A study that nothing stopped: its settings, its folder, what was started, and what was said."""
+    folder, launch = tmp_path_factory.mktemp("whole"), Here()
+    study = tiny_study(folder)
+    outcome, lines = carry_out(study, folder / "out", launch)
+    assert not outcome.failed
+    return study, StudyFolder(folder / "out"), launch.started, lines
+
+
+def numbers(files, study):
+    """What a study found, without times."""
+    found = {}
+    for run in study.runs():
+        record = files.check(study, run)
+        found[str(run)] = record["score"] if run.trial is not None else record["metrics"]
+        if run.trial is None:
+            found[f"{run} outputs"] = files.read_outputs(run)["logits"].tolist()
+            found[f"{run} chosen"] = record["chosen"]
+    return found
+
+
+def test_every_run_is_done_once_and_the_time_left_is_told(whole):
+    study, _, started, lines = whole
+    assert started == [str(run) for run in study.runs()]
+    assert lines[0].startswith("[1/8] lora/trial0.001: ")
+    assert all("; left 0:00:" in line for line in lines[:-1])
+    assert lines[-1].startswith("[8/8] clora/seed1: ")
+
+
+def test_the_best_value_on_validation_is_taken(whole):
+    study, files, _, _ = whole
+    for row in study.rows.values():
+        choice = files.read(files.choice(row.name))
+        scores = {run.trial: files.check(study, run)["score"] for run in study.trials(row)}
+        assert choice["trials"] == {f"{value:g}": score for value, score in scores.items()}
+        assert scores[choice["value"]] == max(scores.values())
+        assert files.check(study, Run(row.name, 1))["settings"]["optim.lr"] == choice["value"]
+
+
+def test_a_trial_never_looks_at_test(tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr("pcl_clora.engine.trainer.Trainer._finish", lambda self: looked.append(self))
+    study = tiny_study(tmp_path)
+    files = StudyFolder(tmp_path / "out")
+    files.open(study)
+    trial = study.runs()[0]
+    job = {"run": str(trial), "config": study.settings(trial).model_dump(mode="json"), "trial": 0.001}
+    launch = Here()
+    launch(
+        {**job, "run_dir": str(files.run_dir(trial)), "record": str(files.record(trial))}, files.log(trial)
+    )
+    assert launch.poll() == 0
+    assert files.check(study, trial)["best"]["selected_on"] == "validation"
+    assert looked == []
+    assert not files.run_dir(trial).exists()
+
+
+def test_a_record_says_what_a_table_needs_and_is_small(whole):
+    study, files, _, _ = whole
+    run = Run("clora", 0)
+    record = files.check(study, run)
+    assert record["precision"] == "float32"
+    assert record["processor"]
+    assert {"torch", "numpy"} <= record["versions"].keys()
+    assert record["metrics"].keys() == {"oa", "macc", "loss", "ece"}
+    assert [point["epoch"] for point in record["curve"]] == [0]
+    assert files.record(run).stat().st_size + files.outputs(run).stat().st_size < 10_000
+
+
+def test_the_outputs_are_the_logits_of_the_saved_model_on_every_test_cloud(whole):
+    study, files, _, _ = whole
+    run = Run("lora", 1)
+    cfg, model = load_run(files.run_dir(run))
+    test = build_dataset(cfg.data, "test")
+    metrics = evaluate(model, PointLoader(test, 5), num_points=64, num_classes=3, keep_logits=True)
+    kept = files.read_outputs(run)
+    assert kept["index"].tolist() == list(range(len(test)))
+    assert kept["label"].tolist() == test.labels.tolist()
+    torch.testing.assert_close(kept["logits"], metrics.logits, rtol=2e-3, atol=2e-3)
+    right = kept["logits"].argmax(-1) == kept["label"]
+    assert right.double().mean() == pytest.approx(files.check(study, run)["metrics"]["oa"])
+
+
+def test_what_is_finished_is_not_done_again(whole):
+    study, files, _, _ = whole
+    launch = Here()
+    outcome, lines = carry_out(study, files.path, launch)
+    assert launch.started == []
+    assert len(outcome.finished) == 8
+    assert lines == ["8 of 8 runs are finished already"]
+
+
+def test_a_failed_run_is_named_and_the_others_go_on(tmp_path):
+    study = tiny_study(tmp_path, choose=None, **FAILING)
+    outcome, lines = carry_out(study, tmp_path / "out")
+    assert [str(run) for run in outcome.failed] == ["broken/seed0"]
+    assert "not finite" in outcome.failed[Run("broken", 0)]
+    assert len(outcome.finished) == 4
+    assert any(line.startswith("[3/5] broken/seed0: failed: ") for line in lines)
+    again = Here()
+    carry_out(study, tmp_path / "out", again)
+    assert again.started == ["broken/seed0"]  # tried again, and nothing else
+
+
+def test_a_choice_is_made_among_the_trials_that_did_not_fail(tmp_path):
+    study = tiny_study(tmp_path, choose={"values": [0.001, 1e30]}, seeds=[0], rows={"clora": {}})
+    outcome, _ = carry_out(study, tmp_path / "out")
+    assert [str(run) for run in outcome.failed] == ["clora/trial1e+30"]
+    choice = StudyFolder(tmp_path / "out").read(StudyFolder(tmp_path / "out").choice("clora"))
+    assert choice["value"] == 0.001
+    assert choice["trials"]["1e+30"].startswith("failed: ")
+
+
+def test_without_a_trial_there_is_no_run(tmp_path):
+    study = tiny_study(tmp_path, choose={"values": [1e30]}, seeds=[0], rows={"clora": {}})
+    outcome, _ = carry_out(study, tmp_path / "out")
+    assert outcome.failed[Run("clora", 0)] == "no trial of clora finished"
+
+
+def test_corruptions_that_are_asked_for_later_are_measured_without_training(whole, tmp_path):
+    _, files, _, _ = whole
+    robustness = {"corruptions": ["pointcloud_c.jitter"], "severities": [1, 3]}
+    study = tiny_study(tmp_path, robustness=robustness)
+    launch = Here()
+    outcome, _ = carry_out(study, files.path, launch)
+    assert launch.started == ["lora/seed0", "clora/seed0", "lora/seed1", "clora/seed1"]
+    assert not outcome.failed
+    found = files.check(study, Run("lora", 0))["robustness"]
+    assert found["oa"]["pointcloud_c.jitter"].keys() == {"1", "3"}
+
+
+def test_a_folder_of_another_base_config_is_refused(whole, tmp_path):
+    _, files, _, _ = whole
+    with pytest.raises(ConfigError, match=r"another base config(.|\n)*optim.batch_size: 8 -> 5"):
+        files.open(tiny_study(tmp_path, "optim.batch_size=5"))
+
+
+def test_a_row_with_other_settings_than_its_runs_is_refused(whole, tmp_path):
+    _, files, _, _ = whole
+    rows = {"lora": {"settings": {"adapter": {"method": "lora", "rank": 2}}}, "clora": {}}
+    with pytest.raises(ConfigError, match=r"row 'lora'(.|\n)*adapter.rank: 1 -> 2"):
+        files.open(tiny_study(tmp_path, rows=rows))
+
+
+def test_a_study_may_get_more_rows_and_seeds(whole, tmp_path):
+    _, files, _, _ = whole
+    study = tiny_study(tmp_path, seeds=[0, 1, 2], rows={**tiny_study(tmp_path).cfg.model_dump()["rows"]})
+    launch = Here()
+    carry_out(study, files.path, launch)
+    assert launch.started == ["lora/seed2", "clora/seed2"]
+
+
+def test_a_dry_run_estimates_and_writes_nothing(tmp_path):
+    config = write_study(tmp_path)
+    done = CliRunner().invoke(
+        app, ["compare", "--config", str(config), "--out", str(tmp_path / "out"), "--dry-run", "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert (told["runs"][0], len(told["runs"])) == ({"run": "lora/trial0.001", "state": "to do"}, 8)
+    assert 0 < told["seconds"] < 600
+    assert not (tmp_path / "out").exists()
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process: nothing catches it, nothing is saved."""
+
+
+@pytest.mark.slow
+def test_a_study_killed_twenty_times_loses_nothing_and_repeats_nothing(whole, tmp_path, monkeypatch):
+    study, files, _, _ = whole
+    replace, left, launch, kills = Path.replace, [0], Here(), 0
+    chance = random.Random(0)
+    ended: list[str] = []
+
+    def reach():
+        left[0] -= 1
+        if left[0] < 0:
+            raise KilledError
+
+    def counted(self, target):
+        reach()  # before the file is there
+        moved = replace(self, target)
+        if target.parent.parent.name == "rows" and target.suffix == ".json" and target.stem != "choice":
+            ended.append(f"{target.parent.name}/{target.stem}")
+        reach()  # and after
+        return moved
+
+    monkeypatch.setattr(Path, "replace", counted)
+    for _ in range(100):
+        left[0] = chance.randrange(8, 17)
+        try:
+            carry_out(tiny_study(tmp_path), tmp_path / "out", launch)
+            break
+        except KilledError:
+            kills += 1
+    assert kills >= 20
+    assert sorted(set(ended)) == sorted(str(run) for run in study.runs())
+    assert len(ended) <= len(study.runs())
+    assert numbers(StudyFolder(tmp_path / "out"), study) == numbers(files, study)
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_the_study_that_was_killed_and_goes_on_with_the_next(tmp_path):
+    config = write_study(
+        tmp_path,
+        choose=None,
+        seeds=[0],
+        rows={"clora": {"settings": {"optim": {"epochs": 3}, "train": {"progress": "plain"}}}},
+    )
+    command = [sys.executable, "-m", "pcl_clora.cli", "compare", "--config", str(config), "--out", "out"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    log = tmp_path / "out" / "logs" / "clora" / "seed0.log"
+    first = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    while not (log.is_file() and "epoch 1/3" in log.read_text()):
+        assert first.poll() is None
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    second = subprocess.run(
+        command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True
+    )
+    assert second.returncode == 0, second.stderr
+    assert "[1/1] clora/seed0: " in second.stdout
+    assert "is at work" not in log.read_text()
+    assert "going on after step" in log.read_text()
