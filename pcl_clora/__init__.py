@@ -31,6 +31,7 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 registered_by("the reader of runs", lambda: import_module("pcl_clora.engine"))
+registered_by("the fine-tuning methods", lambda: import_module("pcl_clora.adapters"))
 
 
 def __getattr__(name: str) -> Any:

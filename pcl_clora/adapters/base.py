@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from pcl_clora.adapters.config import AdapterConfig
 from pcl_clora.errors import PclCloraError, UserTypeError, UserValueError
 from pcl_clora.models.interface import ModelInterface
+from pcl_clora.models.key_map import KeyMap
+from pcl_clora.models.method_files import MethodFiles
 
 
 class AdapterStateError(PclCloraError, RuntimeError):
@@ -172,11 +174,16 @@ class AdapterMethod(nn.Module):
         mergeable: whether the change folds into the weights, with the method's default settings.
         batch_independent: whether a prediction is the same whatever else is in the batch.
         from_file: whether its tensors come from a file, whose settings may be some that a new one is refused.
+        released_files: how files of its released code look; None where there are none.
+        official_keys: what they call its tensors -> what adapter files call them. Of a method that is on a
+            backbone, because it may depend on the settings and on the depth.
     """
 
     config_type: ClassVar[type[AdapterConfig]] = AdapterConfig
     mergeable: ClassVar[bool] = True
     batch_independent: ClassVar[bool] = True
+    released_files: ClassVar[MethodFiles | None] = None
+    official_keys: KeyMap = KeyMap(())
     inputs: ClassVar[Mapping[str, str]] = {}  # what it can be given besides the clouds: name -> what it is
 
     def __init__(self, config: AdapterConfig) -> None:

@@ -21,6 +21,8 @@ from pcl_clora.adapters.status import LayerStatus, layer_status
 from pcl_clora.adapters.switching import SwitchedModel
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.interface import auxiliary_losses
+from pcl_clora.models.key_map import KeyMap
+from pcl_clora.models.method_files import MethodFiles, is_own_tensor, network_keys
 
 
 class AdaptedModel(SwitchedModel):
@@ -49,6 +51,31 @@ class AdaptedModel(SwitchedModel):
     def config(self) -> AdapterConfig:
         """Settings of the active adapter."""
         return self.method.config
+
+    @property
+    def released_files(self) -> MethodFiles | None:
+        """How released files of the active adapter's method look; None where there are none."""
+        return None if self._active is None else self.method.released_files
+
+    @property
+    def official_keys(self) -> KeyMap:
+        """What official files call the tensors of the network that runs, see `network_tensors`."""
+        own = getattr(self.base, "official_keys", KeyMap(()))
+        return own if self._active is None else network_keys(self.method.official_keys, own)
+
+    def network_tensors(self) -> dict[str, Tensor]:
+        """List the live tensors of the network that runs: all that its prediction follows from.
+
+        Returns:
+            Those of the backbone by the names it has without adapters, with the copies of the active adapter
+            in place; what the adapter adds as "layers.<path>.*" and "method.*", as in its file.
+
+        Raises:
+            AdapterStateError: if an adapter is merged.
+        """
+        self._require_unmerged("list the tensors of the network")
+        added = {} if self._active is None else self.adapter_state()
+        return {**base_tensors(self.base), **{key: t for key, t in added.items() if is_own_tensor(key)}}
 
     def saved_names(self) -> tuple[str, ...]:
         """Name the tensors that training changes and an adapter file holds, as the state_dict does."""
@@ -258,11 +285,12 @@ class AdaptedModel(SwitchedModel):
     def _random_tensors(self) -> dict[str, Tensor]:
         """List base tensors that the base's weights did not fill, except what the active adapter trains.
 
-        They are those that `load_report` of the backbone names as missing, and those that the file of the
-        active adapter names.
+        They are those that `load_report` of the backbone names as missing or as fine-tuned, and those that
+        the file of the active adapter names.
         """
         slot = self._active_slot("save it")
-        left = set(getattr(getattr(self.base, "load_report", None), "missing", ()))
+        report = getattr(self.base, "load_report", None)
+        left = {*getattr(report, "missing", ()), *getattr(report, "tuned", ())}
         left |= set(slot.header.not_in_weights if slot.header else ())
         tensors = base_tensors(self.base)
         return {name: t for name, t in tensors.items() if name in left and not at_or_inside(name, slot.owned)}
@@ -284,6 +312,7 @@ class AdaptedModel(SwitchedModel):
         self,
         path: str | Path,
         *,
+        dtype: Literal["float32", "float16"] = "float32",
         head_dtype: Literal["float32", "float16"] = "float32",
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
@@ -295,21 +324,24 @@ class AdaptedModel(SwitchedModel):
 
         Args:
             path: the file; missing folders are made.
-            head_dtype: "float16" halves the size of the head; "float32" writes it as it is.
+            dtype: "float16" halves the size of everything; "float32" writes it as it is.
+            head_dtype: "float16" halves the size of the head alone.
             metadata: what the header should say besides: base_id, base_weights, classes, input_rule,
                 protocol, metrics, licence, git, see `AdapterHeader`; other keys go to its `extra`.
 
         Raises:
             AdapterStateError: if no adapter is active, it is merged, or a value of it is not finite.
-            ValueError: if the head does not fit into half precision, or metadata cannot be written as json.
+            ValueError: if a value does not fit into half precision, or metadata cannot be written as json.
         """
         self._require_unmerged("save it")
         state = self.adapter_state()
         files.refuse_non_finite(state, f"Adapter {self._active!r} cannot be saved")
         left, idle = self._random_tensors(), (*self.interface.unused, *self.interface.training_only)
         state |= {f"model.{name}": t for name, t in left.items() if not at_or_inside(name, idle)}
-        if head_dtype == "float16":
-            heads = [f"model.{path}" for path in self.interface.parts.get("head", ())]
+        heads = [f"model.{path}" for path in self.interface.parts.get("head", ())]
+        if dtype == "float16":
+            state, head_dtype = {key: files.to_half(key, t) for key, t in state.items()}, dtype
+        elif head_dtype == "float16":
             state = {
                 key: files.to_half(key, t) if at_or_inside(key, heads) else t for key, t in state.items()
             }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from pcl_clora.adapters.base import AdapterMethod
 from pcl_clora.adapters.config import AdapterConfig
 from pcl_clora.adapters.methods.adapter import Adapter
@@ -29,6 +31,9 @@ from pcl_clora.adapters.methods.stag import STAG
 from pcl_clora.adapters.methods.vera import VeRA
 from pcl_clora.adapters.methods.vpt import VPT
 from pcl_clora.config import Registry
+from pcl_clora.models.interface import get_interface
+from pcl_clora.models.key_map import KeyMap
+from pcl_clora.models.method_files import register_method_files
 
 _methods: Registry[AdapterConfig, type[AdapterMethod]] = Registry(
     "fine-tuning method", "method", AdapterConfig
@@ -43,6 +48,20 @@ def register_adapter(method: type[AdapterMethod]) -> None:
     """
     name = str(method.config_type.model_fields["method"].default)
     _methods.register(name, method.config_type, method)
+    files = method.released_files
+    register_method_files({} if files is None else {name: files}, released_keys)
+
+
+def released_keys(settings: Mapping[str, Any], base: nn.Module) -> KeyMap:
+    """Say what released files call the tensors of a method on a backbone, which is left as it is.
+
+    Raises:
+        ConfigError: if the method or a setting is not known.
+        ValueError: if the backbone cannot have the method.
+    """
+    method = build_method(parse_adapter_config(settings))
+    method.make_deltas(base, get_interface(base))
+    return method.official_keys
 
 
 for _method in (

@@ -23,7 +23,6 @@ from pcl_clora.adapters.config import LayerwiseConfig
 from pcl_clora.adapters.paths import chosen_blocks, locate
 from pcl_clora.errors import UserTypeError, UserValueError
 from pcl_clora.models.interface import ModelInterface, SplitBlock, Tokens
-from pcl_clora.models.key_map import KeyMap
 from pcl_clora.models.layers.heads import ClassificationHead
 
 
@@ -42,14 +41,9 @@ class PublishedConfig(LayerwiseConfig):
 
 
 class SequenceMethod(AdapterMethod):
-    """A method that needs patches of points and their blocks.
-
-    Attributes:
-        official_keys: what the released files call its tensors -> what adapter files call them.
-    """
+    """A method that needs patches of points and their blocks."""
 
     mergeable: ClassVar[bool] = False
-    official_keys: KeyMap = KeyMap(())
 
     def chosen(self, interface: ModelInterface) -> list[int]:
         """List the blocks that it changes.

@@ -80,16 +80,26 @@ def convert(
     source: AnyWeights,
     target: Annotated[Path, typer.Argument(help="File to write: .safetensors, .pth or .pt.")],
     to: Annotated[str, typer.Option(help="Names to write: official, hub or native.")] = "official",
+    adapter: Annotated[
+        Path | None, typer.Option(help="Adapter file: write what it makes of these weights.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a weights file under other names or in the other format; the numbers stay as they are."""
+    """Write a weights file under other names or in the other format; the numbers stay as they are.
+
+    Of a fine-tuning method whose code is released, the file is one that this code reads.
+    """
     from dataclasses import asdict
 
+    from pcl_clora.engine.setup import adapter_on_weights
+    from pcl_clora.io.safe import refuse_overwriting_inputs
     from pcl_clora.models.weights.convert import convert_weights
     from pcl_clora.report.weights import conversion_view
 
-    made = convert_weights(source, target, to=to, overwrite=overwrite)  # type: ignore[arg-type]
+    refuse_overwriting_inputs([target], [source, adapter] if adapter else [source])
+    origin = source if adapter is None else adapter_on_weights(adapter, source)
+    made = convert_weights(origin, target, to=to, overwrite=overwrite)  # type: ignore[arg-type]
     if as_json:
         print_json(asdict(made))
     else:

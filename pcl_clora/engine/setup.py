@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pcl_clora.adapters import AdaptedModel, attach_adapter, load_adapter
+from pcl_clora.adapters.files import read_header
 from pcl_clora.config import ConfigError
 from pcl_clora.data import (
     PointDataset,
@@ -37,7 +37,9 @@ from pcl_clora.engine.run.state import RunState
 from pcl_clora.engine.tasks import TASKS, Task, make_task
 from pcl_clora.io import explained
 from pcl_clora.models import LoadReport, ModelConfig, build_model, load_weights
-from pcl_clora.models.weights.load import TRAINED_WITH, register_run_reader
+from pcl_clora.models.registry import parse_model_config
+from pcl_clora.models.weights.convert import tensors_of_model
+from pcl_clora.models.weights.load import register_run_reader
 
 
 @dataclass(frozen=True)
@@ -111,19 +113,44 @@ def make_backbone(cfg: RunConfig) -> tuple[nn.Module, LoadReport | None]:
 
 
 def weights_of_run(folder: Path) -> dict[str, object]:
-    """Return the tensors of the best model of a finished run, merged; registered with `load_weights`.
+    """Return the tensors of the best model of a finished run; registered with `load_weights`.
 
-    The settings that its base adopted, or was given, stand beside them.
+    An adapter is merged; one that does not merge stands beside its backbone. So do its settings, and those
+    that the base adopted, or was given.
 
     Raises:
         ConfigError: if the folder holds no finished run.
     """
-    cfg, model = load_run(folder)
-    shared = {name: getattr(cfg.model, name) for name in cfg.model.adoptable}
-    return {**model.merge_and_unload().state_dict(), TRAINED_WITH: json.dumps(shared)}
+    _, model = load_run(folder)
+    return tensors_of_model(_deployed(model))
 
 
 register_run_reader(weights_of_run)
+
+
+def adapter_on_weights(adapter: Path, weights: str) -> nn.Module:
+    """Rebuild what an adapter file makes of the weights that it was trained on.
+
+    Args:
+        adapter: the file; it says which network its base is.
+        weights: what `load_weights` takes.
+
+    Returns:
+        The plain model with the adapter merged; of a method whose code is released the adapted one.
+
+    Raises:
+        AdapterFileError: if the file is refused, or the weights are not those of its base.
+        WeightsError: if the weights are refused.
+    """
+    header = read_header(adapter)
+    model = build_model(parse_model_config(header.base_model))
+    load_weights(model, weights)
+    return _deployed(load_adapter(adapter, model))
+
+
+def _deployed(model: AdaptedModel) -> nn.Module:
+    """Merge an adapter, unless it has names of its own in the files of released code."""
+    return model if model.released_files is not None else model.merge_and_unload()
 
 
 def load_run(folder: str | Path) -> tuple[RunConfig, AdaptedModel]:

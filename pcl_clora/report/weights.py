@@ -50,6 +50,7 @@ def file_view(info: FileInfo) -> RenderableType:
         ["names", info.naming + "".join(f"; {key} = {why}" for key, why in info.wrappers.items())],
         ["tensors", f"{info.num_tensors:,} with {info.num_values:,} values ({types})"],
         ["make it", info.create or "-"],
+        *([["and", info.attach]] if info.attach else []),
     ]
     rows += [[f"beside: {key}", str(value)] for key, value in info.extras.items()]
     if info.not_finite:

@@ -42,7 +42,6 @@ GOLDEN["peft_gft_seg_tiny"] = (
     96_330,
 )  # fmt: skip
 SIX_BLOCKS = {"embed_dim": 48, "depth": 6, "num_heads": 3, "num_groups": 16, "group_size": 8}
-NAMED_TWICE = tuple(f"blocks.cls.conv{number}.1" for number in (1, 2, 3, 5))  # bn1 ... of IDPT
 
 
 @pytest.mark.shared_data
@@ -56,7 +55,7 @@ def test_an_official_configuration_gives_its_logits_and_gradients(name, shared):
         sizes["encoder_dim"] = 32
     if name == "peft_gft_seg_tiny":
         sizes["task"] = "part_segmentation"
-    model, archive = golden_adapted(shared, name, settings, unused=NAMED_TWICE, **sizes)
+    model, archive = golden_adapted(shared, name, settings, **sizes)
     if name == "peft_pointgst_full":
         given = {"basis": "pgst_U", "local_basis": "pgst_subU", "order": "pgst_idx0"}
         model.method.provide(**{key: torch.from_numpy(archive[there]) for key, there in given.items()})

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pcl_clora.adapters import AdaptedModel, attach_adapter
 from pcl_clora.adapters.paths import base_tensors, live_path
-from pcl_clora.models import create_model
+from pcl_clora.models import create_model, load_weights
 
 LOGIT_TOLERANCE = 2e-5
 
@@ -43,7 +43,8 @@ def live_names(model: AdaptedModel, official: list[str]) -> dict[str, str | None
     state = model.state_dict()
     found: dict[str, str | None] = {}
     for name in official:
-        key = model.method.official_keys.translate(name, to="ours")
+        used = model.released_files.twins.translate(name, to="usual") or name
+        key = model.method.official_keys.translate(used, to="ours")
         ours = None if key is not None else model.base.official_keys.translate(name, to="ours")
         if key is None and ours is None and name in base_tensors(model.base):
             ours = name  # reduce_dim, in networks whose files have none
@@ -53,37 +54,28 @@ def live_names(model: AdaptedModel, official: list[str]) -> dict[str, str | None
     return found
 
 
-def fill(model: AdaptedModel, tensors: dict[str, Tensor], *, unused: tuple[str, ...] = ()) -> None:
-    """Copy official tensors into an adapted model; every one has a place, and every place is filled."""
-    state, names = model.state_dict(), live_names(model, list(tensors))
-    lost = [name for name, live in names.items() if live is None and not name.startswith(unused)]
-    assert not lost, lost
-    filled = set()
-    with torch.no_grad():
-        for name, live in names.items():
-            if live is not None:
-                state[live].copy_(tensors[name].reshape(state[live].shape))
-                filled.add(live)
-    left = {live for live in state if not live.startswith("originals.")} - filled
-    assert not left, left
-
-
 def golden_adapted(
     shared: Path,
     name: str,
     config: dict[str, object],
     *,
-    unused: tuple[str, ...] = (),
     backbone: str = "point_mae",
     **sizes: object,
 ) -> tuple[AdaptedModel, Any]:
-    """An adapted model with the tensors of a golden file, in evaluation mode, and the file."""
+    """An adapted model with the tensors of a golden file, in evaluation mode, and the file.
+
+    The tensors come as the released code saves them; every one has a place, and every place is filled.
+    """
     archive, tensors = tensors_of(shared, name)
     if "category" not in archive:
         sizes["num_classes"] = archive["output"].shape[-1]
-    base = create_model("point_mae", fps_compat="pointnet2", **sizes)
+    base = create_model("point_mae", **sizes)
     model = attach_adapter(base.eval(), config)
-    fill(model, tensors, unused=unused)
+    report = load_weights(model, {"base_model": {f"module.{key}": value for key, value in tensors.items()}})
+    second = {key for key, reason in report.unexpected.items() if reason.kind == "second"}
+    assert report.missing == ()
+    assert report.unexpected.keys() == second
+    assert len(report.matched) + len(second) == len(tensors)
     return model.eval(), archive
 
 

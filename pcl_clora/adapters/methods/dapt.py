@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +23,10 @@ from pcl_clora.adapters.sequence import (
     seen_by_all,
 )
 from pcl_clora.errors import UserValueError
+from pcl_clora.models.entry import FileFacts
 from pcl_clora.models.interface import ModelInterface, Role, Tokens
 from pcl_clora.models.key_map import KeyMap, Rule
+from pcl_clora.models.method_files import MethodFiles
 
 _ROLES: tuple[Role, ...] = ("qkv", "proj", "fc1", "fc2")
 
@@ -123,6 +125,11 @@ class _Same(nn.Module):
 _same = _Same()
 
 
+def _read_settings(file: FileFacts) -> dict[str, Any]:
+    width = file.shapes["blocks.blocks.0.Adapter_MLP.down_proj.weight"][0]
+    return {"mode": "paper", "rank": width}
+
+
 class DAPT(SequenceMethod):
     """Dynamic adapter and prompt tuning: x = x + MLP(y) + up(GELU(down z)) ReLU(scale z).
 
@@ -146,6 +153,7 @@ class DAPT(SequenceMethod):
 
     config_type: ClassVar[type[AdapterConfig]] = DAPTConfig
     config: DAPTConfig
+    released_files = MethodFiles("DAPT", r"\.Adapter_MLP\.|^tfts_", _read_settings)
     official_keys: KeyMap = KeyMap(
         (
             Rule("tfts_gamma_1", "layers.blocks.0.tokens.gamma"),

@@ -16,6 +16,7 @@ from pcl_clora.adapters.feature_graph import FeatureEdgeConv
 from pcl_clora.adapters.methods.gft_decoder import (
     GFTDecoderConfig,
     GFTSegmentationHead,
+    decoder_sizes,
     head_rules,
     num_categories_of,
 )
@@ -28,8 +29,10 @@ from pcl_clora.adapters.sequence import (
     seen_by_all,
 )
 from pcl_clora.errors import UserValueError
+from pcl_clora.models.entry import FileFacts
 from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.key_map import KeyMap, Rule
+from pcl_clora.models.method_files import MethodFiles
 
 
 class GFTConfig(PublishedConfig):
@@ -173,6 +176,22 @@ class GFTDecoding(Delta):
         return base_layer(gather, tokens, outputs, self.levels)._replace(extra=graph.amax(dim=1))
 
 
+def _read_settings(file: FileFacts) -> dict[str, Any]:
+    start = "blocks." if "blocks.prompt" in file.shapes else ""  # in files of part segmentation
+    depth = file.count(r"blocks\.blocks\.(\d+)\.")
+    crosses = file.count(rf"{start}cross_attn_blocks\.(\d+)\.")
+    return {
+        "mode": "paper",
+        "num_prompts": int(file.shapes[f"{start}prompt"][1]),
+        "cross_blocks": tuple(range(0, depth, -(-depth // crosses)))[:crosses],  # evenly, as published
+        "width": file.shapes[f"{start}cross_attn_blocks.0.query.weight"][0],
+        "edge_layers": file.count(rf"{start}edge_conv\.conv_blocks\.(\d+)\."),
+        "edge_width": file.shapes[f"{start}edge_conv.conv_blocks.0.0.weight"][0],
+        "graph_width": file.shapes[f"{start}edge_conv.final_conv.0.weight"][0],
+        **({"decoder": decoder_sizes(file)} if start else {}),
+    }
+
+
 class GFT(SequenceMethod):
     """Graph features tuning: x = x + GELU(proj(softmax(Q K^T) V)) behind some blocks, K and V from a graph.
 
@@ -193,6 +212,7 @@ class GFT(SequenceMethod):
 
     config_type: ClassVar[type[AdapterConfig]] = GFTConfig
     config: GFTConfig
+    released_files = MethodFiles("GFT", r"^(blocks\.)?edge_conv\.final_conv\.", _read_settings)
     prompt: nn.Parameter
 
     def __init__(self, config: AdapterConfig) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pcl_clora.config import Config
 from pcl_clora.errors import UserValueError
+from pcl_clora.models.entry import FileFacts
 from pcl_clora.models.key_map import Rule
 from pcl_clora.models.layers.part_segmentation import interpolation_weights
 from pcl_clora.models.layers.transformer import DropPath, attend
@@ -134,6 +135,20 @@ class GFTSegmentationHead(nn.Module):
         shared = torch.cat([prompts.mean(dim=1), extra, self.label(category)], dim=1)
         logits: Tensor = self.classifier(torch.cat([x, shared[:, None].expand(-1, n, -1)], dim=2))
         return logits
+
+
+def decoder_sizes(file: FileFacts) -> dict[str, Any]:
+    """Read the sizes of the head from the shapes of a released file."""
+
+    def width(name: str) -> int:
+        return file.shapes[f"segmentation_head_cls.{name}.weight"][0]
+
+    return {
+        "width": width("reduces.0"),
+        "propagation_widths": [width("feat_propagate.mlp_convs.0"), width("feat_propagate.mlp_convs.1")],
+        "head_widths": [width("cls_head.0"), width("cls_head.4")],
+        "category_width": file.shapes["segmentation_head_cls.obj_proj.weight"][1],
+    }
 
 
 def head_rules() -> tuple[Rule, ...]:

@@ -15,9 +15,11 @@ from pcl_clora.adapters.config import AdapterConfig
 from pcl_clora.adapters.feature_graph import FeatureEdgeConv
 from pcl_clora.adapters.sequence import PrefixedPooling, PublishedConfig, SequenceMethod, seen_by_all
 from pcl_clora.errors import UserValueError
+from pcl_clora.models.entry import FileFacts
 from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.key_map import KeyMap, Rule
 from pcl_clora.models.layers.family_keys import segmentation_rules
+from pcl_clora.models.method_files import MethodFiles
 
 
 class IDPTConfig(PublishedConfig):
@@ -154,6 +156,17 @@ def run_with_prompt(
     return y
 
 
+# The released network registers each BatchNorm twice; what is read last, behind its layer, counts.
+_TWINS = KeyMap(
+    tuple(Rule(f"blocks.cls.bn{number}.", f"blocks.cls.conv{number}.1.") for number in (1, 2, 3, 5)),
+    sides=("other", "usual"),
+)
+
+
+def _read_settings(file: FileFacts) -> dict[str, Any]:
+    return {"mode": "paper"}
+
+
 class IDPT(SequenceMethod):
     """Instance-aware dynamic prompt tuning: a graph network in feature space makes one token a cloud.
 
@@ -175,6 +188,9 @@ class IDPT(SequenceMethod):
 
     config_type: ClassVar[type[AdapterConfig]] = IDPTConfig
     config: IDPTConfig
+    released_files = MethodFiles(
+        "IDPT", r"^blocks\.cls\.|^blocks\.dgcnn_cls\d+\.", _read_settings, twins=_TWINS
+    )
     pos: nn.Parameter
 
     def __init__(self, config: AdapterConfig) -> None:
@@ -229,11 +245,11 @@ def classification_keys(block: int) -> KeyMap:
     """Say what the released classification files call the tensors of a prompt before a block."""
     here = f"layers.blocks.{block}"
     rules = [Rule("prompt_pos", f"{here}.pos"), Rule("blocks.cls.conv5.0.", f"{here}.graph.fuse.", conv=1)]
-    rules.append(Rule("blocks.cls.bn5.", f"{here}.graph.norm."))
+    rules.append(Rule("blocks.cls.conv5.1.", f"{here}.graph.norm."))
     for number in (1, 2, 3):
         edge = f"{here}.graph.edges.{number - 1}"
         rules.append(Rule(f"blocks.cls.conv{number}.0.", f"{edge}.linear.", conv=2))
-        rules.append(Rule(f"blocks.cls.bn{number}.", f"{edge}.norm."))
+        rules.append(Rule(f"blocks.cls.conv{number}.1.", f"{edge}.norm."))
     return KeyMap(tuple(rules))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +22,10 @@ from pcl_clora.adapters.sequence import (
     seen_by_all,
 )
 from pcl_clora.errors import UserValueError
+from pcl_clora.models.entry import FileFacts
 from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.key_map import KeyMap, Rule
+from pcl_clora.models.method_files import MethodFiles
 
 NUM_CORNERS = NUM_PROMPTS = 10  # start points of the second sampling, and prompts of a block, as released
 TOP, BANK_SHARE, INNER = 8, 0.3, 18  # columns of the bank; share of what is mixed in; width of the attention
@@ -184,6 +186,15 @@ class Neighborhoods:
         self.weight = inverse / inverse.sum(dim=-1, keepdim=True)
 
 
+def _read_settings(file: FileFacts) -> dict[str, Any]:
+    block = "blocks.blocks.0"
+    return {
+        "mode": "paper",
+        "rank": file.shapes[f"{block}.adapter.ln1.weight"][0],
+        "bank_rank": file.shapes[f"{block}.cp_adapter.ln1.weight"][0],
+    }
+
+
 class PointPEFT(SequenceMethod):
     """Point-PEFT: x = u + m + 0.7 adapter(m) behind the MLP's output m, u after the attention, and more.
 
@@ -211,6 +222,7 @@ class PointPEFT(SequenceMethod):
         "bank": "(D, S) features of S training clouds",
         "cp_feat": "(B, D) feature of every cloud, by the network that made the bank",
     }
+    released_files = MethodFiles("Point-PEFT", r"\.cp_adapter\.", _read_settings)
     official_keys: KeyMap = KeyMap(
         (
             Rule("prompt_cor", "method.corners"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,10 @@ from pcl_clora.adapters.base import Delta
 from pcl_clora.adapters.config import AdapterConfig
 from pcl_clora.adapters.sequence import PublishedConfig, SequenceMethod, as_split, check_split
 from pcl_clora.errors import UserValueError
+from pcl_clora.models.entry import FileFacts
 from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.key_map import KeyMap, Rule
+from pcl_clora.models.method_files import MethodFiles
 
 
 class PointGSTConfig(PublishedConfig):
@@ -132,6 +134,10 @@ class PointGSTDelta(Delta):
         return halves.feed(x) + added
 
 
+def _read_settings(file: FileFacts) -> dict[str, Any]:
+    return {"mode": "paper", "rank": file.shapes["blocks.blocks.0.gft_adapter.down.weight"][0]}
+
+
 class PointGST(SequenceMethod):
     """Graph spectral tuning: x = x + MLP(LN2 x) + up(h), x after the attention.
 
@@ -160,6 +166,7 @@ class PointGST(SequenceMethod):
         "local_basis": "(B, G / local, local, local) those of the groups, in the order of `order`",
         "order": "(B, G) int64, patches along the curve",
     }
+    released_files = MethodFiles("PointGST", r"\.gft_adapter\.", _read_settings)
     official_keys: KeyMap = KeyMap(
         tuple(
             Rule(f"blocks.blocks.*.gft_adapter.{official}.", f"layers.blocks.*.path.{ours}.")

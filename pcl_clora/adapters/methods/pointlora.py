@@ -22,12 +22,15 @@ from pcl_clora.adapters.sequence import (
     small_mlp,
 )
 from pcl_clora.errors import UserValueError
+from pcl_clora.models.entry import FileFacts
 from pcl_clora.models.interface import ModelInterface, Role, Tokens
 from pcl_clora.models.key_map import KeyMap, Rule
+from pcl_clora.models.method_files import MethodFiles
 
 RELEASED_PATCHES = 128  # what the release takes for patches, whatever the backbone has
 SECOND_SHARE, EPS = 0.25, 1e-6  # of the second size in the loss; inside its logarithms
 _ROLES: tuple[Role, ...] = ("qkv", "proj")
+_ATTENTION = "blocks.blocks.*.attn."  # in released files
 
 
 class PointLoRAConfig(PublishedConfig):
@@ -114,6 +117,14 @@ class PointLoRADelta(Delta):
         return y if self.is_last else y[:, :length]
 
 
+def _read_settings(file: FileFacts) -> dict[str, Any]:
+    return {
+        "mode": "paper",
+        "rank": file.shapes["blocks.blocks.0.attn.qkv.lora_A"][0],
+        "width": file.shapes["blocks.prompt_mlp.0.weight"][0],
+    }
+
+
 class PointLoRA(SequenceMethod):
     """Low-rank adaptation of qkv and proj with multi-scale token selection.
 
@@ -143,8 +154,10 @@ class PointLoRA(SequenceMethod):
 
     config_type: ClassVar[type[AdapterConfig]] = PointLoRAConfig
     config: PointLoRAConfig
+    released_files = MethodFiles("PointLoRA", r"^lora_mask_predictor\.", _read_settings)
     official_keys: KeyMap = KeyMap(
         (
+            *(Rule(f"{_ATTENTION}{role}.linear.", f"model.blocks.*.attn.{role}.") for role in _ROLES),
             Rule("blocks.prompt_mlp.", "method.on_patches.0."),
             Rule("blocks.prompt_pos_mlp.", "method.on_extra.0."),
             Rule("blocks.prompt_qkv_mlp.", "method.on_layers.qkv."),
@@ -153,7 +166,7 @@ class PointLoRA(SequenceMethod):
             Rule("lora_mask_predictor.fc2.", "method.score.2."),
             *(
                 Rule(
-                    f"blocks.blocks.*.attn.{role}.{official}",
+                    f"{_ATTENTION}{role}.{official}",
                     f"layers.blocks.*.attn.{role}.{ours.format(role)}",
                 )
                 for role in _ROLES

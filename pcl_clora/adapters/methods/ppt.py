@@ -26,8 +26,10 @@ from pcl_clora.adapters.sequence import (
     small_mlp,
 )
 from pcl_clora.errors import UserValueError
+from pcl_clora.models.entry import FileFacts
 from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.key_map import KeyMap, Rule
+from pcl_clora.models.method_files import MethodFiles
 
 
 class PPTConfig(PublishedConfig):
@@ -93,6 +95,10 @@ class PromptedDecoding(Delta):
         return found._replace(features=found.features[:, : tokens.center.shape[1]], pooled=pooled)
 
 
+def _read_settings(file: FileFacts) -> dict[str, Any]:
+    return {"mode": "paper", "width": file.shapes["blocks.prompt_mlp.0.weight"][0]}
+
+
 class PPT(SequenceMethod):
     """Position-prompt tuning: patches of a second sampling are prompts, with their own positions.
 
@@ -119,6 +125,7 @@ class PPT(SequenceMethod):
 
     config_type: ClassVar[type[AdapterConfig]] = PPTConfig
     config: PPTConfig
+    released_files = MethodFiles("PPT", r"^blocks\.prompt_all_mlp\.", _read_settings)
     official_keys: KeyMap = KeyMap(
         (
             Rule("blocks.prompt_mlp.", "method.on_patches.0."),

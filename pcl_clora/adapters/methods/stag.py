@@ -13,8 +13,10 @@ from pcl_clora.adapters.base import Delta
 from pcl_clora.adapters.config import AdapterConfig
 from pcl_clora.adapters.sequence import PublishedConfig, SequenceMethod, neighbor_rows
 from pcl_clora.errors import UserValueError
+from pcl_clora.models.entry import FileFacts
 from pcl_clora.models.interface import ModelInterface, Part, Tokens
 from pcl_clora.models.key_map import KeyMap, Rule
+from pcl_clora.models.method_files import MethodFiles
 
 
 class STAGConfig(PublishedConfig):
@@ -88,6 +90,19 @@ class MeanPooling(Delta):
         return features.mean(dim=1)
 
 
+def _read_settings(file: FileFacts) -> dict[str, Any]:
+    depth = file.count(r"blocks\.blocks\.(\d+)\.")
+    downs = file.count(r"blocks\.addparam_downproj_dict\.(\d+)\.")
+    graphs = {int(key.split(".")[2]) for key in file.shapes if key.startswith("blocks.addparam_fc_dict.")}
+    start = min(graphs)
+    return {
+        "rank": file.shapes["blocks.addparam_downproj_dict.0.0.weight"][0],
+        "per_down": -(-depth // downs),
+        "start": start,
+        "per_graph": -(-(depth - start) // len(graphs)),
+    }
+
+
 class STAG(SequenceMethod):
     """Side token adaptation on a graph: a path of width R beside the frozen blocks.
 
@@ -107,6 +122,7 @@ class STAG(SequenceMethod):
 
     config_type: ClassVar[type[AdapterConfig]] = STAGConfig
     config: STAGConfig
+    released_files = MethodFiles("STAG", r"^blocks\.addparam_downproj_dict\.", _read_settings)
     official_keys: KeyMap = KeyMap(
         tuple(
             Rule(f"blocks.addparam_{official}_dict.*.0.", f"method.{ours}.", conv=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import PositiveInt, model_validator
@@ -12,8 +12,10 @@ from pcl_clora.adapters.base import Delta
 from pcl_clora.adapters.config import AdapterConfig, LayerwiseConfig
 from pcl_clora.adapters.sequence import SequenceMethod, seen_by_all
 from pcl_clora.errors import UserValueError
+from pcl_clora.models.entry import FileFacts
 from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.key_map import KeyMap, Rule
+from pcl_clora.models.method_files import MethodFiles
 
 
 class VPTConfig(LayerwiseConfig):
@@ -84,6 +86,10 @@ class VPTDelta(Delta):
         return y[:, :length]
 
 
+def _read_settings(file: FileFacts) -> dict[str, Any]:
+    return {"num_prompts": int(file.shapes["cls_prompt_list.0"][1])}
+
+
 class VPT(SequenceMethod):
     """Visual prompt tuning: learned tokens that all others can look at.
 
@@ -103,6 +109,7 @@ class VPT(SequenceMethod):
 
     config_type: ClassVar[type[AdapterConfig]] = VPTConfig
     config: VPTConfig
+    released_files = MethodFiles("VPT-deep", r"^cls_prompt_list\.", _read_settings)
     official_keys: KeyMap = KeyMap(
         (
             Rule("cls_prompt_list.*", "layers.blocks.*.prompts.token"),

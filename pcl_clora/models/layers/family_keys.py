@@ -79,7 +79,7 @@ def has_coordinate_positions(file: FileFacts) -> bool:
 
 def read_task(file: FileFacts) -> Task | None:
     """Tell by heads and decoders which task the network in a file has; None for a backbone alone."""
-    if file.any(r"^convs3(_cls)?\."):
+    if file.any(r"^(convs3|convs3_cls|segmentation_head_cls)\."):
         return "part_segmentation"
     if file.any(r"\bcls_head_finetune\."):
         return "classification"
@@ -115,7 +115,8 @@ def segmentation_sizes(file: FileFacts) -> dict[str, Any]:
 
     parts = file.width("convs3.weight", "convs3_cls.weight")
     if not parts:
-        return {}
+        own_head = file.width("segmentation_head_cls.cls_head.7.weight")  # a head that a method brings
+        return {"num_parts": own_head} if own_head else {}
     propagation = widths("propagation_0.mlp_convs.0", "propagation_0.mlp_convs.1")
     hidden = tuple(file.width(f"{name}.weight", f"{name}_cls.weight") for name in ("convs1", "convs2"))
     sizes: dict[str, Any] = {"num_parts": parts}

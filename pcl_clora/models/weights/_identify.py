@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pcl_clora.models.entry import BackboneEntry, FileFacts, Shapes
+from pcl_clora.models.method_files import find_method
 from pcl_clora.models.registry import entries, find_entry
 from pcl_clora.models.weights._left_out import method_of
 
@@ -21,6 +22,8 @@ class Identity:
         title: its name in words.
         task: "classification", "part_segmentation", "pretraining", or "" for a backbone without head.
         method: published fine-tuning method whose tensors are in it, "" for none.
+        adapter: settings of that method that the shapes show, with its name as `method`; empty if it is not
+            offered here. What leaves no trace is not among them.
         sizes: settings of the model's config that the shapes show; num_heads leaves no trace in them.
     """
 
@@ -29,6 +32,7 @@ class Identity:
     task: str
     method: str = ""
     sizes: Mapping[str, Any] = field(default_factory=dict)
+    adapter: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         words = [self.title]
@@ -96,9 +100,19 @@ def identify(shapes: Shapes, wrappers: Sequence[str] = ()) -> Identity:
     entry = recognise(file)
     if entry is not None and entry.files is not None:
         task, sizes = entry.files.task(file), entry.files.sizes(file)
-        return Identity(entry.name, entry.title, task or "", file.method, sizes)
+        return Identity(entry.name, entry.title, task or "", file.method, sizes, _adapter(file))
     strangers = (name for marks, name in STRANGERS if file.any(marks))
     return Identity("", next(strangers, "a network that is not known here"), "")
+
+
+def _adapter(file: FileFacts) -> dict[str, Any]:
+    found = find_method(file.method)
+    if found is None:
+        return {}
+    try:
+        return {"method": found[0], **found[1].settings(file)}
+    except (LookupError, ValueError, ArithmeticError):  # a part of a file, which does not show them
+        return {"method": found[0]}
 
 
 def recognise(file: FileFacts) -> BackboneEntry | None:
@@ -118,10 +132,10 @@ def trained_with(identity: Identity, naming: str, extras: Mapping[str, Any]) -> 
         naming: "native", "official" or "hub", how its keys are called.
         extras: what stands in the file beside its tensors.
     """
-    told = {**extras, **_json(extras.get("header"))}  # safetensors files of ours have one entry
+    told = {**extras, **read_json(extras.get("header"))}  # safetensors files of ours have one entry
     if isinstance(told.get("base_model"), dict):  # an adapter file
         return dict(told["base_model"])
-    recorded = _json(told.get(TRAINED_WITH))
+    recorded = read_json(told.get(TRAINED_WITH))
     ours = naming == "native" or str(told.get("format", "")).startswith("pcl_clora.")
     if recorded or ours:
         return recorded
@@ -129,7 +143,10 @@ def trained_with(identity: Identity, naming: str, extras: Mapping[str, Any]) -> 
     return dict(entry.files.trained_with) if entry is not None and entry.files is not None else {}
 
 
-def _json(text: object) -> dict[str, Any]:
+def read_json(text: object) -> dict[str, Any]:
+    """Read an entry beside tensors: json text of a mapping, or a mapping; empty for anything else."""
+    if isinstance(text, dict):
+        return text
     try:
         content = json.loads(str(text))
     except ValueError:

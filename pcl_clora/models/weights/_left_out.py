@@ -8,6 +8,7 @@ from functools import cache
 
 from pcl_clora.models.entry import BackboneEntry
 from pcl_clora.models.key_map import KeyMap, LeftOut, Rule
+from pcl_clora.models.method_files import title_of
 from pcl_clora.models.registry import entries, find_entry
 
 # Prefix -> where it comes from, beside those of the backbones' own files. They are taken off one after
@@ -18,16 +19,9 @@ WRAPPERS: dict[str, str] = {
     "model.": "this project's adapter files with a whole network inside",
 }
 
-# Published methods that add to a network or rename its tensors -> keys that only they have. Whatever else
-# in such a file has no place in a network is counted as theirs.
-METHODS: dict[str, str] = {
-    "DAPT": r"\.Adapter_MLP\.|^tfts_",
-    "VPT-deep": r"^cls_prompt_list\.",
-    "IDPT": r"^blocks\.(cls|dgcnn_cls\d+)\.",
-    "PointGST": r"\.gft_adapter\.",
-    "PointLoRA": r"\.lora_A$",
-    "PPT": r"^blocks\.prompt_all_mlp\.",
-    "Point-PEFT": r"\.cp_adapter\.",
+# Published methods that are not offered here and add to a network or rename its tensors -> keys that only
+# they have. Whatever else in such a file has no place in a network is counted as theirs.
+OTHER_METHODS: dict[str, str] = {
     "MoST": r"\.point_monarch\.",
     "GAPrompt": r"^shift_net\.",
 }
@@ -58,7 +52,9 @@ ALIASES = KeyMap(
     sides=("other", "usual"),
 )
 
-_METHODS = {name: re.compile(marks) for name, marks in METHODS.items()}
+SECOND_NAME = LeftOut("second", "another name of a tensor that is read")
+
+_OTHERS = {name: re.compile(marks) for name, marks in OTHER_METHODS.items()}
 
 
 @cache
@@ -110,10 +106,8 @@ def wrappers_of(keys: Iterable[str]) -> list[str]:
 def method_of(keys: Iterable[str]) -> str:
     """Name the published fine-tuning method that unwrapped keys belong to; "" for none that is known."""
     listed = list(keys)
-    for name, marks in _METHODS.items():
-        if any(marks.search(key) for key in listed):
-            return name
-    return ""
+    others = (name for name, marks in _OTHERS.items() if any(marks.search(key) for key in listed))
+    return title_of(listed) or next(others, "")
 
 
 def reason_left_out(key: str, keys: Collection[str], method: str = "") -> LeftOut:

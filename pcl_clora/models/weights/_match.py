@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from pcl_clora.models.interface import get_interface
 from pcl_clora.models.key_map import LeftOut
+from pcl_clora.models.method_files import is_own_tensor
 from pcl_clora.models.weights._containers import Checkpoint
 from pcl_clora.models.weights._identify import Identity, differences, identify, same_network
 from pcl_clora.models.weights._left_out import reason_left_out, unwrap, wrappers_of
-from pcl_clora.models.weights._naming import key_map_of, names_of_key, read_naming
+from pcl_clora.models.weights._naming import is_official, names_of_key, read_naming
+from pcl_clora.models.weights._target import Target
 
 
 @dataclass(frozen=True)
@@ -42,30 +44,35 @@ class Match:
     too_deep: tuple[str, ...]
 
 
-def match(model: nn.Module, own: Mapping[str, Tensor], checkpoint: Checkpoint) -> Match:
+def match(target: Target, checkpoint: Checkpoint) -> Match:
     """Sort the tensors of a file; nothing is read and nothing changed.
 
     The keys may be official ones, those of the hub, or ours: whichever places more of them. A head for
-    another number of classes is left out as a whole.
+    another number of classes is left out as a whole. Of two keys for one tensor, the one counts that is its
+    official name, or else the first.
 
     Args:
-        model: a plain backbone.
-        own: its tensors by their names.
+        target: what is to be filled.
         checkpoint: the file.
     """
-    naming, names, official = _place(model, checkpoint, own)
+    model, own = target.model, target.tensors
+    naming, names, official = _place(target, checkpoint)
     unwrapped = {key: unwrap(name) for key, name in official.items()}
     shapes = {unwrapped[key]: checkpoint.like(key).shape for key in checkpoint.tensors}
     identity = identify(shapes, wrappers_of(checkpoint.tensors))
     found: dict[str, str] = {}
     unexpected: dict[str, LeftOut] = {}
     wrong_shape: dict[str, str] = {}
-    for key in checkpoint.tensors:
+    by_alias = {key for key in names if naming != "native" and not is_official(target.key_map, official[key])}
+    for key in sorted(checkpoint.tensors, key=by_alias.__contains__):
         name = names.get(key)
-        if name is None or f"{unwrapped[key].removesuffix('weight')}linear.weight" in shapes:
+        if name is None or _is_scalar(name, unwrapped[key], shapes):
             unexpected[key] = reason_left_out(unwrapped[key], shapes, identity.method)
         elif name in found:
-            unexpected[key] = LeftOut("second", f"a second tensor for {name}")
+            text = (
+                "another name of a tensor that is read" if key in by_alias else f"a second tensor for {name}"
+            )
+            unexpected[key] = LeftOut("second", text)
         elif not _fits(checkpoint.like(key), own[name]):
             wrong_shape[name] = (
                 f"{tuple(checkpoint.like(key).shape)} in the file, {tuple(own[name].shape)} in the model"
@@ -86,14 +93,18 @@ def match(model: nn.Module, own: Mapping[str, Tensor], checkpoint: Checkpoint) -
     )
 
 
-def _place(
-    model: nn.Module, checkpoint: Checkpoint, own: Mapping[str, Tensor]
-) -> tuple[str, dict[str, str], dict[str, str]]:
+def _is_scalar(name: str, unwrapped: str, shapes: Collection[str]) -> bool:
+    """Tell whether a key is the scalar of PointLoRA in place of a backbone's weight."""
+    return not is_own_tensor(name) and f"{unwrapped.removesuffix('weight')}linear.weight" in shapes
+
+
+def _place(target: Target, checkpoint: Checkpoint) -> tuple[str, dict[str, str], dict[str, str]]:
     """Return (naming, key -> name in the model, key -> official key), by the naming that places more."""
-    naming, key_map = read_naming(checkpoint.tensors), key_map_of(model)
+    own, key_map, naming = target.tensors, target.key_map, read_naming(checkpoint.tensors)
     translated: dict[str, str] = {}
     for key, official in naming.official.items():
-        name = next((name for name in names_of_key(key_map, official) if name in own), None)
+        names = names_of_key(key_map, official, target.aliases)
+        name = next((name for name in names if name in own), None)
         if name:
             translated[key] = name
     native = {}
@@ -186,6 +197,8 @@ def advice(model: nn.Module, matched: Match) -> str:
         said += f" ({'; '.join(different)})" if different else ""
     elif here:
         said += f", the model is {here}"
+    if identity.adapter and same:
+        said += f", which attach_adapter(model, {dict(identity.adapter)}) makes place for"
     helps = not same or bool(different) or fitting != task
     return f"{said}; {identity.as_call(fitting)} takes it." if helps else f"{said}."
 

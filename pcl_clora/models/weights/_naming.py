@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from pcl_clora.models.key_map import KeyMap
+from pcl_clora.models.method_files import NO_KEYS
 from pcl_clora.models.weights._hub_names import hub_table_of
 from pcl_clora.models.weights._left_out import ALIASES, unwrap
 
@@ -43,22 +44,34 @@ def read_naming(keys: Iterable[str]) -> Naming:
     return Naming("official", {key: re.sub(r"^(module\.)+", "", key) for key in listed})
 
 
-def places_of_key(key_map: KeyMap, official: str) -> Iterator[tuple[str, str]]:
+def places_of_key(key_map: KeyMap, official: str, aliases: KeyMap = NO_KEYS) -> Iterator[tuple[str, str]]:
     """List what a model may call an official key: as it is, unwrapped, and by the names of some files.
+
+    Args:
+        key_map: of the model.
+        official: the key.
+        aliases: names that the files of one method have besides.
 
     Returns:
         Pairs of (official key as the map knows it, name in the model).
     """
+    maps = (aliases, ALIASES)
     for variant in dict.fromkeys((official, unwrap(official))):
-        for alias in (variant, *(ALIASES.translate(variant, to=side) for side in ("usual", "other"))):
+        others = (known.translate(variant, to=side) for known in maps for side in ("usual", "other"))
+        for alias in (variant, *others):
             name = key_map.translate(alias, to="ours") if alias else None
             if alias and name:
                 yield alias, name
 
 
-def names_of_key(key_map: KeyMap, official: str) -> Iterator[str]:
+def names_of_key(key_map: KeyMap, official: str, aliases: KeyMap = NO_KEYS) -> Iterator[str]:
     """List the names alone of `places_of_key`."""
-    return (name for _, name in places_of_key(key_map, official))
+    return (name for _, name in places_of_key(key_map, official, aliases))
+
+
+def is_official(key_map: KeyMap, official: str) -> bool:
+    """Tell whether a map knows a key as it is, and not by a further name of some files."""
+    return any(key_map.translate(key, to="ours") for key in (official, unwrap(official)))
 
 
 def key_map_of(model: nn.Module | type[nn.Module]) -> KeyMap:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pcl_clora.handover import call_registrar
 from pcl_clora.models.builtin import BUILTIN, builtin_file, list_builtin, only_builtin
+from pcl_clora.models.method_files import ADAPTER
 from pcl_clora.models.weights._containers import Checkpoint, open_checkpoint
 from pcl_clora.models.weights._other_files import RUN_ADAPTER, RUN_CONFIG
 from pcl_clora.models.weights.hub import HUB_PREFIX, cached_path, fetch, pinned_name
@@ -104,7 +105,8 @@ def open_source(source: str | Path | Mapping[str, Any], config: object = None) -
         if not _run_readers:
             call_registrar("the reader of runs")
         tensors = _run_readers[0](Path(source))
-        return Source(str(source), open_checkpoint(tensors), ("best model of a finished run, merged",))
+        how = "with its adapter beside it" if ADAPTER in tensors else "merged"
+        return Source(str(source), open_checkpoint(tensors), (f"best model of a finished run, {how}",))
     checkpoint = open_checkpoint(source)
     return Source(checkpoint.source, checkpoint)
 

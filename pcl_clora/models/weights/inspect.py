@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from pcl_clora.models.builtin import BUILTIN
 from pcl_clora.models.errors import WeightsError
-from pcl_clora.models.registry import build_model, entries, find_entry, parse_model_config
+from pcl_clora.models.method_files import ADAPTER
+from pcl_clora.models.registry import entries, find_entry
 from pcl_clora.models.weights._containers import Checkpoint
 from pcl_clora.models.weights._identify import Identity
 from pcl_clora.models.weights._left_out import all_wrappers, wrappers_of
 from pcl_clora.models.weights._match import count_not_finite
-from pcl_clora.models.weights._official_view import view_officially
+from pcl_clora.models.weights._official_view import make_empty, view_officially
 from pcl_clora.models.weights._safetensors_file import SafetensorsFile
 from pcl_clora.models.weights._sources import open_source
 from pcl_clora.models.weights.load import preview
@@ -62,6 +62,9 @@ class FileInfo:
         not_finite: key -> how many of its values are nan or infinite.
         sizes: settings that the shapes show.
         create: the call that makes a model of these sizes; num_heads leaves no trace in a file.
+        adapter: settings of the fine-tuning method in it that the shapes show or the file says, with its name
+            as `method`; empty for none that is offered here.
+        attach: the call that makes place for them, on that model.
         extras: what stands beside the weights, such as the epoch.
         loads: what each model of the architecture would take of it.
     """
@@ -78,6 +81,8 @@ class FileInfo:
     not_finite: Mapping[str, int]
     sizes: Mapping[str, Any]
     create: str
+    adapter: Mapping[str, Any]
+    attach: str
     extras: Mapping[str, Any]
     loads: tuple[WouldLoad, ...]
 
@@ -113,7 +118,9 @@ def inspect_weights(source: str | Path) -> FileInfo:
         not_finite=bad,
         sizes=dict(view.identity.sizes),
         create=_builtin_call(opened.label) if str(source) == BUILTIN else view.identity.as_call(),
-        extras={key: value for key, value in checkpoint.extras.items() if key != "header"},
+        adapter=dict(view.adapter),
+        attach=f"attach_adapter(model, {dict(view.adapter)})" if view.adapter else "",
+        extras={key: value for key, value in checkpoint.extras.items() if key not in ("header", ADAPTER)},
         loads=tuple(would_load(checkpoint, view.identity)),
     )
 
@@ -157,17 +164,3 @@ def _try(checkpoint: Checkpoint, identity: Identity, model: str, task: str) -> W
 
 def _likes(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     return {key: checkpoint.like(key) for key in checkpoint.tensors}
-
-
-def make_empty(identity: Identity, model: str, task: str) -> nn.Module:
-    """Make a network of a file's sizes without memory for its weights.
-
-    The number of heads leaves no trace in a file; heads of width 64, as published, are assumed where they
-    fit, which changes no shape.
-    """
-    settings = {"name": model, "task": task, **identity.sizes_for(task)}
-    entry, width = find_entry(model), settings.get("embed_dim", 384)
-    if entry is not None and "num_heads" in entry.config.model_fields:
-        settings["num_heads"] = width // 64 if width % 64 == 0 else 1
-    with torch.device("meta"):
-        return build_model(parse_model_config(settings))

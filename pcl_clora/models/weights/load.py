@@ -22,7 +22,7 @@ from pcl_clora.models.interface import adopt_settings
 from pcl_clora.models.key_map import LeftOut
 from pcl_clora.models.weights._containers import Checkpoint, read_state_dict
 from pcl_clora.models.weights._identify import TRAINED_WITH, trained_with
-from pcl_clora.models.weights._match import Match, advice, count_not_finite, match
+from pcl_clora.models.weights._match import Match, advice, count_not_finite, match, names_of_parts
 from pcl_clora.models.weights._naming import native_name
 from pcl_clora.models.weights._sources import (
     Source,
@@ -66,6 +66,8 @@ class LoadReport:
         notes: where it comes from, a line each.
         given: what was given as the source, with the revision of an id; "" for a state dict.
         partial: whether tensors of the backbone were allowed to keep their values.
+        tuned: those of the backbone's learned tokens that were filled from a file of the active adapter's
+            method; pre-trained weights do not have them.
     """
 
     source: str
@@ -79,6 +81,7 @@ class LoadReport:
     notes: tuple[str, ...] = ()
     given: str = ""
     partial: bool = False
+    tuned: tuple[str, ...] = ()
 
     def described(self) -> dict[str, Any]:
         """Say it so that an adapter file can name the weights it stands on; empty for a state dict.
@@ -127,8 +130,10 @@ def load_weights(
     normal for pre-trained files. One tensor of a safetensors file is in memory at a time. Official weights
     bring the rule by which their patches were chosen (`fps_compat`) to a model whose settings leave it open.
 
-    Below an adapter the backbone's own tensors are filled. Parts that the active adapter has copies of (its
-    head, class tokens, ...) keep the adapter's values while it is active, which the report and the log say.
+    A file of the active adapter's method, released or ours, fills the whole network: backbone, what the
+    method added, and the adapter's own head and tokens. Of any other file the backbone's own tensors below
+    the adapter are filled: parts that the active adapter has copies of (its head, class tokens, ...) keep the
+    adapter's values while it is active, which the report and the log say.
 
     Args:
         model: a model of `create_model`, or an adapted one.
@@ -177,16 +182,17 @@ def _match(
     model: nn.Module, source: str | Path | Mapping[str, Any], allow_partial: bool
 ) -> tuple[Target, Source, Match]:
     """Open weights and find their places; refuse what does not fit by names and shapes."""
-    target = target_of(model)
-    opened = open_source(source, target.config)
-    matched = match(target.model, target.tensors, opened.checkpoint)
+    opened = open_source(source, getattr(getattr(model, "base", model), "config", None))
+    target = target_of(model, opened.checkpoint)
+    matched = match(target, opened.checkpoint)
     _refuse_other(opened, matched)
-    _refuse(target.model, opened.label, matched, len(opened.checkpoint.tensors), allow_partial)
+    _refuse(target, opened.label, matched, len(opened.checkpoint.tensors), allow_partial)
     return target, opened, matched
 
 
 def _report(target: Target, opened: Source, matched: Match) -> LoadReport:
     own = target.tensors
+    tokens = names_of_parts(target.model, own, ("tokens",)) if target.method else set()
     return LoadReport(
         source=opened.label,
         container=opened.checkpoint.container,
@@ -196,12 +202,15 @@ def _report(target: Target, opened: Source, matched: Match) -> LoadReport:
         holds=str(matched.identity),
         naming=matched.naming,
         cast=_casts(own, opened.checkpoint, matched),
-        notes=opened.notes + _method_note(matched) + _copies_note(target, matched),
+        notes=opened.notes + _method_note(target, matched) + _copies_note(target, matched),
+        tuned=tuple(name for name in matched.found if name in tokens),
     )
 
 
-def _method_note(matched: Match) -> tuple[str, ...]:
+def _method_note(target: Target, matched: Match) -> tuple[str, ...]:
     method = matched.identity.method
+    if target.method:
+        return (f"backbone, head and what {target.method} added are filled: the file's whole network runs",)
     if not method:
         return ()
     return (f"what {method} added is left out: the model computes what the file's base alone computes",)
@@ -234,7 +243,8 @@ def _refuse_other(opened: Source, matched: Match) -> None:
         raise WeightsError(f"{opened.label} is {other.title}: {other.remedy}.")
 
 
-def _refuse(model: nn.Module, label: str, matched: Match, num_keys: int, allow_partial: bool) -> None:
+def _refuse(target: Target, label: str, matched: Match, num_keys: int, allow_partial: bool) -> None:
+    model = target.model
     if not matched.found and not matched.wrong_shape:
         keys = ", ".join(list(matched.unexpected)[:5])
         raise WeightsError(

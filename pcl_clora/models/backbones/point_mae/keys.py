@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pcl_clora.models.key_map import KeyMap
+from pcl_clora.models.key_map import KeyMap, Rule
 from pcl_clora.models.layers.family_keys import (
     CLASSIFIER_RULES,
     PATCH_EMBED_RULES,
@@ -19,8 +19,9 @@ from pcl_clora.models.layers.hub_keys import (
     same_names,
 )
 
-CLASSIFICATION_KEYS = KeyMap(PATCH_EMBED_RULES + TRANSFORMER_RULES + CLASSIFIER_RULES)
-SEGMENTATION_KEYS = KeyMap(PATCH_EMBED_RULES + TRANSFORMER_RULES + segmentation_rules())
+_NETWORK_RULES = (*PATCH_EMBED_RULES, *TRANSFORMER_RULES, Rule("reduce_dim.", "reduce_dim."))  # encoder_dim
+CLASSIFICATION_KEYS = KeyMap(_NETWORK_RULES + CLASSIFIER_RULES)
+SEGMENTATION_KEYS = KeyMap(_NETWORK_RULES + segmentation_rules())
 HUB_TABLES: dict[str, KeyMap] = {
     "Point-MAE pre-training": hub_map(
         (
