@@ -129,13 +129,13 @@ def load_adapter(
 def _settings_with_bank(path: str | Path, settings: Mapping[str, Any], bank: str | Path) -> Mapping[str, Any]:
     """Return the settings that an adapter file carries, with the place where its bank is now."""
     recorded = settings.get("bank", "")
-    if bank and not recorded:
-        raise AdapterFileError(
-            path, f"was trained without a bank, but bank={bank} is given", "leave bank out"
-        )
-    return (
-        {**settings, "bank": str(bank) if bank else find_bank(str(recorded), path)} if recorded else settings
-    )
+    if not isinstance(recorded, str) or not recorded:  # Point-PEFT's setting of that name says yes or no
+        if bank:
+            raise AdapterFileError(
+                path, f"was trained without a bank, but bank={bank} is given", "leave bank out"
+            )
+        return settings
+    return {**settings, "bank": str(bank) if bank else find_bank(recorded, path)}
 
 
 def _as_adapted(model: nn.Module) -> AdaptedModel:
