@@ -17,6 +17,7 @@ from pcl_clora.models.key_map import KeyMap
 NO_KEYS = KeyMap((), sides=("other", "usual"))
 OWN_TENSORS = ("layers.", "method.")  # how names of what a method adds begin, in adapter and in weights files
 ADAPTER = "adapter"  # entry of a weights file beside its tensors: settings of the method in it, as json
+TASK = "task"  # entry beside it: the task of the network that the method is on
 
 Settings = Mapping[str, Any]
 PART = "model."  # before the backbone's name of a tensor, in adapter files

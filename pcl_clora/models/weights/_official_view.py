@@ -15,6 +15,7 @@ from pcl_clora.models.config import Task
 from pcl_clora.models.key_map import KeyMap
 from pcl_clora.models.method_files import (
     ADAPTER,
+    TASK,
     MethodFiles,
     Settings,
     is_own_tensor,
@@ -97,10 +98,12 @@ def _view_of_native(checkpoint: Checkpoint) -> OfficialView | None:
     """Recognise one of our own state dicts: by the key map that knows most of it, then by what it lacks."""
     base = [key for key in checkpoint.tensors if not is_own_tensor(unwrap(key))]
     own = {name_pattern(unwrap(key)) for key in base}
-    adapter = recorded_adapter(checkpoint)
+    adapter, task_told = recorded_adapter(checkpoint)
     enough = ENOUGH_OF_TUNED if adapter else ENOUGH
     best: tuple[int, int, dict[str, str], KeyMap, Task] = (0, 0, {}, KeyMap(()), "classification")
     for (model, of_task), network in model_classes().items():
+        if task_told not in ("", of_task):
+            continue
         key_map = key_map_of(network)
         official = {key: key_map.translate(unwrap(key), to="official") for key in base}
         known = sum(name is not None for name in official.values())
@@ -127,12 +130,17 @@ def _view_of_native(checkpoint: Checkpoint) -> OfficialView | None:
     return OfficialView(checkpoint, "native", identity, _turned(names), key_map, adapter)
 
 
-def recorded_adapter(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Read the settings of the method whose tensors are in a file of this project; empty for none."""
+def recorded_adapter(checkpoint: Checkpoint) -> tuple[dict[str, Any], str]:
+    """Read what a file of this project says of the method whose tensors are in it.
+
+    Returns:
+        (settings of the method, task of the network); ({}, "") without one.
+    """
     if not any(is_own_tensor(unwrap(key)) for key in checkpoint.tensors):
-        return {}
-    told = read_json(read_json(checkpoint.extras.get("header")).get(ADAPTER, checkpoint.extras.get(ADAPTER)))
-    return told if "method" in told else {}
+        return {}, ""
+    told = {**checkpoint.extras, **read_json(checkpoint.extras.get("header"))}
+    settings = read_json(told.get(ADAPTER))
+    return (settings, str(told.get(TASK, ""))) if "method" in settings else ({}, "")
 
 
 def make_empty(identity: Identity, model: str, task: str) -> nn.Module:

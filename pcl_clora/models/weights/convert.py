@@ -17,7 +17,7 @@ from pcl_clora.io import atomic_write, save_tensors
 from pcl_clora.io.safe import refuse_overwriting_inputs
 from pcl_clora.models.errors import WeightsError
 from pcl_clora.models.key_map import KeyMap, LeftOut
-from pcl_clora.models.method_files import ADAPTER, NO_KEYS, is_own_tensor, method_keys, network_keys
+from pcl_clora.models.method_files import ADAPTER, NO_KEYS, TASK, is_own_tensor, method_keys, network_keys
 from pcl_clora.models.registry import model_classes
 from pcl_clora.models.weights._containers import open_checkpoint
 from pcl_clora.models.weights._hub_names import hub_table_of
@@ -105,7 +105,7 @@ def convert_weights(
     if recorded:
         header[TRAINED_WITH] = json.dumps(recorded)
     if view.adapter and any(map(is_own_tensor, tensors)):
-        header[ADAPTER] = json.dumps(view.adapter)
+        header |= {ADAPTER: json.dumps(view.adapter), TASK: view.identity.task}
     if target.suffix == ".safetensors":
         save_tensors(target, tensors, header)
     else:
@@ -125,6 +125,7 @@ def tensors_of_model(model: nn.Module) -> dict[str, Any]:
         AdapterStateError: if an adapter is merged into the model.
     """
     tensors: dict[str, Any] = dict(model.state_dict())
+    config = getattr(getattr(model, "base", model), "config", None)
     if hasattr(model, "network_tensors"):
         adapted: Any = model
         tensors = adapted.network_tensors()
@@ -136,7 +137,7 @@ def tensors_of_model(model: nn.Module) -> dict[str, Any]:
             )
         if added:
             tensors[ADAPTER] = json.dumps(adapted.config.model_dump(mode="json"))
-    config = getattr(getattr(model, "base", model), "config", None)
+            tensors[TASK] = getattr(config, "task", "")
     shared = {name: getattr(config, name) for name in getattr(config, "adoptable", ())}
     return {**tensors, TRAINED_WITH: json.dumps(shared)} if shared else tensors
 

@@ -12,7 +12,7 @@ import torch
 
 from pcl_clora.models.builtin import BUILTIN
 from pcl_clora.models.errors import WeightsError
-from pcl_clora.models.method_files import ADAPTER
+from pcl_clora.models.method_files import ADAPTER, TASK
 from pcl_clora.models.registry import entries, find_entry
 from pcl_clora.models.weights._containers import Checkpoint
 from pcl_clora.models.weights._identify import Identity
@@ -120,7 +120,9 @@ def inspect_weights(source: str | Path) -> FileInfo:
         create=_builtin_call(opened.label) if str(source) == BUILTIN else view.identity.as_call(),
         adapter=dict(view.adapter),
         attach=f"attach_adapter(model, {dict(view.adapter)})" if view.adapter else "",
-        extras={key: value for key, value in checkpoint.extras.items() if key not in ("header", ADAPTER)},
+        extras={
+            key: value for key, value in checkpoint.extras.items() if key not in ("header", ADAPTER, TASK)
+        },
         loads=tuple(would_load(checkpoint, view.identity)),
     )
 
