@@ -338,14 +338,21 @@ class Predictor:
             cloud = cloud.detach().cpu()
         return self.rule.see(cast(Any, cloud), name=name, faces=faces, inside=inside)
 
-    def answer(self, seen: Sequence[SeenCloud], categories: Sequence[int] = ()) -> list[Prediction]:
+    def stack(self, seen: Sequence[SeenCloud]) -> Tensor:
+        """Put what the model is given of clouds into one batch on its device: (B, num_points, 3)."""
+        return torch.stack([cloud.points for cloud in seen]).to(self.device)
+
+    def answer(
+        self, seen: Sequence[SeenCloud], categories: Sequence[int] = (), *, points: Tensor | None = None
+    ) -> list[Prediction]:
         """Predict clouds that were seen.
 
         Args:
             seen: what `see` gave.
             categories: number of the category of every cloud, in part segmentation.
+            points: the batch that `stack` made of them, if it is at hand.
         """
-        few = torch.stack([cloud.points for cloud in seen])
+        few = self.stack(seen) if points is None else points
         numbers = torch.tensor(list(categories), dtype=torch.int64)
         if self.model.slot(self.opened.adapter).method.batch_independent:
             logits, features = self._run(few, numbers)
@@ -360,9 +367,13 @@ class Predictor:
         if not self.shares:
             return self._pass(*given)
         with self.lock:
-            if self.model.active != self.opened.adapter:
-                self.model.set_active(self.opened.adapter)
+            self.put_in_place()
             return self._pass(*given)
+
+    def put_in_place(self) -> None:
+        """Make its adapter the active one of a backbone that several share; hold `lock` around it."""
+        if self.model.active != self.opened.adapter:
+            self.model.set_active(self.opened.adapter)
 
     def _pass(self, *given: Tensor) -> tuple[Tensor, Tensor]:
         found = self.opened

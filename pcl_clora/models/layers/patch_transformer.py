@@ -20,6 +20,7 @@ from pcl_clora.errors import UserValueError
 from pcl_clora.models.config import TransformerConfig
 from pcl_clora.models.interface import ModelInterface, Opening, Tokens
 from pcl_clora.models.key_map import KeyMap
+from pcl_clora.models.layers import shared_patches
 from pcl_clora.models.layers.checks import check_input
 from pcl_clora.models.layers.heads import ClassificationHead
 from pcl_clora.models.layers.product import Linear
@@ -155,6 +156,11 @@ class PatchTransformer(nn.Module):
             ValueError: see `check_points`.
         """
         self.check_points(points)
+        shared = shared_patches.current()
+        return self.cut(points) if shared is None else shared.groups(points, lambda: self.cut(points))
+
+    def cut(self, points: Tensor) -> ops.PointGroups:
+        """Cut clouds into patches; `group` checks them first, and asks once a batch if it is shared."""
         config = self.config
         return ops.group_points(points, config.num_groups, config.group_size, compat=config.fps_compat)
 
@@ -180,6 +186,12 @@ class PatchTransformer(nn.Module):
 
     def embed_patches(self, neighborhood: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
         """Patches (B, M, K, 3) and their centres (B, M, 3) -> features and positions, each (B, M, D)."""
+        shared = shared_patches.current()
+        if shared is None:
+            return self._embed(neighborhood, center)
+        return shared.embedded(neighborhood, lambda: self._embed(neighborhood, center))
+
+    def _embed(self, neighborhood: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
         return self.reduce_dim(self.patch_embed(neighborhood)), self.pos_embed(center)
 
     def tokenize(self, points: Tensor) -> Tokens:

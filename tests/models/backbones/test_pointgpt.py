@@ -78,7 +78,7 @@ def test_published_form_gives_the_same_logits(archive):
 def test_order_and_positions_equal_the_official_model(archive):
     model = golden(archive)
     points = torch.from_numpy(archive["points"])
-    unordered = PatchTransformer.group(model, points).center
+    unordered = PatchTransformer.cut(model, points).center
     center = model.group(points).center
     np.testing.assert_array_equal(unordered, archive["fps_center"])
     np.testing.assert_array_equal(

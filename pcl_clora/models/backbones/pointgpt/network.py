@@ -154,13 +154,9 @@ class PointGPT(Rewritten, PatchTransformer):
         parts = {**shared.parts, "tokens": tokens, "pos_embed": (), "norms": norms}
         return dataclasses.replace(shared, parts=parts, unused=unused, causal=True)
 
-    def group(self, points: Tensor) -> ops.PointGroups:
-        """Cut clouds into patches, in the order of a greedy walk over their centres.
-
-        Raises:
-            ValueError: as `PatchTransformer.group`.
-        """
-        groups = super().group(points)
+    def cut(self, points: Tensor) -> ops.PointGroups:
+        """Cut clouds into patches, in the order of a greedy walk over their centres."""
+        groups = super().cut(points)
         order = walk_order(groups.center)
         rows = torch.arange(len(order), device=order.device)[:, None]
         return ops.PointGroups(*(part[rows, order] for part in groups))
