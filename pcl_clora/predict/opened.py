@@ -25,7 +25,7 @@ from pcl_clora.engine.run.rule import load_input_rule, rule_of_run
 from pcl_clora.engine.run.taxonomy import taxonomy_of_header, taxonomy_of_run
 from pcl_clora.engine.tasks import Task
 from pcl_clora.errors import UserValueError
-from pcl_clora.io import DataError
+from pcl_clora.io import DataError, explained
 from pcl_clora.models.layers.product import Route
 
 
@@ -65,11 +65,27 @@ def adapter_file(source: str | Path) -> Path:
         DataError: if there is neither.
     """
     path = Path(source)
-    if path.is_dir():
-        return RunFolder(path).chosen
-    if not path.exists():
-        raise DataError(path, "there is no such run folder or adapter file", "check the path")
+    with explained(path, "read"):
+        if path.is_dir():
+            return RunFolder(path).chosen
+        if not path.exists():
+            raise DataError(path, "there is no such run folder or adapter file", "check the path")
     return path
+
+
+def header_of(source: str | Path) -> AdapterHeader:
+    """Read the header of the adapter file of a run, or of itself.
+
+    Raises:
+        ConfigError: if the folder holds no finished run.
+        AdapterFileError: if the file is at fault.
+        FileAccessError: if it may not be read.
+    """
+    file = adapter_file(source)
+    with explained(file, "read"):
+        if not file.is_file():
+            raise ConfigError(f"{source} is not the folder of a finished run: {file} is missing.")
+        return read_header(file)
 
 
 def open_source(
@@ -95,7 +111,7 @@ def open_source(
     path, file = Path(source), adapter_file(source)
     if path.is_dir() and not str(weights):
         return _open_run(path, data, beside)
-    header, run = read_header(file), file.parent.parent
+    header, run = header_of(source), file.parent.parent
     in_run = RunFolder(run).chosen == file and RunFolder(run).config.is_file()
     if in_run and not str(weights) and not header.base_weights:
         return _open_run(run, data, beside)

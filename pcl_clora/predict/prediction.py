@@ -28,6 +28,8 @@ class Prediction:
         input: the cloud as the model saw it.
         category: name of the category that the model was told; empty in classification.
         feature: (F,), float32, what entered the head: the cloud as one vector; None if it was not kept.
+        novelty: how unlike the training clouds the feature is: 1 is what 95 of 100 held-out ones stay below;
+            None where the run has no calibration.
     """
 
     names: tuple[str, ...]
@@ -35,6 +37,7 @@ class Prediction:
     input: SeenCloud
     category: str = ""
     feature: NDArray[np.float32] | None = None
+    novelty: float | None = None
 
     @property
     def is_segmentation(self) -> bool:
@@ -60,6 +63,11 @@ class Prediction:
     def name(self) -> str:
         """Name of the most probable class; of a segmentation the category that the model was told."""
         return self.category if self.is_segmentation else self.names[int(self.label)]
+
+    @property
+    def is_novel(self) -> bool:
+        """Whether the cloud is less like the training clouds than 95 of 100 held-out ones."""
+        return self.novelty is not None and self.novelty > 1
 
     def _to_all(self, values: NDArray[Any]) -> NDArray[Any]:
         """Hand values of the seen points (M, ...) to all of the file (N, ...), from the nearest."""
@@ -108,7 +116,8 @@ class Prediction:
         Args:
             count: of the most probable classes that are listed.
         """
-        doubts = {"warnings": list(self.warnings)}
+        novelty = {} if self.novelty is None else {"novelty": round(self.novelty, 4)}
+        doubts = {**novelty, "warnings": list(self.warnings)}
         if self.is_segmentation:
             counts = np.bincount(self.label, minlength=len(self.names))
             sizes = {name: int(count) for name, count in zip(self.names, counts, strict=True) if count}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from pcl_clora.adapters import AdaptedModel
+from pcl_clora.adapters.files import AdapterFileError, AdapterHeader
 from pcl_clora.config import ConfigError
 from pcl_clora.data import InputRule, PartTaxonomy, PointDataset, Sample, build_dataset
 from pcl_clora.data.input_rule import SeenCloud, Up
@@ -24,7 +25,7 @@ from pcl_clora.engine.precision import Precision
 from pcl_clora.engine.trained_classes import match_classes
 from pcl_clora.errors import UserTypeError, UserValueError
 from pcl_clora.models.layers.product import Route, use_route
-from pcl_clora.predict.opened import Opened, open_source
+from pcl_clora.predict.opened import Opened, header_of, open_source
 from pcl_clora.predict.prediction import Prediction
 from pcl_clora.predict.tap import FeatureTap
 
@@ -149,6 +150,11 @@ class Predictor:
     def names(self) -> tuple[str, ...]:
         """Name of every class, or of every part."""
         return self.task.logit_names
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the tensors of its adapter, which tells its answers from those of another one."""
+        return self.opened.header.tensors_sha256
 
     @property
     def cfg(self) -> RunConfig:
@@ -429,23 +435,49 @@ def load_several(
     weights: str | Path = "",
     device: str = "auto",
     up: str | None = None,
+    data: str | Path | None = None,
 ) -> list[Predictor]:
-    """Open several runs or adapter files that stand on one backbone, which they share.
+    """Open several runs or adapter files; those that stand on one backbone share it, and take turns on it.
 
-    They take turns on it. `predict_several` asks all of them with one pass of what they have in common.
+    `answer_several` asks such predictors with one pass of what they have in common.
 
     Args:
         sources: see `load`, as the others.
         weights: what adapter files stand on.
         device: "auto", "cpu" or "cuda".
         up: axis that points up in the clouds to come.
+        data: folder of the data of the runs.
 
     Raises:
-        AdapterFileError: if one stands on another backbone than the first.
+        UserValueError: if there are none, or two have the same name.
     """
     if not sources:
         raise UserValueError("There is nothing to load: give run folders or adapter files.")
-    axis = parse_up(up or "")
-    first = Predictor(sources[0], weights=weights, device=device, up=axis)
-    others = [Predictor(each, weights=weights, up=axis, beside=first) for each in sources[1:]]
-    return [first, *others]
+    axis, found = parse_up(up or ""), list[Predictor]()
+    for source in sources:
+        named: dict[str, Any] = {"weights": weights, "device": device, "up": axis, "data": data}
+        found.append(_beside(source, found, named) or Predictor(source, **named))
+    names = [one.name for one in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserValueError(f"Two models are called {', '.join(twice)}; rename a folder or a file.")
+    return found
+
+
+def _beside(source: str | Path, others: Sequence[Predictor], named: Mapping[str, Any]) -> Predictor | None:
+    """Open a source on the backbone of another predictor, if it stands on it; its SHA-256 tells."""
+    settings = _settings(header_of(source))
+    known = {id(one.model): one for one in others if _settings(one.opened.header) == settings}
+    for other in known.values():
+        try:
+            return Predictor(source, **named, beside=other)
+        except (
+            AdapterFileError
+        ):  # another base; what is wrong with the file itself is said when it stands alone
+            continue
+    return None
+
+
+def _settings(header: AdapterHeader) -> dict[str, Any]:
+    """Pick what decides whether two adapters can stand on one backbone: its settings but the classes."""
+    return {**header.base_model, "num_classes": None}

@@ -17,6 +17,9 @@ from pcl_clora.io.safe import read_json, refuse_overwriting_inputs
 from pcl_clora.predict.prediction import Prediction
 from pcl_clora.predict.predictor import Predictor
 
+LABEL_KINDS = ("npz", "ply")
+"""Endings of the files of labelled points that are written unless told otherwise."""
+
 
 def part_colours(taxonomy: PartTaxonomy) -> Mapping[int, str]:
     """Choose the colour "#rrggbb" of every part: those of a category start from the first colour."""
@@ -31,11 +34,13 @@ def write_prediction(
     predictor: Predictor,
     *,
     source: str | Path = "",
+    kinds: Sequence[str] = LABEL_KINDS,
+    topk: int = 5,
 ) -> dict[str, str]:
     """Write what was predicted for one file.
 
-    NAME.json always; in part segmentation also NAME.npz (points, prediction, confidence), which
-    `pcl-clora view` shows, and NAME.ply with colours, for other programs.
+    NAME.json always, last; in part segmentation also NAME.npz (points, prediction, confidence), which
+    `pcl-clora view` shows, and NAME.ply with colours, for other programs; or NAME.las.
 
     Args:
         folder: where to; made if it is missing.
@@ -44,6 +49,8 @@ def write_prediction(
         prediction: what the predictor said.
         predictor: knows the parts.
         source: the file that the points are from; results of another one are not written over.
+        kinds: of files of labelled points, see `LABEL_KINDS`, and "las", which needs laspy.
+        topk: classes that the json lists.
 
     Returns:
         ending -> path of what was written.
@@ -52,9 +59,9 @@ def write_prediction(
         UserValueError: if an output is the source, or holds something else than an older result of it.
     """
     folder = Path(folder)
-    kinds = ("json", "npz", "ply") if prediction.is_segmentation else ("json",)
-    written = {kind: folder / f"{name}.{kind}" for kind in kinds}
-    content = prediction.as_json()
+    endings = ("json", *check_kinds(kinds)) if prediction.is_segmentation else ("json",)
+    written = {kind: folder / f"{name}.{kind}" for kind in endings}
+    content = {**prediction.as_json(topk), **_signature(predictor)}
     if str(source):
         refuse_overwriting_inputs(written.values(), [source])
         content["file"] = _place(source)
@@ -63,15 +70,47 @@ def write_prediction(
         label, confidence = prediction.label, prediction.confidence
         palette = part_colours(predictor.taxonomy)
         table = np.array([rgb(palette[part]) for part in range(len(palette))], dtype=np.uint8)
-        write_points(written["npz"], points, {"prediction": label, "confidence": confidence})
-        fields: dict[str, NDArray[Any]] = {
+        marked: dict[str, NDArray[Any]] = {
             "colors": table[label],
             "labels": label.astype(np.int32),
             "confidence": confidence,
         }
-        write_points(written["ply"], points, fields)
+        plain: dict[str, NDArray[Any]] = {"prediction": label, "confidence": confidence}
+        for kind in endings[1:]:
+            write_points(written[kind], points, plain if kind == "npz" else marked)
     write_json(written["json"], content)
     return {kind: str(path) for kind, path in written.items()}
+
+
+def check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
+    """Refuse kinds of label files that are not known.
+
+    Raises:
+        UserValueError: listing those that are.
+    """
+    known = (*LABEL_KINDS, "las")
+    wrong = [kind for kind in kinds if kind not in known]
+    if wrong:
+        raise UserValueError(
+            f"labels cannot be written as {', '.join(wrong)}; choose from {', '.join(known)}."
+        )
+    return tuple(kinds)
+
+
+def is_written(folder: str | Path, name: str, predictor: Predictor, source: str | Path) -> bool:
+    """Tell whether `write_prediction` has finished with a file, by this very model."""
+    file = Path(folder) / f"{name}.json"
+    try:
+        content = read_json(file) if file.is_file() else {}
+    except DataError:
+        return False
+    wanted = {"file": _place(source), **_signature(predictor)}
+    return all(content.get(key) == value for key, value in wanted.items())
+
+
+def _signature(predictor: Predictor) -> dict[str, str]:
+    """Name the model, so that results of another one are told apart."""
+    return {"model": predictor.name, "adapter_sha256": predictor.digest}
 
 
 def _place(source: str | Path) -> str:

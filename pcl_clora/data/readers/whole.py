@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pcl_clora.data.readers.scanobjectnn_raw import read_raw_object
-from pcl_clora.io import POINT_SUFFIXES, DataError, load_pickled_arrays, read_points
+from pcl_clora.io import POINT_SUFFIXES, DataError, hdf5, load_pickled_arrays, read_points
+from pcl_clora.io.fields import point_key
 
 WHOLE_SUFFIXES: tuple[str, ...] = (*POINT_SUFFIXES, ".bin", ".dat", ".pkl")
 """File name endings that `read_whole` knows."""
@@ -51,6 +52,30 @@ def read_whole(path: str | Path) -> WholeCloud:
         return WholeCloud(raw.points, inside=raw.mask)
     content = read_points(path, dtype="float64")
     return WholeCloud(content.points, content.faces)
+
+
+def count_clouds(path: str | Path) -> int | None:
+    """Count the clouds of an h5 file or of one data set in it, `file.h5#group/data`, that holds several.
+
+    Returns:
+        Their number; None where the file holds a single cloud, is of another kind, or one of it is named.
+
+    Raises:
+        DataError: if the file is damaged, or does not say which data set is meant.
+    """
+    file, _, part = str(path).partition("#")
+    if Path(file).suffix.lower() not in (".h5", ".hdf5") or not Path(file).is_file():
+        return None
+    if part.rpartition("#")[2].isdecimal():
+        return None
+    with hdf5.open_hdf5(Path(file)) as content:
+        group = hdf5.find(Path(file), content, part)
+        if group is None:
+            return None
+        if hasattr(group, "keys"):
+            names = [name for name in group if hdf5.find_array(Path(file), group, name) is not None]
+            group = hdf5.find_array(Path(file), group, point_key(Path(file), names)) if names else None
+        return len(group) if group is not None and group.ndim == 3 else None
 
 
 def _of_pickle(file: Path, row: str) -> NDArray[Any]:
