@@ -92,7 +92,11 @@ def test_the_columns_are_those_that_are_documented(tmp_path):
 def test_odd_names_come_back_as_they_were(tmp_path, ending):
     if ending == "parquet":
         pytest.importorskip("pyarrow")
-    rows = [Row('a,"b"\n.ply', "modèle", "シ", 0.25, "novel", 1.5, (("シ", 0.25),), 7, 0.1, ("x; y",))]
+    rows = [
+        Row(
+            'a,"b"\n.ply', "mod\u00e8le", "\u30b7", 0.25, "novel", 1.5, (("\u30b7", 0.25),), 7, 0.1, ("x; y",)
+        )
+    ]
     rows += [Row("b.ply", "m", status="error", error="torn, \nget it again")]
 
     write_table(tmp_path / f"t.{ending}", rows)
@@ -177,9 +181,9 @@ def test_resume_predicts_only_what_is_missing(classification_run, scans, tmp_pat
     assert (whole.exit_code, again.exit_code) == (0, 0)
     assert next(Path(file).name for file in read) == "broken.npy"  # what failed is tried again
     assert not {str(scans / "a.npy"), str(scans / "b.xyz")} & set(read)
-    call(scans / "a.npy", "--run", classification_run, "--out", out, "--resume")
-    strip = [Row(**{**row.__dict__, "seconds": 0.0}) for row in before]
-    assert [Row(**{**row.__dict__, "seconds": 0.0}) for row in read_table(out)] == strip
+    once_more = call(scans / "a.npy", "--run", classification_run, "--out", out, "--resume")
+    assert once_more.exit_code == 0
+    assert {row.key: row.label for row in read_table(out)} == {row.key: row.label for row in before}
 
 
 def test_a_killed_prediction_goes_on_with_what_it_had(classification_run, tmp_path):
@@ -274,12 +278,10 @@ def test_results_in_a_folder_are_gone_on_with_too(classification_run, scans, tmp
     assert [file.name for file in after if after[file] != before[file]] == ["b.json"]
 
 
-@pytest.mark.parametrize("run", ["classification_run", "segmentation_run"])
-def test_pages_show_every_cloud(run, request, scans, tmp_path):
-    run = request.getfixturevalue(run)
-
+@pytest.mark.parametrize(("run", "category"), [("classification_run", ""), ("segmentation_run", "mug")])
+def test_pages_show_every_cloud(run, category, request, scans, tmp_path):
     found = call(
-        *(scans, "--run", run, "--category", "mug" if "segmentation" in str(run) else ""),
+        *(scans, "--run", request.getfixturevalue(run), "--category", category),
         *("--out", tmp_path / "o.csv", "--html", tmp_path / "pages"),
     )
 
