@@ -25,6 +25,8 @@ _PUBLIC = {
     "load_run_config": "pcl_clora.engine",
     "load_weights": "pcl_clora.models",
     "trainable_plan": "pcl_clora.adapters",
+    "PointClassifier": "pcl_clora.estimators",
+    "PointSegmenter": "pcl_clora.estimators",
     "Trainer": "pcl_clora.engine",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pcl_clora.data.arrays import ArraysConfig, make_arrays
 from pcl_clora.data.folds import FewshotConfig, FewshotFold
 from pcl_clora.data.generated.procedural import ProceduralConfig, ProceduralShapes
 from pcl_clora.data.generated.procedural_corpus import ProceduralCorpus, ProceduralCorpusConfig
@@ -30,3 +31,4 @@ register_dataset("packed", PackedConfig, PackedDataset)
 register_dataset("procedural", ProceduralConfig, ProceduralShapes)
 register_dataset("procedural_corpus", ProceduralCorpusConfig, ProceduralCorpus)
 register_dataset("digits", DigitsConfig, Digits)
+register_dataset("arrays", ArraysConfig, make_arrays)
