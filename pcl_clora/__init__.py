@@ -24,6 +24,7 @@ _PUBLIC = {
     "load_adapter": "pcl_clora.adapters",
     "load_run_config": "pcl_clora.engine",
     "load_weights": "pcl_clora.models",
+    "published_adapter": "pcl_clora.adapters",
     "trainable_plan": "pcl_clora.adapters",
     "PointClassifier": "pcl_clora.estimators",
     "PointSegmenter": "pcl_clora.estimators",

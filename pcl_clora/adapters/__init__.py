@@ -18,6 +18,7 @@ from pcl_clora.adapters.methods.ssf import SSFConfig
 from pcl_clora.adapters.methods.vera import VeRAConfig
 from pcl_clora.adapters.model import AdaptedModel, trainable_plan
 from pcl_clora.adapters.plan import format_plan
+from pcl_clora.adapters.published import list_published, published_adapter
 from pcl_clora.adapters.registry import list_adapters, parse_adapter_config, register_adapter
 from pcl_clora.adapters.status import LayerStatus
 
@@ -47,8 +48,10 @@ __all__ = [
     "attach_adapter",
     "format_plan",
     "list_adapters",
+    "list_published",
     "load_adapter",
     "parse_adapter_config",
+    "published_adapter",
     "read_adapter",
     "register_adapter",
     "trainable_plan",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from pcl_clora.adapters.config import AdapterConfig
+from pcl_clora.adapters.config import AdapterConfig, Task
 from pcl_clora.errors import PclCloraError, UserTypeError, UserValueError
 from pcl_clora.models.interface import ModelInterface
 from pcl_clora.models.key_map import KeyMap
@@ -173,6 +173,7 @@ class AdapterMethod(nn.Module):
     Attributes:
         mergeable: whether the change folds into the weights, with the method's default settings.
         batch_independent: whether a prediction is the same whatever else is in the batch.
+        tasks: what it is offered for.
         from_file: whether its tensors come from a file, whose settings may be some that a new one is refused.
         released_files: how files of its released code look; None where there are none.
         official_keys: what they call its tensors -> what adapter files call them. Of a method that is on a
@@ -184,6 +185,7 @@ class AdapterMethod(nn.Module):
     batch_independent: ClassVar[bool] = True
     released_files: ClassVar[MethodFiles | None] = None
     official_keys: KeyMap = KeyMap(())
+    tasks: ClassVar[tuple[Task, ...]] = get_args(Task)
     inputs: ClassVar[Mapping[str, str]] = {}  # what it can be given besides the clouds: name -> what it is
 
     def __init__(self, config: AdapterConfig) -> None:

@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeVar
 
 from pydantic import field_validator
+from typing_extensions import Self
 
 from pcl_clora.config import Config
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.interface import Part
+
+Task = Literal["classification", "part_segmentation"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a method was trained when it was published; the defaults are Point-MAE's own fine-tuning.
+
+    Attributes:
+        lr, weight_decay, epochs, warmup_epochs, batch_size, clip_norm, double_step: of `optim`.
+        augment: name of the training augmentation.
+        drop_path: of the backbone.
+        num_points, num_groups: points of a cloud, and its patches.
+        note: what these names do not say.
+    """
+
+    lr: float = 5e-4
+    weight_decay: float = 0.05
+    epochs: int = 300
+    warmup_epochs: int = 10
+    batch_size: int = 32
+    clip_norm: float = 10.0
+    augment: str = "scale_shift"
+    drop_path: float = 0.1
+    num_points: int = 2048
+    num_groups: int = 128
+    double_step: bool = False
+    note: str = ""
 
 
 class FreezeConfig(Config):
@@ -27,6 +58,20 @@ class AdapterConfig(Config):
     def effective(self) -> AdapterConfig:
         """Return settings that train the same adapter, with those that change nothing at their defaults."""
         return self
+
+    @cached_property
+    def recipe(self) -> Recipe | None:
+        """How the method was trained with these settings when they were published; None for all others.
+
+        It is no setting: in no dump, hash or comparison.
+        """
+        return None
+
+    def with_recipe(self, recipe: Recipe) -> Self:
+        """Return the same settings, with a recipe."""
+        config = self.model_copy()
+        vars(config)["recipe"] = recipe
+        return config
 
     @field_validator("train")
     @classmethod

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
 
 from torch import nn
 
 from pcl_clora.adapters.base import AdapterMethod
-from pcl_clora.adapters.config import AdapterConfig
+from pcl_clora.adapters.config import AdapterConfig, Task
 from pcl_clora.adapters.methods.adapter import Adapter
 from pcl_clora.adapters.methods.arc import ARC
 from pcl_clora.adapters.methods.bitfit import BitFit
@@ -30,7 +30,7 @@ from pcl_clora.adapters.methods.ssf import SSF
 from pcl_clora.adapters.methods.stag import STAG
 from pcl_clora.adapters.methods.vera import VeRA
 from pcl_clora.adapters.methods.vpt import VPT
-from pcl_clora.config import Registry
+from pcl_clora.config import ConfigError, Registry, unknown_name
 from pcl_clora.models.interface import get_interface
 from pcl_clora.models.key_map import KeyMap
 from pcl_clora.models.method_files import register_method_files
@@ -72,19 +72,28 @@ for _method in (
     register_adapter(_method)
 
 
-def list_adapters(*, mergeable: bool | None = None, batch_independent: bool | None = None) -> list[str]:
+def list_adapters(
+    *, mergeable: bool | None = None, batch_independent: bool | None = None, task: Task | None = None
+) -> list[str]:
     """List the names of adapter methods, sorted.
 
     Args:
         mergeable: only those whose change folds into the weights, or only those whose does not.
         batch_independent: only those whose predictions do not depend on what else is in the batch, or only
             the others.
+        task: only those that are offered for it: "classification" or "part_segmentation".
+
+    Raises:
+        ConfigError: if there is no such task.
     """
+    if task is not None and task not in get_args(Task):
+        raise ConfigError(unknown_name(str(task), get_args(Task), what="task"))
     wanted = {"mergeable": mergeable, "batch_independent": batch_independent}
     return sorted(
         name
         for name, method in _methods.makers().items()
         if all(value is None or getattr(method, key) == value for key, value in wanted.items())
+        and (task is None or task in method.tasks)
     )
 
 
@@ -98,13 +107,29 @@ def method_class(name: str) -> type[AdapterMethod]:
 
 
 def parse_adapter_config(values: Mapping[str, Any] | AdapterConfig) -> AdapterConfig:
-    """Turn a mapping with a `method` into that method's settings.
+    """Turn a mapping with a `method`, or with what a reader is registered for, into a method's settings.
 
     Raises:
         ConfigError: if the method is not known or a setting is wrong; the message names the nearest valid
             one.
     """
+    for key, read in _readers.items():
+        if isinstance(values, Mapping) and key in values:
+            return read(values)
+    return parse_settings(values)
+
+
+def parse_settings(values: Mapping[str, Any] | AdapterConfig) -> AdapterConfig:
+    """Turn a mapping with a `method` into that method's settings."""
     return _methods.parse(values)
+
+
+def register_reader(key: str, read: Callable[[Mapping[str, Any]], AdapterConfig]) -> None:
+    """Let sections that have a key be read by a function; "published" is one."""
+    _readers[key] = read
+
+
+_readers: dict[str, Callable[[Mapping[str, Any]], AdapterConfig]] = {}
 
 
 def build_method(config: AdapterConfig) -> AdapterMethod:

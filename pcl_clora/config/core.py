@@ -31,7 +31,8 @@ from pydantic import (
 from pcl_clora.errors import UserValueError
 
 BASE_KEY = "_base_"
-KIND_KEYS = {"model": "name", "data": "name", "adapter": "method"}  # section -> what says its kind
+# section -> what says its kind
+KIND_KEYS = {"model": ("name",), "data": ("name",), "adapter": ("method", "published")}
 
 
 class ConfigError(UserValueError):
@@ -224,8 +225,10 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _another_kind(section: str, below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
-    key = KIND_KEYS.get(section, "")
-    return key in below and key in above and below[key] != above[key]
+    old, new = (
+        {key: given[key] for key in KIND_KEYS.get(section, ()) if key in given} for given in (below, above)
+    )
+    return bool(old and new) and old != new
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:

@@ -178,6 +178,30 @@ class ProbeConfig(Config):
     svm: bool = True  # a linear SVM (needs scikit-learn) beside the nearest neighbours
 
 
+# What data sets are called among published settings: name of the reader, variant -> name there.
+_PUBLISHED_SETS = {
+    ("scanobjectnn", "pb_t50_rs"): "scanobjectnn",
+    ("scanobjectnn", "obj_bg"): "scanobjectnn_objbg",
+    ("scanobjectnn", "obj_only"): "scanobjectnn_objonly",
+    ("modelnet40_hdf5", ""): "modelnet40",
+    ("modelnet40_txt", ""): "modelnet40",
+    ("shapenetpart_txt", ""): "shapenetpart",
+    ("shapenetpart_hdf5", ""): "shapenetpart",
+}
+
+
+def _say_where(section: Mapping[str, Any], model: ModelConfig, data: DataConfig) -> dict[str, Any]:
+    """Complete a section `adapter: {published: ...}` by what the run says of backbone, task and data."""
+    found = _PUBLISHED_SETS.get((data.name, str(getattr(data, "variant", ""))))
+    if found is None and "dataset" not in section:
+        raise UserValueError(
+            f"adapter.published={section['published']!r} needs a published data set, and data.name="
+            f"{data.name!r} is none; set adapter.dataset to the one whose settings you want."
+        )
+    here = {"backbone": model.name, "task": model.task, "dataset": found}
+    return {**here, **section}
+
+
 class RunConfig(Config):
     """Everything that decides a run.
 
@@ -204,6 +228,19 @@ class RunConfig(Config):
     def left_out(self) -> frozenset[str]:
         """Name the settings that came later, where they have their default; see `Config.left_out`."""
         return super().left_out() | self.at_default("probe")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_published(cls, values: Any) -> Any:
+        """Tell published settings of an adapter which run they are for; other mistakes are found later."""
+        section = values.get("adapter") if isinstance(values, Mapping) else None
+        if not isinstance(section, Mapping) or "published" not in section:
+            return values
+        try:
+            model, data = parse_model_config(values["model"]), parse_data_config(values["data"])
+        except (KeyError, TypeError, AttributeError, ValueError):
+            return values
+        return {**values, "adapter": _say_where(section, model, data)}
 
     @field_validator("name")
     @classmethod

@@ -207,7 +207,7 @@ class GFT(SequenceMethod):
 
     Mended (mode corrected): the norm that nothing uses is left out; frozen BatchNorms stay frozen.
 
-    Source: the released code of graph features tuning; facts measured with it.
+    Source: GFT: Graph Feature Tuning for Efficient Point Cloud Analysis, WACV 2026, as released.
     """
 
     config_type: ClassVar[type[AdapterConfig]] = GFTConfig

@@ -52,7 +52,9 @@ class PromptGraph(nn.Module):
 
     def __init__(self, dim: int, neighbors: int, num_edges: int = 3, *, spare_norm: bool = False) -> None:
         super().__init__()
-        self.edges = nn.ModuleList(FeatureEdgeConv(dim, dim, neighbors) for _ in range(num_edges))
+        self.edges = nn.ModuleList(
+            FeatureEdgeConv(dim, dim, neighbors, by_product=True) for _ in range(num_edges)
+        )
         self.fuse = nn.Linear(max(num_edges, 1) * dim, dim, bias=False)
         self.norm = nn.BatchNorm1d(dim)
         if spare_norm:

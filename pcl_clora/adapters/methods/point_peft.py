@@ -26,6 +26,7 @@ from pcl_clora.models.entry import FileFacts
 from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.key_map import KeyMap, Rule
 from pcl_clora.models.method_files import MethodFiles
+from pcl_clora.models.published import Rewritten
 
 NUM_CORNERS = NUM_PROMPTS = 10  # start points of the second sampling, and prompts of a block, as released
 TOP, BANK_SHARE, INNER = 8, 0.3, 18  # columns of the bank; share of what is mixed in; width of the attention
@@ -105,7 +106,7 @@ class BehindMLP(Delta):
         return m + ADAPTER_SHARE * added
 
 
-class PointPEFTDelta(Delta):
+class PointPEFTDelta(Rewritten, Delta):
     """A block with prompts that go no further, the exchange among neighbours, and one more adapter."""
 
     def __init__(self, method: PointPEFT, interface: ModelInterface, index: int) -> None:
@@ -128,7 +129,7 @@ class PointPEFTDelta(Delta):
         method, length, start = self._method[0], x.shape[1], tokens.num_prefix
         x, prompts = x + pos, x[:, :0]
         if self.with_prompts:
-            prompts = self._make_prompts(method, x)
+            prompts = self._make_prompts(method, x, tokens)
             tokens = seen_by_all(tokens, length, prompts.shape[1], self.causal, x.device)
             x = torch.cat([x, prompts], dim=1)
         halves = as_split(block, "point_peft")
@@ -140,9 +141,11 @@ class PointPEFTDelta(Delta):
         extra: Tensor = self.adapter(x)
         return x + extra
 
-    def _make_prompts(self, method: PointPEFT, x: Tensor) -> Tensor:
+    def _make_prompts(self, method: PointPEFT, x: Tensor, tokens: Tokens) -> Tensor:
         prompts: Tensor = self.dropout(self.prompts).expand(len(x), -1, -1)
-        prior = method.prior(x)
+        if "point_peft" not in tokens.memo:
+            tokens.memo["point_peft"] = method.prior(x)
+        prior: Tensor | None = tokens.memo["point_peft"]
         if prior is None:
             return prompts
         further: Tensor = self.bank_adapter(prior)
@@ -162,7 +165,9 @@ class PointPEFTDelta(Delta):
         middle = stacked.index_select(0, (place.middle + first).flatten())
         v = F.gelu(self.norm(h)) + BANK_SHARE * middle
         v = v.view(b, -1, dim)
-        return BANK_SHARE * (place.weight @ v)
+        pairs = place.weight[..., None] * v[:, None] if self.published else None  # as released, no product
+        carried: Tensor = place.weight @ v if pairs is None else pairs.sum(dim=2)
+        return BANK_SHARE * carried
 
 
 class Neighborhoods:
@@ -244,6 +249,7 @@ class PointPEFT(SequenceMethod):
         super().__init__(config)
         self.attention = nn.ModuleList()
 
+    @torch.no_grad()
     def prior(self, x: Tensor) -> Tensor | None:
         """Return [feature of the cloud, mean of its nearest entries, these entries], (B, 10, D), or None."""
         bank, feature = self.provided("bank", x), self.provided("cp_feat", x)

@@ -67,7 +67,11 @@ def spectral_basis(center: Tensor, mode: str) -> Tensor:
         delta = distance.masked_fill(distance == 0, torch.inf).amin(dim=(-2, -1), keepdim=True)
     weight = torch.where(distance > 0, delta / distance, torch.ones_like(distance))
     root = weight.sum(dim=-1).rsqrt()
-    laplacian = torch.eye(center.shape[-2]).to(center) - root[..., :, None] * weight * root[..., None, :]
+    if mode == "paper":  # by products with diagonal matrices
+        scaled = torch.diag_embed(root) @ weight @ torch.diag_embed(root)
+    else:
+        scaled = root[..., :, None] * weight * root[..., None, :]
+    laplacian = torch.eye(center.shape[-2]).to(center) - scaled
     basis: Tensor = torch.linalg.eigh(laplacian).eigenvectors
     if mode == "corrected":
         largest = basis.gather(-2, basis.abs().argmax(dim=-2, keepdim=True))

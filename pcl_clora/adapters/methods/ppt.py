@@ -120,7 +120,8 @@ class PPT(SequenceMethod):
 
     Ours (C): prompts are seen by all tokens of a causal backbone and look at one another only.
 
-    Source: the released code of PPT; formulas and counts as measured with it.
+    Source: Zhang et al., Positional Prompt Tuning for Efficient 3D Representation Learning, 2024, as
+    released.
     """
 
     config_type: ClassVar[type[AdapterConfig]] = PPTConfig

@@ -10,7 +10,7 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from pcl_clora.adapters.base import Delta
-from pcl_clora.adapters.config import AdapterConfig
+from pcl_clora.adapters.config import AdapterConfig, Task
 from pcl_clora.adapters.sequence import PublishedConfig, SequenceMethod, neighbor_rows
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.entry import FileFacts
@@ -117,12 +117,14 @@ class STAG(SequenceMethod):
 
     Mended: nothing in the formula; any depth, width and number of groups, where the release fixes them.
 
-    Source: the released code of STAG; facts measured with it.
+    Source: Furuya, Token Adaptation via Side Graph Convolution for Temporally and Spatially Efficient
+    Fine-tuning of 3D Point Cloud Transformers, 2025, as released.
     """
 
     config_type: ClassVar[type[AdapterConfig]] = STAGConfig
     config: STAGConfig
     released_files = MethodFiles("STAG", r"^blocks\.addparam_downproj_dict\.", _read_settings)
+    tasks: ClassVar[tuple[Task, ...]] = ("classification",)
     official_keys: KeyMap = KeyMap(
         tuple(
             Rule(f"blocks.addparam_{official}_dict.*.0.", f"method.{ours}.", conv=1)
