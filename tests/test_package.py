@@ -11,7 +11,20 @@ import pytest
 import pcl_clora
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("open3d", "timm", "torchvision", "tensorboard", "matplotlib", "scipy", "sklearn", "plyfile")
+HEAVY = (
+    "open3d",
+    "timm",
+    "torchvision",
+    "tensorboard",
+    "matplotlib",
+    "scipy",
+    "sklearn",
+    "plyfile",
+    "laspy",
+    "pye57",
+    "pypcd4",
+    "trimesh",
+)
 
 
 def run_python(code):

@@ -1,4 +1,4 @@
-"""The command line: `pcl-clora train | pretrain | probe | eval | predict | view | compare | report | ...`.
+"""The command line: `pcl-clora train | pretrain | probe | eval | predict | view | compare | convert | ...`.
 
 Commands live in modules of their own and import what they need when they run, so that `--help` is quick.
 """
@@ -14,6 +14,7 @@ import typer
 from pcl_clora.cli import (
     bench,
     compare,
+    convert,
     data,
     demo,
     doctor,
@@ -50,6 +51,7 @@ app.add_typer(report.app, name="report")
 app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
+app.command("convert")(convert.convert)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 

@@ -13,7 +13,10 @@ from pcl_clora.cli.common import AsJson, print_json, show
 OPTIONAL = {  # package -> what it makes possible
     "matplotlib": "learning curves as pictures (report run)",
     "tensorboard": "train.tensorboard=true",
-    "plyfile": "ply files in data sets of name folder",
+    "laspy": "las, laz and copc files",
+    "pye57": "e57 files",
+    "pypcd4": "pcd files",
+    "trimesh": "stl, glb, gltf and 3mf files",
     "open3d": "comparison in bench ops",
 }
 

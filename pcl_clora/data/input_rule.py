@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pcl_clora.config import Config
 from pcl_clora.data.dataset import Batch, PointDataset, Sample, stack_samples
+from pcl_clora.data.frame import TURNS
 from pcl_clora.data.norms import Norms, measure
 from pcl_clora.data.shapes import Draw, Mesh
 from pcl_clora.data.transforms import (
@@ -30,8 +31,9 @@ from pcl_clora.data.transforms import (
 )
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import DataError
+from pcl_clora.io.formats import Axis
 
-Up = Literal["x", "y", "z", "-x", "-y", "-z"]
+Up = Axis
 
 # Where float32 holds a cloud: an offset of 256 extents leaves 16 of its 24 bits to the shape. The sizes keep
 # squares, and sums of them, inside its range.
@@ -40,16 +42,6 @@ SMALLEST, LARGEST = 1e-15, 1e15
 
 CLOSE = 1e-3  # of the radius: points as near to one another are one point to a model
 LAYOUT_ROWS = (".h5", ".hdf5", ".dat", ".pkl")  # a row of these is a cloud of the layout that was trained on
-
-# (column, sign) of x, y and z after a turn that brings the axis up; all are rotations.
-_TURNS: dict[str, tuple[tuple[int, int], ...]] = {
-    "y": ((0, 1), (1, 1), (2, 1)),
-    "-y": ((0, 1), (1, -1), (2, -1)),
-    "z": ((0, 1), (2, 1), (1, -1)),
-    "-z": ((0, 1), (2, -1), (1, 1)),
-    "x": ((1, -1), (0, 1), (2, 1)),
-    "-x": ((1, 1), (0, -1), (2, 1)),
-}
 
 
 @dataclass(frozen=True)
@@ -101,7 +93,7 @@ class InputRule(Config):
         """Turn points (..., 3) so that y points up; no bit changes but signs."""
         if self.up == "y":
             return points
-        return torch.stack([points[..., column] * sign for column, sign in _TURNS[self.up]], dim=-1)
+        return torch.stack([points[..., column] * sign for column, sign in TURNS[self.up]], dim=-1)
 
     def hold(self, points: ArrayLike | Tensor) -> NDArray[np.float32]:
         """Bring clouds (..., N, 3) of any type into float32 without losing their shape.

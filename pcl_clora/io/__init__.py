@@ -3,7 +3,8 @@
 from pcl_clora.io.arrays import read_arrays
 from pcl_clora.io.arrays_pickle import load_pickled_arrays
 from pcl_clora.io.errors import DataError, FileAccessError, as_data_error, check_is_file, explained
-from pcl_clora.io.points import POINT_SUFFIXES, PointFile, read_points, write_points
+from pcl_clora.io.formats import FORMATS, POINT_SUFFIXES, WRITE_SUFFIXES, format_of
+from pcl_clora.io.points import PointFile, read_points, write_points
 from pcl_clora.io.safe import (
     atomic_write,
     finite,
@@ -18,7 +19,9 @@ from pcl_clora.io.safe import (
 )
 
 __all__ = [
+    "FORMATS",
     "POINT_SUFFIXES",
+    "WRITE_SUFFIXES",
     "DataError",
     "FileAccessError",
     "PointFile",
@@ -27,6 +30,7 @@ __all__ = [
     "check_is_file",
     "explained",
     "finite",
+    "format_of",
     "load_pickled_arrays",
     "load_tensors",
     "parse_json",

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
+from pcl_clora.errors import UserValueError
 from pcl_clora.io.errors import DataError, as_data_error, check_is_file, explained
 from pcl_clora.io.fields import (
     AGAIN,
     Array,
     Read,
+    check_triangles,
+    flat_columns,
     names_of_axes,
     point_key,
     split_columns,
+    triangles_of,
     warn_of_other_rows,
 )
 
@@ -132,8 +137,12 @@ def read_arrays(path: str | Path) -> dict[str, Array]:
 
 
 def read_npz(path: Path, part: str, row: int | None, max_points: int | None) -> Read:
-    """Read "points" (or another usual name, or x, y, z, or the only array) and fields of as many rows."""
+    """Read "points" (or another usual name, or x, y, z, or the only array) and fields of as many rows.
+
+    Triangles have the name "faces". Object arrays are refused.
+    """
     arrays = read_archive(path)
+    faces = triangles_of(arrays)
     axes = names_of_axes({name: array.shape for name, array in arrays.items()})
     if axes:
         table = np.stack([arrays.pop(name) for name in axes], axis=1)
@@ -145,4 +154,29 @@ def read_npz(path: Path, part: str, row: int | None, max_points: int | None) -> 
             fields[name] = array
         elif array.ndim:
             warn_of_other_rows(path, name, len(array), len(points))
-    return points[:max_points], {name: values[:max_points] for name, values in fields.items()}, None
+    if faces is not None:
+        check_triangles(path, faces, len(points))
+    if max_points is not None:
+        faces = None
+    return points[:max_points], {name: values[:max_points] for name, values in fields.items()}, faces
+
+
+def write_npy(path: Path, points: Array, fields: Mapping[str, Array], faces: Array | None) -> None:
+    """Write an array (N, 3), or records with the fields x, y, z and all others where there are any."""
+    if not fields:
+        np.save(path, points, allow_pickle=False)
+        return
+    columns = {**dict(zip("xyz", points.T, strict=True)), **flat_columns(fields)}
+    table = np.empty(len(points), np.dtype([(name, column.dtype) for name, column in columns.items()]))
+    for name, column in columns.items():
+        table[name] = column
+    np.save(path, table, allow_pickle=False)
+
+
+def write_npz(path: Path, points: Array, fields: Mapping[str, Array], faces: Array | None) -> None:
+    """Write the arrays "points", "faces" and one for every field."""
+    taken = fields.keys() & {"points", "file", "allow_pickle", "faces"}
+    if taken:
+        raise UserValueError(f"fields {sorted(taken)} have names that npz needs for itself; rename them.")
+    named: dict[str, Any] = {"points": points, **fields, **({} if faces is None else {"faces": faces})}
+    np.savez(path, **named)

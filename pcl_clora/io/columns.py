@@ -7,9 +7,10 @@ Only where that fails are the lines looked at one by one, to say which one is wr
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -17,10 +18,10 @@ from pcl_clora.errors import warn_once
 from pcl_clora.io.errors import DataError, explained
 from pcl_clora.io.fields import (
     AGAIN,
-    TRIPLES,
     Array,
     Read,
     by_name,
+    flat_columns,
     is_whole,
     needs_float64,
     place_of_axes,
@@ -41,6 +42,15 @@ _FORTRAN = re.compile(r"(?<=[\d.])[dD](?=[+-]?\d)")
 _EMPTY = re.compile(r"[,;|][^\S\n]*[,;|]|^[^\S\n]*[,;|]", re.MULTILINE)
 _NO_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff]")
 _BLANKS = str.maketrans(",;|\u00a0\u2212", "    -")
+_KINDS = {
+    "normals": ("x", "y", "z", "nx", "ny", "nz"),
+    "colors": ("x", "y", "z", "red", "green", "blue"),
+    "intensity": ("x", "y", "z", "intensity"),
+    "both": ("x", "y", "z", "intensity", "red", "green", "blue"),
+}
+_BLOCK = 1 << 24  # characters that are parsed at once
+_ROWS = 1 << 16  # written at once
+_DIGITS_OF = 30_000  # numbers that are looked at to tell how many digits a file has
 _LOOK_AHEAD = 50  # lines that decide what a comma means
 _SHOWN = 60  # characters of a line in a message
 
@@ -53,18 +63,29 @@ def read_text(path: Path, part: str, row: int | None, max_points: int | None) ->
     "!" or ";" is one.
     A line of words, or the comment before the numbers, may name the columns; so may the 0,1,2 of pandas. A
     first line that holds one whole number is the number of points, as scanners write it to pts files.
+    The text is read in blocks, so that it need not fit into memory several times.
     """
-    lines = _lines(path, max_points)
+    blocks = _blocks(path, max_points)
+    number, lines = next(blocks)
     head = _Head(path, lines)
     body = lines[head.start :]
     comma = _decimal_comma(path, body, head.start)
     table = _parse(path, body, head.start, comma)
-    names = head.names(table.shape[1])
+    width = table.shape[1]
+    names = head.names(width) or _names_of_kind(path, table, head.count)
     above = int(names is None and _is_pandas_header(path, body, comma))
-    table = table[above:]
+    bad = _NotFinite(_place(names, width))
+    bad.look(table[above:], lines, head.start, above)
+    tables = [table[above:]]
+    for number, lines in blocks:
+        table = _parse(path, lines, number, comma, width)
+        bad.look(table, lines, number)
+        tables.append(table)
+    table = tables[0] if len(tables) == 1 else np.concatenate(tables)
+    del tables
     if names is None:
         _warn_of_counted_lines(path, table)
-    elif len(names) == table.shape[1] - 1 and place_of_axes(names) and _is_index(["", *names], table):
+    elif len(names) == width - 1 and place_of_axes(names) and _is_index(["", *names], table):
         names = ["", *names]  # R gives the column of row numbers no name
     if names is not None and _is_index(names, table):
         names, table = names[1:], table[:, 1:]
@@ -75,33 +96,78 @@ def read_text(path: Path, part: str, row: int | None, max_points: int | None) ->
         raise DataError(path, f"announces {head.count} points and holds {len(table)}", AGAIN)
     read = split_columns(path, table, text=True) if names is None else by_name(path, names, table)
     points, fields, faces = read
-    _check_finite(path, lines, head.start, above, points)
-    with np.errstate(over="ignore"):
-        if needs_float64(points) and all(float(f"{np.float32(v):.9g}") == v for v in points.flat):
-            points = points.astype(np.float32)  # nine digits, as float32 is written: they say no more
+    bad.refuse(path, points)
+    if needs_float64(points) and _has_nine_digits(points):
+        points = points.astype(np.float32)
     return points, fields, faces
 
 
-def _lines(path: Path, max_points: int | None) -> list[str]:
-    """Read the lines, each without its end; where only the first points are wanted, not many more."""
+def _place(names: Sequence[str] | None, width: int) -> tuple[int, int, int]:
+    """Say which columns are x, y, z: the first three, or as named, perhaps behind one of row numbers."""
+    axes = place_of_axes(names) if names is not None else None
+    if names is None or axes is None or width - len(names) not in (0, 1):
+        return 0, 1, 2
+    x, y, z = axes
+    by = width - len(names)
+    return x + by, y + by, z + by
+
+
+def _has_nine_digits(points: Array) -> bool:
+    """Tell, by a part of them, numbers that say no more than float32 does, which nine digits hold."""
+    some = points.reshape(-1)[:: 1 + points.size // _DIGITS_OF]
+    with np.errstate(over="ignore"):
+        return all(float(f"{np.float32(value):.9g}") == value for value in some)
+
+
+def _blocks(path: Path, max_points: int | None) -> Iterator[tuple[int, list[str]]]:
+    """Read lines, each without its end, in blocks: how many lines are above, and the lines.
+
+    Where only the first points are wanted, not many more are read.
+    """
     with explained(path, "read"):
         with path.open("rb") as file:
             mark = file.read(4)
         encoding = "utf-16" if mark[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
         try:
             with path.open(encoding=encoding, errors="surrogateescape") as text:
-                if max_points is None:
-                    return text.read().split("\n")
-                lines: list[str] = []
-                numbers = 0
-                for line in text:
-                    lines.append(line.rstrip("\n"))
-                    numbers += bool(_NUMBER.match(line.lstrip()))
-                    if numbers > max_points + 1:  # one more may be a count, and one the header of pandas
-                        break
-                return lines
+                if max_points is not None:
+                    yield 0, _first_lines(text, max_points)
+                    return
+                above = 0
+                while True:
+                    block = text.read(_BLOCK)
+                    if len(block) == _BLOCK and block[-1] != "\n":
+                        block += text.readline()
+                    if above and not block:
+                        return
+                    lines = block.removesuffix("\n").split("\n")
+                    yield above, lines
+                    above += len(lines)
         except UnicodeError as error:
             raise DataError(path, f"is not text ({error})", "convert it") from error
+
+
+def _first_lines(text: TextIO, max_points: int) -> list[str]:
+    lines: list[str] = []
+    numbers = 0
+    for line in text:
+        lines.append(line.rstrip("\n"))
+        numbers += bool(_NUMBER.match(line.lstrip()))
+        if numbers > max_points + 1:  # one more may be a count, and one the header of pandas
+            break
+    return lines
+
+
+def _names_of_kind(path: Path, table: Array, count: int | None) -> list[str] | None:
+    """Name the columns that the kind of file says: xyzn, xyzrgb, and pts with a count, as of scanners."""
+    kind, width = path.suffix.lower(), table.shape[1]
+    names = {".xyzn": _KINDS["normals"], ".xyzrgb": _KINDS["colors"]}.get(kind, ())
+    if kind == ".pts" and count is not None and width in (4, 6, 7):
+        names = {4: _KINDS["intensity"], 6: _KINDS["colors"], 7: _KINDS["both"]}[width]
+        of_colors = table[:, -3:] if width > 4 else table[:0, -3:]
+        if not (((of_colors >= 0) & (of_colors <= 255)).all() and (of_colors == np.floor(of_colors)).all()):
+            return None
+    return list(names) if len(names) == width else None
 
 
 def _words(line: str, comma: bool) -> list[str]:
@@ -259,7 +325,8 @@ def _refuse_grouped_digits(path: Path, lines: Sequence[str], first: str) -> None
             )
 
 
-def _parse(path: Path, body: Sequence[str], start: int, comma: bool) -> Array:
+def _parse(path: Path, body: Sequence[str], start: int, comma: bool, width: int = 0) -> Array:
+    """Parse lines to a table; `width` is how many numbers a line has, 0 for as many as the first one."""
     text = "\n".join(body)
     if '"' in text:
         text = _unquoted(text)
@@ -269,19 +336,24 @@ def _parse(path: Path, body: Sequence[str], start: int, comma: bool) -> Array:
         text = text.replace(",", ".")
     if not text.isascii() or any(mark in text for mark in ",;|"):
         if _EMPTY.search(text):
-            raise _wrong_line(path, body, start, comma)
+            raise _wrong_line(path, body, start, comma, width)
         text = text.translate(_BLANKS)
     if "d" in text or "D" in text:
         text = _FORTRAN.sub("e", text)
+    if width and (not text or text.isspace()):
+        return np.empty((0, width))
     try:
-        return np.loadtxt(StringIO(text), dtype=np.float64, ndmin=2, comments=None)
+        table = np.loadtxt(StringIO(text), dtype=np.float64, ndmin=2, comments=None)
     except ValueError:
-        raise _wrong_line(path, body, start, comma) from None
+        raise _wrong_line(path, body, start, comma, width) from None
+    if width not in (0, table.shape[1]):
+        raise _wrong_line(path, body, start, comma, width)
+    return table
 
 
-def _wrong_line(path: Path, body: Sequence[str], start: int, comma: bool) -> DataError:
+def _wrong_line(path: Path, body: Sequence[str], start: int, comma: bool, width: int = 0) -> DataError:
     """Find the line that cannot be read, in a text that cannot be read as a whole."""
-    first = 0
+    first = width
     for number, line in enumerate(body, start=start + 1):
         words = _words(line, comma)
         if not words:
@@ -354,40 +426,57 @@ def _is_index(names: Sequence[str], table: Array) -> bool:
     return is_whole(table[:, 0]) and len(np.unique(table[:, 0])) == len(table)
 
 
-def _check_finite(path: Path, lines: Sequence[str], start: int, above: int, points: Array) -> None:
-    bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
-    if not bad.size:
-        return
-    rows = (number for number in range(start, len(lines)) if _COMMENT.sub("", lines[number]).strip())
-    number = next(number for place, number in enumerate(rows) if place == bad[0] + above)
-    raise DataError(
-        path,
-        f"{bad.size} of {len(points)} points are not finite, the first is point {bad[0]}: "
-        f"{points[bad[0]].tolist()}, in line {number + 1} ({shown(lines[number])})",
-        "remove these points or get the file again",
-    )
+class _NotFinite:
+    """Where coordinates are not finite: how many points, and which line holds the first."""
+
+    def __init__(self, axes: tuple[int, int, int]) -> None:
+        self._axes, self._rows, self._count = list(axes), 0, 0
+        self._first, self._line, self._text = 0, 0, ""
+
+    def look(self, table: Array, lines: Sequence[str], start: int, above: int = 0) -> None:
+        """Look at the table of some lines, `start` of which are above, and `above` are no points."""
+        axes = table[:, self._axes] if table.shape[1] > max(self._axes) else table
+        bad = np.flatnonzero(~np.isfinite(axes).all(axis=1))
+        if bad.size and not self._count:
+            first = lines[start:] if self._rows == 0 else lines
+            rows = (number for number, line in enumerate(first, start) if _COMMENT.sub("", line).strip())
+            self._line = next(number for place, number in enumerate(rows) if place == bad[0] + above)
+            self._first, self._text = self._rows + int(bad[0]), first[self._line - start]
+        self._count += len(bad)
+        self._rows += len(table)
+
+    def refuse(self, path: Path, points: Array) -> None:
+        """Raise an error if any of the points that are wanted is not finite."""
+        if self._count and self._first < len(points):
+            raise DataError(
+                path,
+                f"{self._count} of {len(points)} points are not finite, the first is point {self._first}: "
+                f"{points[self._first].tolist()}, in line {self._line + 1} ({shown(self._text)})",
+                "remove these points or get the file again",
+            )
 
 
-def write_text(path: Path, points: Array, fields: Mapping[str, Array]) -> None:
-    """Write columns: csv with commas and a header line, the others with spaces."""
-    columns, names = [points], ["x", "y", "z"]
-    formats = 3 * [_format(points)]
-    for name, values in fields.items():
-        flat = np.asarray(values).reshape(len(points), -1)
-        columns.append(flat)
-        formats += flat.shape[1] * [_format(flat)]
-        names += TRIPLES.get(name, ()) or (
-            [name] if flat.shape[1] == 1 else [f"{name}_{number}" for number in range(flat.shape[1])]
-        )
-    csv = path.suffix == ".csv"
-    np.savetxt(
-        path,
-        np.concatenate(columns, axis=1, dtype=np.float64),
-        fmt=formats,
-        delimiter="," if csv else " ",
-        header=",".join(names) if csv else "",
-        comments="",
-    )
+def write_text(path: Path, points: Array, fields: Mapping[str, Array], faces: Array | None = None) -> None:
+    """Write columns: csv with commas, others with blanks; fields are named by a first line or comment.
+
+    pts has the number of points there instead, and then intensity and colours. Where a name says what the
+    columns are (xyzn, xyzrgb), nothing is named.
+    """
+    points = np.asarray(points)
+    if path.suffix.lower() == ".pts":
+        fields = {name: fields[name] for name in ("intensity", "colors") if name in fields}
+    columns = {**dict(zip("xyz", points.T, strict=True)), **flat_columns(fields)}
+    kind = path.suffix.lower()
+    form = ("," if kind == ".csv" else " ").join(_format(column) for column in columns.values())
+    comment = f"# {' '.join(columns)}" if len(columns) > 3 else ""
+    heads = {".csv": ",".join(columns), ".pts": str(len(points)), ".xyzn": "", ".xyzrgb": ""}
+    head = heads.get(kind, comment)
+    with path.open("w", encoding="utf-8") as file:
+        file.write(f"{head}\n" if head else "")
+        for start in range(0, len(points), _ROWS):
+            rows = slice(start, start + _ROWS)
+            block = [column[rows].tolist() for column in columns.values()]
+            file.writelines(f"{form}\n" % numbers for numbers in zip(*block, strict=True))
 
 
 def _format(values: Array) -> str:

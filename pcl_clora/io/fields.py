@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from pcl_clora.errors import warn_once
+from pcl_clora.errors import UserValueError, warn_once
 from pcl_clora.io.errors import DataError
 
 AGAIN = "get or write the file again"
@@ -25,8 +25,15 @@ POINT_KEYS = (
 )  # fmt: skip
 """Names that an array of points has, the first one found wins."""
 
+FACE_KEYS = ("faces", "triangles")
+"""Names that an array of triangles has."""
+
 TRIPLES = {"normals": ("nx", "ny", "nz"), "colors": ("red", "green", "blue")}
 """Fields of three columns, and how these are written."""
+
+INTENSITY = ("intensity", "reflectance", "reflectivity", "remission", "amplitude")
+"""Names of how strongly a point answered the scanner, the first one found is "intensity"."""
+
 
 _AXES = (
     ("x", "y", "z"), ("points:0", "points:1", "points:2"), ("points_0", "points_1", "points_2"),
@@ -76,7 +83,13 @@ def named_fields(path: Path, columns: Mapping[str, Array], labels: str = "") -> 
             and all(part in low and left[low[part]].ndim == 1 for part in parts)
         ):
             fields[name] = np.stack([left.pop(low[part]) for part in parts], axis=1)
+    if "colors" in fields and _is_of_bytes(fields["colors"]):
+        fields["colors"] = fields["colors"].astype(np.uint8)
     bare = {own.lower().removeprefix("scalar_"): own for own in reversed(left)}
+    strong = next((bare[name] for name in INTENSITY if name in bare and left[bare[name]].ndim == 1), "")
+    if strong and "intensity" not in left:
+        left["intensity"] = left.pop(strong)
+        bare["intensity"] = "intensity"
     if labels:
         own = labels if labels in left else bare.get(labels.lower().removeprefix("scalar_"), "")
         if not own:
@@ -86,7 +99,7 @@ def named_fields(path: Path, columns: Mapping[str, Array], labels: str = "") -> 
     for name in _LABELS:
         own = bare.get(name, "")
         if own in left and (name in ("labels", "label") or is_whole(left[own])):
-            return {**fields, "labels": left.pop(own), **left}
+            return {**fields, "labels": _as_whole(left.pop(own)), **left}
     return {**fields, **left}
 
 
@@ -94,9 +107,81 @@ def warn_of_other_rows(path: Path, name: str, rows: int, count: int) -> None:
     """Say that an array with a name of labels is left out, since it has not one row for every point."""
     if name.lower() in _LABELS and rows > 1 and rows != count:
         warn_once(
-            f"{path}: {name!r} has {rows} rows and the points {count}: it is not read as their labels.",
+            f"{path}: {name!r} has {rows} rows and the points {count}: it is not read as their "
+            "labels; give every point one.",
             kind="labels of other rows",
         )
+
+
+def triangles_of(arrays: dict[str, Array]) -> Array | None:
+    """Take out the triangles (F, 3), if an array is called "faces" or "triangles" and has that form."""
+    for name in FACE_KEYS:
+        found = arrays.get(name)
+        if found is not None and found.ndim == 2 and found.shape[1] == 3 and found.dtype.kind in "iu":
+            return arrays.pop(name).astype(np.int64)
+    return None
+
+
+def check_triangles(path: Path, faces: Array, count: int) -> None:
+    """Refuse triangles that name vertices that are not there.
+
+    Raises:
+        DataError: with the vertex.
+    """
+    if faces.size and not 0 <= faces.min() <= faces.max() < count:
+        worst = faces.max() if faces.max() >= count else faces.min()
+        raise DataError(path, f"a face names vertex {worst} of {count}", AGAIN)
+
+
+def flat_columns(fields: Mapping[str, Array]) -> dict[str, Array]:
+    """Take fields apart into named columns (N,): nx ny nz, red green blue, NAME, or NAME_0, NAME_1, ...
+
+    Raises:
+        UserValueError: if two columns would have one name.
+    """
+    columns: dict[str, Array] = {}
+    for name, values in fields.items():
+        flat = np.asarray(values).reshape(len(values), -1)
+        parts: tuple[str, ...] = TRIPLES.get(name, (name,) if flat.shape[1] == 1 else ())
+        if len(parts) != flat.shape[1]:
+            parts = tuple(f"{name}_{number}" for number in range(flat.shape[1]))
+        for part, column in zip(parts, flat.T, strict=True):
+            if part in columns or part in ("x", "y", "z"):
+                raise UserValueError(f"field {name!r} gives a second column {part!r}; rename it.")
+            columns[part] = np.ascontiguousarray(column)
+    return columns
+
+
+def colors_of_bits(colors: Array, bits: int) -> Array:
+    """Bring colours (N, 3) to whole numbers of 8 or 16 bits.
+
+    Fractions whose largest is at most 1 are parts of full brightness; whole numbers are of 8 bits where none
+    is above 255, else of 16.
+    """
+    given = np.asarray(colors)
+    most = float(given.max()) if given.size else 0.0
+    fractions = given.dtype.kind == "f" and most <= 1.0
+    full = 1.0 if fractions else 255.0 if most <= 255 else 65535.0
+    wide = np.clip(given.astype(np.float64) / full, 0.0, 1.0) * (2**bits - 1)
+    return np.asarray(np.rint(np.nan_to_num(wide)), dtype=np.uint8 if bits == 8 else np.uint16)
+
+
+def exact_points(points: Array) -> Array:
+    """Bring points to float32, or to float64 where float32 would move them visibly."""
+    return np.asarray(points, dtype=np.float64 if needs_float64(points) else np.float32)
+
+
+def _is_of_bytes(colors: Array) -> bool:
+    """Tell numbers of a text that are colours of 8 bits; those from 0 to 1 are none."""
+    if colors.dtype.kind != "f" or not colors.size or not 1.0 < colors.max() <= 255.0 or colors.min() < 0.0:
+        return False
+    return bool((colors == np.floor(colors)).all())
+
+
+def _as_whole(labels: Array) -> Array:
+    """Bring labels that were read as floating point to int64."""
+    fits = labels.dtype.kind == "f" and is_whole(labels) and np.abs(labels).max(initial=0) < 2**53
+    return labels.astype(np.int64) if fits else labels
 
 
 def is_whole(values: Array) -> bool:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pcl_clora.errors import UserValueError
 from pcl_clora.io.arrays import MOST_EXPANSION
 from pcl_clora.io.errors import DataError, as_data_error, check_is_file, explained
 from pcl_clora.io.fields import (
     AGAIN,
+    FACE_KEYS,
     POINT_KEYS,
     Array,
     Read,
+    check_triangles,
     names_of_axes,
     point_key,
     split_columns,
+    triangles_of,
     warn_of_other_rows,
 )
 
@@ -163,6 +167,12 @@ def read_hdf5(path: Path, part: str, row: int | None, max_points: int | None) ->
             table = read(path, data, place if data.ndim else ())
         points, fields, _ = split_columns(path, table)
         rows = data.shape if axes else data.shape[:-1]
+        faces = None
+        if len(rows) == 1:
+            faces = triangles_of({name: read(path, sets[name]) for name in FACE_KEYS if name in sets})
+            if faces is not None:
+                check_triangles(path, faces, rows[0])
+                sets = {name: one for name, one in sets.items() if name not in FACE_KEYS}
         for name, one in sets.items():
             if name == key or one.dtype.kind not in "biuf" or not one.shape:
                 continue
@@ -170,7 +180,22 @@ def read_hdf5(path: Path, part: str, row: int | None, max_points: int | None) ->
                 fields[name] = read(path, one, place)
             elif len(rows) == 1:
                 warn_of_other_rows(path, name, one.shape[0], rows[0])
-        return points, fields, None
+        return points, fields, faces if max_points is None else None
+
+
+def write_hdf5(path: Path, points: Array, fields: Mapping[str, Array], faces: Array | None) -> None:
+    """Write the data sets "points", "faces" and one for every field."""
+    import h5py
+
+    taken = [name for name in fields if name in ("points", "faces") or "/" in name or name == "."]
+    if taken:
+        raise UserValueError(f"fields {taken} have names that hdf5 needs for itself; rename them.")
+    with h5py.File(path, "w") as file:
+        file["points"] = points
+        if faces is not None:
+            file["faces"] = faces
+        for name, values in fields.items():
+            file[name] = values
 
 
 def _datasets(path: Path, group: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from codecs import BOM_UTF8
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from pcl_clora.errors import UserValueError
 from pcl_clora.io.columns import shown
 from pcl_clora.io.errors import DataError, explained
-from pcl_clora.io.fields import AGAIN, Array, Read
+from pcl_clora.io.fields import AGAIN, Array, Read, colors_of_bits
 from pcl_clora.io.numbers import numbers_of
 
 _KEYWORD = re.compile(rb"(ST)?(C)?(N)?(4)?(n)?(?:OFF|Off|off)(?![A-Za-z])")
@@ -170,6 +170,24 @@ def _faces(lines: Sequence[_Line], count: int, num_vertices: int) -> Array:
         )
     order = np.argsort(np.concatenate(places), kind="stable")
     return np.concatenate(rows)[order]
+
+
+def write_off(path: Path, points: Array, fields: Mapping[str, Array], faces: Array | None) -> None:
+    """Write vertices, with normals (NOFF) and colours (COFF) where there are any, and triangles, as text."""
+    points = np.asarray(points)
+    kind = "C" * ("colors" in fields) + "N" * ("normals" in fields)
+    rows, form = [points.astype(np.float64)], 3 * ["%.9g" if points.dtype == np.float32 else "%.17g"]
+    if "normals" in fields:
+        rows.append(np.asarray(fields["normals"], np.float64))
+        form += 3 * ["%.9g"]
+    if "colors" in fields:
+        rows.append(colors_of_bits(fields["colors"], 8).astype(np.float64))
+        form += 3 * ["%d"]
+    with path.open("w", encoding="ascii") as file:
+        file.write(f"{kind}OFF\n{len(points)} {0 if faces is None else len(faces)} 0\n")
+        np.savetxt(file, np.concatenate(rows, axis=1), fmt=" ".join(form))
+        if faces is not None:
+            np.savetxt(file, faces, fmt="3 %d %d %d")
 
 
 def fan(faces: Array) -> Array:

@@ -13,7 +13,15 @@ import numpy as np
 from pcl_clora.errors import UserValueError
 from pcl_clora.io.columns import shown
 from pcl_clora.io.errors import DataError, explained
-from pcl_clora.io.fields import AGAIN, TRIPLES, Array, Read, needs_float64, place_of_axes
+from pcl_clora.io.fields import (
+    AGAIN,
+    Array,
+    Read,
+    colors_of_bits,
+    exact_points,
+    flat_columns,
+    place_of_axes,
+)
 from pcl_clora.io.numbers import numbers_of
 from pcl_clora.io.off import fan
 
@@ -25,6 +33,7 @@ _CODES = {**{name: name for name in (*_TYPES, "int64", "uint64")}, **{b: a for a
 _ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
 _CORNERS = ("vertex_indices", "vertex_index")
 _MAX_HEADER = 1 << 20
+_ROWS = 1 << 20  # written at once
 
 
 @dataclass(frozen=True)
@@ -399,31 +408,36 @@ def _strips(lists: _Lists) -> Array:
     return np.concatenate(parts)
 
 
-def write_ply(path: Path, points: Array, fields: Mapping[str, Array]) -> None:
-    """Write a binary ply file (little endian) with a property for every column.
+def write_ply(path: Path, points: Array, fields: Mapping[str, Array], faces: Array | None = None) -> None:
+    """Write a binary ply file (little endian) with a property for every column, and triangles.
 
-    Coordinates are float, or double where float would move them visibly.
+    Coordinates are float, or double where float would move them visibly; colours have 8 bits.
     """
-    exact = np.asarray(points, dtype=np.float64 if needs_float64(points) else np.float32)
-    columns: dict[str, Array] = dict(zip("xyz", exact.T, strict=True))
-    for name, values in fields.items():
-        flat = np.asarray(values).reshape(len(points), -1)
-        parts: tuple[str, ...] = TRIPLES.get(name, (name,) if flat.shape[1] == 1 else ())
-        if len(parts) != flat.shape[1]:
-            parts = tuple(f"{name}_{number}" for number in range(flat.shape[1]))
-        for part, column in zip(parts, flat.T, strict=True):
-            if part in columns or not part.isascii() or part.split() != [part]:
-                raise UserValueError(
-                    f"field {name!r} gives the property {part!r}, which ply cannot hold; rename it."
-                )
-            columns[part] = column if column.dtype.name in _TYPES else _narrow(name, column)
+    columns = dict(zip("xyz", exact_points(points).T, strict=True))
+    given = dict(fields)
+    if "colors" in given and np.asarray(given["colors"]).dtype != np.uint8:
+        given["colors"] = colors_of_bits(given["colors"], 8)
+    for part, column in flat_columns(given).items():
+        if not part.isascii() or part.split() != [part]:
+            raise UserValueError(f"ply cannot hold a property {part!r}; rename the field.")
+        columns[part] = column if column.dtype.name in _TYPES else _narrow(part, column)
     dtype = np.dtype([(name, column.dtype.newbyteorder("<")) for name, column in columns.items()])
-    table = np.empty(len(points), dtype=dtype)
-    for name, column in columns.items():
-        table[name] = column
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}"]
     header += [f"property {_TYPES[column.dtype.name]} {name}" for name, column in columns.items()]
-    path.write_bytes("\n".join([*header, "end_header", ""]).encode("ascii") + table.tobytes())
+    if faces is not None:
+        header += [f"element face {len(faces)}", "property list uchar int vertex_indices"]
+    with path.open("wb") as file:
+        file.write("\n".join([*header, "end_header", ""]).encode("ascii"))
+        for start in range(0, len(points), _ROWS):
+            rows = slice(start, start + _ROWS)
+            table = np.empty(len(points[rows]), dtype=dtype)
+            for name, column in columns.items():
+                table[name] = column[rows]
+            table.tofile(file)
+        if faces is not None:
+            lists = np.empty(len(faces), np.dtype([("length", "u1"), ("corners", "<i4", (3,))]))
+            lists["length"], lists["corners"] = 3, faces
+            lists.tofile(file)
 
 
 def _narrow(name: str, column: Array) -> Array:

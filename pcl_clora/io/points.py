@@ -6,17 +6,26 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
-from pcl_clora.errors import UserValueError
-from pcl_clora.io import arrays, columns, hdf5, off, ply
+from pcl_clora.errors import UserValueError, warn_once
 from pcl_clora.io.errors import DataError, check_is_file
-from pcl_clora.io.fields import Array, Read, named_fields, needs_float64
+from pcl_clora.io.fields import Array, named_fields, needs_float64
+from pcl_clora.io.formats import (
+    ANY,
+    FORMATS,
+    WRITE_SUFFIXES,
+    Axis,
+    Format,
+    format_of,
+    listed,
+    recognised,
+)
 from pcl_clora.io.safe import atomic_write
 
 
@@ -27,55 +36,33 @@ class PointFile:
     Attributes:
         points: (N, 3), float32, or float64 where that is needed or asked for, in the unit of the file;
             finite, N >= 1.
-        fields: other values of the points by name, each (N, ...): "normals" (N, 3), "colors" (N, 3), "labels"
-            (N,), names of the file, or "extra" (N, C) for columns without a name.
+        fields: other values of the points by name, each (N, ...): "normals" (N, 3), "colors" (N, 3),
+            "intensity" (N,), "labels" (N,), names of the file, or "extra" (N, C) for columns without a name.
         faces: (F, 3), int64, triangles of a mesh whose vertices the points are; None where there are none.
+        up: axis that points up, "" where the format does not say it.
+        unit: of the coordinates, "m" or "mm"; "" where the format does not say it.
+        origin: (3,), float64, what was subtracted from the points; None for nothing.
     """
 
     points: Array
     fields: Mapping[str, Array] = field(default_factory=dict)
     faces: Array | None = None
+    up: Axis | Literal[""] = ""
+    unit: str = ""
+    origin: Array | None = None
 
 
-_READERS: dict[str, Callable[[Path, str, int | None, int | None], Read]] = {
-    ".npy": arrays.read_npy,
-    ".npz": arrays.read_npz,
-    ".txt": columns.read_text,
-    ".xyz": columns.read_text,
-    ".csv": columns.read_text,
-    ".pts": columns.read_text,
-    ".asc": columns.read_text,
-    ".h5": hdf5.read_hdf5,
-    ".hdf5": hdf5.read_hdf5,
-    ".off": off.read_off,
-    ".ply": ply.read_ply,
-}
-POINT_SUFFIXES: tuple[str, ...] = tuple(_READERS)
-"""File name endings that `read_points` knows."""
+_PARTS = "|".join(suffix[1:] for one in FORMATS if one.parts for suffix in one.suffixes)
+_WITH_PART = rf"(.*?\.(?:{_PARTS}))#(.*)"
 
-_OPEN3D = "import open3d as o3d; o3d.io.write_point_cloud({ply}, o3d.io.read_point_cloud({file}))"
+_MATLAB = 'import scipy.io as s, numpy; numpy.save({npy}, s.loadmat({file})["points"])'
+_TORCH = "import torch, numpy; numpy.save({npy}, torch.load({file}, weights_only=True).numpy())"
 _TRIMESH = 'import trimesh; trimesh.load({file}, force="mesh").export({off})'
-_LASPY = "import laspy, numpy; numpy.savez({npz}, points=laspy.read({file}).xyz)"
 _ELSEWHERE = {  # ending -> package and program that make a file of a known kind
-    ".pcd": ("open3d", _OPEN3D),
-    ".xyzn": ("open3d", _OPEN3D),
-    ".xyzrgb": ("open3d", _OPEN3D),
-    **dict.fromkeys((".obj", ".stl", ".glb", ".gltf", ".3mf", ".dae"), ("trimesh", _TRIMESH)),
-    **dict.fromkeys((".las", ".laz"), ("laspy[lazrs]", _LASPY)),
-    ".e57": (
-        "pye57",
-        "import pye57, numpy; s = pye57.E57({file}).read_scan(0, ignore_missing_fields=True); "
-        'numpy.savez({npz}, points=numpy.stack([s["cartesianX"], s["cartesianY"], s["cartesianZ"]], 1))',
-    ),
-    ".bin": (
-        "",
-        "import numpy; numpy.save({npy}, numpy.fromfile({file}, numpy.float32).reshape(-1, 4))",
-    ),
-    ".mat": ("scipy", 'import scipy.io as s, numpy; numpy.save({npy}, s.loadmat({file})["points"])'),
-    **dict.fromkeys(
-        (".pt", ".pth"),
-        ("", "import torch, numpy; numpy.save({npy}, torch.load({file}, weights_only=True).numpy())"),
-    ),
+    ".dae": ("trimesh pycollada", _TRIMESH),
+    ".mat": ("scipy", _MATLAB),
+    ".pt": ("", _TORCH),
+    ".pth": ("", _TORCH),
 }
 
 
@@ -86,25 +73,28 @@ def read_points(
     row: int | None = None,
     dtype: str = "auto",
     labels: str = "",
+    dataset: str = "",
+    local: bool = False,
 ) -> PointFile:
-    """Read the points of one file; its ending says the format.
+    """Read the points of one file; its ending says the format, and its first bytes are asked whether it lies.
 
-    npy: (N, C), or records with the fields x, y, z. npz: the array "points" (or xyz, pos, data, coord, ...,
-    or the only one), the others of N rows become fields. txt, xyz, csv, pts, asc: columns split by commas,
-    semicolons, tabs or blanks, with or without a header. h5: the data set "points" (or ...), (N, C), or
-    (n, N, C) with `row`; other data sets of numbers that are (N, ...), or (n, N, ...), become fields. off,
-    ply: vertices, and the triangles of a mesh. The first three columns are x, y, z wherever a file does not
-    name them. docs/data.md lists what odd files are read as.
+    docs/files.md lists the formats, what each can hold, and what odd files are read as. The first three
+    columns are x, y, z wherever a file does not name them. Of a mesh, the points are its vertices; those of
+    its surface come from `data.surface.sample_surface`. Files of strangers that other libraries parse are
+    read in a process of its own, so that what crashes there is one error here.
 
     Args:
         path: the file; `file.h5#7` is row 7 of file.h5, `file.h5#group/dataset` and `file.h5#group/dataset#7`
-            one of its data sets.
+            one of its data sets, `file.e57#1` one of its scans.
         max_points: read only the first ones; None for all. Text stops there, so it also is faster.
         row: which cloud of an h5 file that holds several.
         dtype: of the points; "auto" is float64 where float32 would move them by more than a millionth of the
             cloud's size (map coordinates, for example), and float32 elsewhere.
         labels: name of the field that becomes "labels"; by default one of a usual name (label, class,
             Classification, scalar_Label, ...) that holds whole numbers.
+        dataset: which data set of an h5 file holds the points, "group/points", as in `file.h5#group/points`.
+        local: subtract a whole-numbered origin in float64 before the points become float32; it is in
+            `PointFile.origin`.
 
     Returns:
         Points, fields and triangles.
@@ -112,28 +102,52 @@ def read_points(
     Raises:
         DataError: if the file is missing, empty, torn, of an unknown kind, has fewer than three columns or
             values that are not finite; the message names file, expectation and remedy.
+        MissingPackageError: if the format needs a package that is not installed; with the command.
     """
     path, part, row = _split_part(Path(path), row)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        known = ", ".join(POINT_SUFFIXES)
-        raise DataError(
-            path, f"files ending in {path.suffix!r} are not known; known: {known}", _convert(path)
-        )
+    kind = format_of(path)
+    if kind is None or kind.read is None:
+        raise _unknown(path)
     check_is_file(path)
-    points, fields, faces = reader(path, part, row, max_points)
-    points = _checked(path, points, dtype)
+    kind = _honest(path, kind)
+    assert kind.read is not None
+    points, fields, faces = kind.read(path, dataset or part, row, max_points)
+    points = _checked(path, points, "float64" if local else dtype)
     for name, values in fields.items():
         if len(values) != len(points):
             raise DataError(
                 path, f"{name!r} has {len(values)} rows, the points {len(points)}", "mend the file"
             )
-    return PointFile(points, named_fields(path, fields, labels), faces)
+    origin = None
+    if local:
+        origin = np.round(np.median(points, axis=0))
+        points = np.ascontiguousarray(points - origin, dtype=np.float32)
+    return PointFile(points, named_fields(path, fields, labels), faces, kind.up, kind.unit, origin)
+
+
+def _unknown(path: Path) -> DataError:
+    """Say what is known, of a file that is not; and what it is by its content, if it says so."""
+    known = listed()
+    remedy = _convert(path)
+    if path.is_file():
+        found = recognised(path)
+        if found is not None:
+            remedy = f"it seems to be {found.name}: call it {path.stem}{found.suffixes[0]}"
+    return DataError(path, f"files ending in {path.suffix!r} are not known; known: {known}", remedy)
+
+
+def _honest(path: Path, kind: Format) -> Format:
+    """Take the format that the content says where the name says another one."""
+    found = recognised(path)
+    if found is None or found is kind or found.suffixes == kind.suffixes:
+        return kind
+    warn_once(f"{path}: is a file of the format {found.suffixes[0]} by its content; it is read as that.")
+    return found
 
 
 def _split_part(path: Path, row: int | None) -> tuple[Path, str, int | None]:
     """Take apart file.h5#group/dataset#7: file, data set, row; a file of the whole name comes first."""
-    found = re.fullmatch(r"(.*?\.(?:h5|hdf5))#(.*)", str(path), re.IGNORECASE | re.DOTALL)
+    found = re.fullmatch(_WITH_PART, str(path), re.IGNORECASE | re.DOTALL)
     if found is None or os.path.lexists(path):
         return path, "", row
     part, _, number = found[2].rpartition("#")
@@ -151,7 +165,7 @@ def _convert(path: Path) -> str:
     package, program = _ELSEWHERE[path.suffix.lower()]
     names = {kind: path.with_suffix(f".{kind}").name for kind in ("ply", "off", "npz", "npy")}
     code = program.format(**{kind: json.dumps(name) for kind, name in {"file": path.name, **names}.items()})
-    install = f"pip install {shlex.quote(package)}; " if package else ""
+    install = f"pip install {package}; " if package else ""
     return f"convert it, in its folder: {install}python -c {shlex.quote(code)}"
 
 
@@ -178,39 +192,61 @@ def _checked(path: Path, points: Array, dtype: str) -> Array:
     return points
 
 
-def write_points(path: str | Path, points: Array, fields: Mapping[str, Array] | None = None) -> None:
-    """Write points to npy, npz, txt, xyz, csv or ply, whole or not at all; `read_points` gives the same back.
+def write_points(
+    path: str | Path,
+    points: Array,
+    fields: Mapping[str, Array] | None = None,
+    faces: Array | None = None,
+) -> None:
+    """Write points to a file, whole or not at all; `read_points` gives the same back.
 
     Args:
-        path: where to; the ending says the format. ply is binary.
-        points: (N, 3), numbers; as float32 in ply unless that would move them visibly, as they are elsewhere.
-        fields: other values of the points by name, each (N,) or (N, C). npy has no room for any; text columns
-            are in the order given, and only csv names them.
+        path: where to; the ending says the format, docs/files.md what it can hold.
+        points: (N, 3), numbers; as float32 where the format has it and that does not move them visibly.
+        fields: other values of the points by name, each (N,) or (N, C). Text columns are in the order given,
+            and only csv names them.
+        faces: (F, 3), whole numbers, triangles of a mesh whose vertices the points are.
 
     Raises:
-        ValueError: if points or fields have a wrong shape, or the format cannot hold them.
+        ValueError: if points, fields or faces have a wrong shape, or the format cannot hold them.
+        MissingPackageError: if the format needs a package that is not installed; with the command.
     """
-    path, points, fields = Path(path), np.asarray(points), dict(fields or {})
-    if points.ndim != 2 or points.shape[1] != 3:
-        raise UserValueError(f"points must be (N, 3), not {points.shape}.")
+    path, points = Path(path), np.asarray(points)
+    fields = {name: np.asarray(values) for name, values in (fields or {}).items()}
+    if points.ndim != 2 or points.shape[1] != 3 or points.dtype.kind not in "iuf":
+        raise UserValueError(f"points must be numbers (N, 3), not {points.dtype} {points.shape}.")
     for name, values in fields.items():
-        if np.asarray(values).shape[:1] != points.shape[:1]:
-            raise UserValueError(
-                f"field {name!r} is {np.asarray(values).shape}, expected {len(points)} rows."
-            )
-    suffix = path.suffix.lower()
-    if suffix == ".npy" and not fields:
-        atomic_write(path, lambda aside: np.save(aside, points, allow_pickle=False))
-    elif suffix == ".npz" and not fields.keys() & {"points", "file", "allow_pickle"}:
-        named: dict[str, Any] = {"points": points, **fields}
-        atomic_write(path, lambda aside: np.savez(aside, **named))
-    elif suffix in (".txt", ".xyz", ".csv"):
-        atomic_write(path, lambda aside: columns.write_text(aside, points, fields))
-    elif suffix == ".ply":
-        atomic_write(path, lambda aside: ply.write_ply(aside, points, fields))
-    else:
-        held = f" with fields {sorted(fields)}" if fields else ""
+        if values.shape[:1] != points.shape[:1]:
+            raise UserValueError(f"field {name!r} is {values.shape}, expected {len(points)} rows.")
+    if faces is not None:
+        faces = np.asarray(faces, np.int64)
+        if (
+            faces.ndim != 2
+            or faces.shape[1] != 3
+            or (faces.size and not 0 <= faces.min() <= faces.max() < len(points))
+        ):
+            raise UserValueError(f"faces {faces.shape} must be places (F, 3) of the {len(points)} points.")
+    kind = format_of(path)
+    write = kind.write if kind is not None else None
+    if kind is None or write is None:
+        raise UserValueError(f"{path}: cannot write {path.suffix!r}; known: {listed(WRITE_SUFFIXES)}.")
+    lost = not_held(kind, points, fields, faces)
+    if lost:
         raise UserValueError(
-            f"{path}: cannot write points{held} to {suffix!r}; use .npz, .csv or .ply, and "
-            "names such as normals, colors and labels."
+            f"{path}: {path.suffix} cannot hold {', '.join(lost)}; use .ply or .npz, or leave them out."
         )
+    atomic_write(path, lambda aside: write(aside, points, fields, faces))
+
+
+def not_held(
+    kind: Format, points: Array, fields: Mapping[str, Array], faces: Array | None = None
+) -> list[str]:
+    """Name what a format cannot hold of a cloud; an empty list if it can hold everything."""
+    lost = [name for name in fields if kind.fields != ANY and name not in kind.fields]
+    if faces is not None and kind.faces == "no":
+        lost.append("triangles")
+    if faces is None and kind.faces == "only":
+        lost.append("points without triangles")
+    if not kind.exact and needs_float64(np.asarray(points)):
+        lost.append("coordinates that need float64")
+    return lost

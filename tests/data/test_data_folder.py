@@ -181,14 +181,14 @@ def test_without_such_a_folder_there_is_no_validation_split(tmp_path):
 def test_a_class_of_files_that_are_not_read_is_no_class_left_out(tmp_path, layout):
     good = layout.format(kind="ball")
     bad = layout.format(kind="pole")
-    root = put(tmp_path, *(f"{good}/{k}.npy" for k in range(3)), *(f"{bad}/{k}.e57" for k in range(5)))
+    root = put(tmp_path, *(f"{good}/{k}.npy" for k in range(3)), *(f"{bad}/{k}.dae" for k in range(5)))
     put(tmp_path, *(f"{layout.format(kind='box')}/{k}.npy" for k in range(3)))
     if layout == "{kind}/train":  # the split folder has no cloud, so only its class is named
         bad = "pole"
-    with pytest.raises(DataError, match=rf"{bad}: holds .*5 .*\.e57"):
+    with pytest.raises(DataError, match=rf"{bad}: holds .*5 .*\.dae"):
         build(root)
     errors = [finding for finding in check_root(root) if finding.level == "error"]
-    assert any("5" in finding.message and ".e57" in finding.message for finding in errors)
+    assert any("5" in finding.message and ".dae" in finding.message for finding in errors)
 
 
 def test_files_one_folder_too_deep_are_named_by_training_and_by_the_check(tmp_path):
@@ -199,13 +199,13 @@ def test_files_one_folder_too_deep_are_named_by_training_and_by_the_check(tmp_pa
 
 
 def test_a_folder_of_pictures_is_left_out_and_named_once(tmp_path, caplog):
-    root = put(tmp_path, "ball/0.npy", "ball/1.npy", "pictures/a.png", "ball/b.e57", "ball/deep/c.npy")
+    root = put(tmp_path, "ball/0.npy", "ball/1.npy", "pictures/a.png", "ball/b.dae", "ball/deep/c.npy")
     assert build(root).class_names == ("ball",)
     build(root, "test")
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 3
     assert any("pictures: holds no point files (1 .png)" in text for text in told)
-    assert any("ball: 1 files are not read (1 .e57); convert them" in text for text in told)
+    assert any("ball: 1 files are not read (1 .dae); convert them" in text for text in told)
     assert any("ball: 1 point files lie one folder deeper; move them up" in text for text in told)
     assert len([finding for finding in check_root(root) if finding.level == "warning"]) == 3
 

@@ -133,7 +133,7 @@ def test_labels_are_found_under_their_usual_names(tmp_path, name, type):
     )
     content = read(tmp_path, text)
     assert content.fields["labels"].tolist() == [4, 5, 6]
-    assert content.fields["scalar_Intensity"].tolist() == [0.5, 0.5, 1]
+    assert content.fields["intensity"].tolist() == [0.5, 0.5, 1]
 
 
 def test_the_field_of_the_labels_can_be_chosen(tmp_path):

@@ -107,7 +107,7 @@ def test_numbers_of_the_points_of_an_hdf5_file_are_fields(tmp_path, row):
         file["data"] = several(CLOUD)
         file["seg"] = several(np.arange(len(CLOUD)))
         file["names"] = np.array([b"x"] * len(file["data"]))
-        file["label"] = np.zeros((len(file["data"]) + 1, 1))
+        file["other"] = np.zeros((len(file["data"]) + 1, 1))
     found = read_points(tmp_path / "a.h5", row=row, max_points=2)
     assert list(found.fields) == ["seg"]
     assert found.fields["seg"].tolist() == [0, 1]
@@ -214,7 +214,7 @@ BROKEN = {
         lambda p: p.write_text("ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n1\n"),
         "have x, expected x, y, z",
     ),
-    "mesh.stl": (lambda p: p.write_text("solid"), r"'\.stl' are not known; known: \.npy"),
+    "model.dae": (lambda p: p.write_text("<COLLADA>"), r"'\.dae' are not known; known: \.npy"),
     "missing.npy": (lambda p: None, "no such file"),
 }
 
@@ -233,9 +233,14 @@ def test_a_broken_file_names_file_expectation_and_remedy(tmp_path, name):
     ("name", "points", "fields", "message"),
     [
         ("a.npy", CLOUD[0], None, r"\(N, 3\)"),
-        ("a.npy", CLOUD, {"labels": LABELS}, r"use \.npz"),
-        ("a.npz", CLOUD, {"points": LABELS}, "names such as"),
-        ("a.off", CLOUD, None, r"'\.off'"),
+        ("a.npz", CLOUD, {"points": LABELS}, "rename them"),
+        ("a.h5", CLOUD, {"faces": LABELS}, "rename them"),
+        ("a.dae", CLOUD, None, r"cannot write '\.dae'; known: \.npy"),
+        ("a.off", CLOUD, {"labels": LABELS}, r"\.off cannot hold labels; use \.ply or \.npz"),
+        ("a.stl", CLOUD, None, "cannot hold points without triangles"),
+        ("a.bin", CLOUD + 5e6 + np.float64(0.1), None, "coordinates that need float64"),
+        ("a.csv", CLOUD, {"x": LABELS}, "second column 'x'"),
+        ("a.txt", CLOUD.astype(str), None, "numbers"),
         ("a.npz", CLOUD, {"labels": LABELS[:2]}, "'labels'.*3 rows"),
         ("a.ply", CLOUD, {"labels": LABELS + 2**40}, "32 bits"),
         ("a.ply", CLOUD, {"labels": np.array(["a", "b", "c"])}, "numbers"),
@@ -359,21 +364,19 @@ def test_whole_numbers_beyond_float32_stay_apart(tmp_path):
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("a b.pcd", r"""python -c 'import open3d as o3d; .*"a b\.ply".*"a b\.pcd"\)\)'"""),
-        ("a.obj", r"pip install trimesh; python -c .*a\.off"),
-        ("a.stl", "trimesh"),
-        ("a.glb", "trimesh"),
-        ("a.las", r"laspy\[lazrs\]"),
-        ("a.laz", "laspy"),
-        ("a.e57", "pye57"),
-        ("a.bin", "numpy.fromfile"),
+        (
+            "a b.dae",
+            r"""pip install trimesh pycollada; python -c 'import trimesh; .*"a b\.dae".*"a b\.off"\)'""",
+        ),
+        ("a.mat", "pip install scipy; .*loadmat"),
+        ("a.pt", "weights_only=True"),
         ("a.ply.gz", "unpack it"),
         ("a.unknown", "convert it"),
         ("a", "convert it"),
     ],
 )
 def test_other_formats_are_told_how_they_become_known_ones(tmp_path, name, remedy):
-    (tmp_path / name).touch()
+    (tmp_path / name).write_text("?")
     with pytest.raises(DataError, match=rf"are not known; known: \.npy.*{remedy}"):
         read_points(tmp_path / name)
 
@@ -382,7 +385,7 @@ def test_the_command_for_another_format_runs_nothing_that_a_name_holds(tmp_path)
     import shlex
 
     with pytest.raises(DataError) as caught:
-        read_points(tmp_path / "a'; touch x; '$(id)`.pcd")
+        read_points(tmp_path / "a'; touch x; '$(id)`.dae")
     words = shlex.split(caught.value.remedy)
     assert words[-3:-1] == ["python", "-c"]
     compile(words[-1], "remedy", "exec")

@@ -25,13 +25,15 @@ from pcl_clora.data.checks.manifest import check_manifest
 from pcl_clora.data.packed.write import pack_dataset
 from pcl_clora.engine import load_run_config, read_metrics
 from pcl_clora.engine.run.checkpoint import load_checkpoint, save_checkpoint
-from pcl_clora.io import read_json, read_points
+from pcl_clora.io import format_of, read_json, read_points, write_points
+from pcl_clora.io.formats import ANY
 from pcl_clora.models import build_model, load_weights, parse_model_config
 from tests.support.data_layouts import make_folder, make_hdf5, make_text
 from tests.support.engine_cases import VALUES, tiny_config
 from tests.support.part_layouts import make_part_hdf5, make_part_text
 from tests.support.scan_layouts import make_fewshot, make_raw, make_scan
 
+FACES = np.stack([np.arange(38), np.arange(1, 39), np.arange(2, 40)], axis=1)
 TABLE = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
 
 
@@ -88,6 +90,38 @@ def _mesh_ply(order: str) -> Callable[[Path], object]:
 def _off(file: Path) -> None:
     rows = "".join(f"{x:.6f} {y:.6f} {z:.6f}\n" for x, y, z in TABLE)
     file.write_text(f"OFF\n40 2 0\n{rows}3 0 1 2\n4 3 4 5 6\n")
+
+
+def _obj(file: Path) -> None:
+    rows = "".join(f"v {x:.6f} {y:.6f} {z:.6f}\n" for x, y, z in TABLE)
+    file.write_text(f"# made\n{rows}vn 0 0 1\nf 1//1 2//1 3//1\nf 4/1 5/1 6/2 7/3\nf -1 -2 -3\n")
+
+
+def _of_library(suffix: str) -> Kind:
+    """Make a kind of file that another library reads, with all fields that it can hold; none without it."""
+
+    def write(file: Path) -> None:
+        kind = format_of(file)
+        assert kind is not None
+        fields = {
+            "colors": np.full((40, 3), 7, np.uint8),
+            "intensity": np.arange(40),
+            "labels": np.arange(40) % 4,
+        }
+        held = {
+            name: values
+            for name, values in fields.items()
+            if kind.fields in (ANY, (name,)) or name in kind.fields
+        }
+        write_points(file, TABLE, held, None if kind.faces == "no" else FACES)
+
+    return _points(f"a{suffix}", write)
+
+
+def _pcd(file: Path, encoding: str) -> None:
+    import pypcd4
+
+    pypcd4.PointCloud.from_xyz_points(TABLE).save(file, encoding=pypcd4.Encoding(encoding))
 
 
 def _h5(file: Path) -> None:
@@ -232,6 +266,7 @@ def _read_pickle(file: Path) -> None:
 
 
 MODELNET = {"name": "modelnet40_hdf5", "num_points": 32}
+LIBRARIES = ("las", "laz", "pcd", "e57", "stl", "glb", "gltf", "3mf")
 PARTS = {"name": "shapenetpart_hdf5", "num_points": 16}
 
 KINDS: dict[str, Kind] = {
@@ -246,6 +281,13 @@ KINDS: dict[str, Kind] = {
     "txt": _points("a.txt", lambda file: np.savetxt(file, TABLE, fmt="%.6f")),
     "csv": _points("a.csv", lambda file: np.savetxt(file, TABLE, "%.6f", ",", header="x,y,z", comments="")),
     "pts": _points("a.pts", lambda file: np.savetxt(file, TABLE, "%.6f", header="40", comments="")),
+    "obj": _points("a.obj", _obj),
+    **{f"{kind} file": _of_library(f".{kind}") for kind in LIBRARIES},
+    "pcd of text": _points("a.pcd", lambda file: _pcd(file, "ascii")),
+    "pcd packed": _points("a.pcd", lambda file: _pcd(file, "binary_compressed")),
+    "kitti": _points("a.bin", lambda file: np.hstack([TABLE, TABLE[:, :1]]).tofile(file)),
+    "npy records": _points("a.npy", lambda file: write_points(file, TABLE, {"labels": np.arange(40)})),
+    "h5 mesh": _points("a.h5", lambda file: write_points(file, TABLE, None, FACES)),
     "config": Kind(_config, load_run_config),
     "json": Kind(_json, read_json),
     "result.json": Kind(_result, _read_result),

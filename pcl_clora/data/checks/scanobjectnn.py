@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,11 @@ from pcl_clora.data.readers.scanobjectnn import (
     scan_file,
 )
 from pcl_clora.data.readers.scanobjectnn_raw import (
+    SPLIT_FILES,
     ScanObjectNNRawConfig,
     find_raw_base,
     find_split_file,
+    is_raw_object,
     raw_files,
     read_raw_object,
 )
@@ -151,8 +154,10 @@ def _check_masks(file: Path, masks: np.ndarray | None) -> Iterator[Finding]:
 
 
 def is_raw(root: Path) -> bool:
-    """Say whether a folder looks like the raw objects."""
-    return any(find_raw_base(root).glob("*/*.bin"))
+    """Say whether a folder looks like the raw objects, and not like scans that end in .bin, too."""
+    files = list(islice(find_raw_base(root).glob("*/*.bin"), 20))
+    named = (root / "object_dataset").is_dir() or any((root / name).is_file() for name in SPLIT_FILES)
+    return bool(files) and (named or any(map(is_raw_object, files)))
 
 
 def describe_raw(root: Path) -> RootInfo:

@@ -19,8 +19,8 @@ SPLIT_NAMES = {
 
 # Other kinds of 3D files. A folder of them is a class that cannot be read, not one of notes or pictures.
 SCAN_SUFFIXES = (
-    *(".pcd", ".obj", ".stl", ".las", ".laz", ".copc", ".e57", ".glb", ".gltf", ".3mf"),
-    *(".bin", ".dae", ".fbx", ".wrl", ".asc", ".dat", ".pt", ".pth", ".pkl"),
+    *(".dae", ".fbx", ".wrl", ".usd", ".usdz", ".step", ".stp", ".ifc", ".ptx", ".rcp"),
+    *(".dat", ".mat", ".pt", ".pth", ".pkl"),
 )
 
 Layout = Literal["split/class", "class/split", "class"]
@@ -182,7 +182,7 @@ def _census(folder: Path) -> _Census:
         suffix = file.suffix.lower()
         kind = (
             found.here
-            if suffix in POINT_SUFFIXES
+            if suffix in POINT_SUFFIXES and not _is_of_gltf(file)
             else found.scans
             if suffix in SCAN_SUFFIXES
             else found.others
@@ -235,5 +235,13 @@ def _files(folder: Path, suffixes: tuple[str, ...] = POINT_SUFFIXES) -> list[Pat
     return sorted(
         file
         for file in folder.iterdir()
-        if file.suffix.lower() in suffixes and file.is_file() and not file.name.startswith(".")
+        if file.suffix.lower() in suffixes
+        and file.is_file()
+        and not file.name.startswith(".")
+        and not _is_of_gltf(file)
     )
+
+
+def _is_of_gltf(file: Path) -> bool:
+    """Tell the numbers of a glTF beside it from a scan, which ends in .bin as well."""
+    return file.suffix.lower() == ".bin" and file.with_suffix(".gltf").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -73,6 +74,18 @@ class RawObject:
 
     points: np.ndarray
     mask: np.ndarray
+
+
+def is_raw_object(file: str | Path) -> bool:
+    """Tell a raw object from other files of bare numbers: its first one and its size say how many points."""
+    try:
+        with Path(file).open("rb") as opened:
+            first = np.frombuffer(opened.read(4), np.float32)
+            size = os.fstat(opened.fileno()).st_size
+    except OSError:
+        return False
+    count = first[0] if first.size else np.float32(0)
+    return bool(np.isfinite(count) and count >= 1 and size == 4 * (1 + COLUMNS * int(count)))
 
 
 def read_raw_object(file: str | Path) -> RawObject:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pcl_clora.data.readers.scanobjectnn_raw import read_raw_object
+from pcl_clora.data.readers.scanobjectnn_raw import is_raw_object, read_raw_object
 from pcl_clora.io import POINT_SUFFIXES, DataError, hdf5, load_pickled_arrays, read_points
 from pcl_clora.io.fields import point_key
 
-WHOLE_SUFFIXES: tuple[str, ...] = (*POINT_SUFFIXES, ".bin", ".dat", ".pkl")
+WHOLE_SUFFIXES: tuple[str, ...] = (*POINT_SUFFIXES, ".dat", ".pkl")
 """File name endings that `read_whole` knows."""
 
 
@@ -37,8 +37,9 @@ def read_whole(path: str | Path) -> WholeCloud:
     """Read one cloud.
 
     Args:
-        path: a file of points or a mesh, see `read_points`; `file.h5#7`; a raw object of ScanObjectNN (.bin);
-            a cloud in a pickle of published code: `file.dat#7`, `file.pkl#test/7`.
+        path: a file of points or a mesh, see `read_points`; `file.h5#7`; a raw object of ScanObjectNN (.bin,
+            told by its size from a scan of KITTI); a cloud in a pickle of published code: `file.dat#7`,
+            `file.pkl#test/7`.
 
     Raises:
         DataError: if there is no such cloud, or it is torn, of an unknown kind or not finite.
@@ -47,7 +48,7 @@ def read_whole(path: str | Path) -> WholeCloud:
     suffix = Path(file or path).suffix.lower()
     if suffix in (".dat", ".pkl"):
         return WholeCloud(_of_pickle(Path(file or path), row))
-    if suffix == ".bin":
+    if suffix == ".bin" and is_raw_object(path):
         raw = read_raw_object(path)
         return WholeCloud(raw.points, inside=raw.mask)
     content = read_points(path, dtype="float64")

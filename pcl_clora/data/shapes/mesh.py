@@ -46,15 +46,22 @@ class Mesh:
         Returns:
             Points (N, 3), float64, and the part of each, (N,), int64.
         """
-        corners = self.vertices[self.faces]
-        reach = np.cumsum(_areas(corners))
+        face, weights = self.pick(num_points, draw)
+        a, b, c = self.vertices[self.faces[face]].transpose(1, 0, 2)
+        return a * weights[:, :1] + b * weights[:, 1:2] + c * weights[:, 2:], self.part[face]
+
+    def pick(self, num_points: int, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+        """Draw places of the surface, as `sample` does.
+
+        Returns:
+            The triangle of each, (N,), int64, and the weights of its corners, (N, 3), float64, of sum 1.
+        """
+        reach = np.cumsum(self.areas())
         where, first, second = draw.array(3, num_points)
         face = np.searchsorted(reach, where * reach[-1], side="right")
         face = np.minimum(face, len(reach) - 1)
         first = np.sqrt(first)
-        weights = np.stack([1.0 - first, first * (1.0 - second), first * second])[:, :, None]
-        a, b, c = corners[face].transpose(1, 0, 2)
-        return a * weights[0] + b * weights[1] + c * weights[2], self.part[face]
+        return face, np.stack([1.0 - first, first * (1.0 - second), first * second], axis=1)
 
 
 def _areas(corners: np.ndarray) -> np.ndarray:
