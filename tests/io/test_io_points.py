@@ -306,7 +306,8 @@ def test_labels_of_another_length_are_said_to_be_left_out(tmp_path, suffix, capl
             file.update(arrays)
     assert not read_points(tmp_path / f"a{suffix}").fields
     assert [record.message.partition(": ")[2] for record in caplog.records] == [
-        f"'labels' has 2 rows and the points {len(CLOUD)}: it is not read as their labels; give every point one."
+        f"'labels' has 2 rows and the points {len(CLOUD)}: it is not read as their labels; give every "
+        "point one."
     ]
 
 
