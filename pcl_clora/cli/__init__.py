@@ -25,6 +25,7 @@ from pcl_clora.cli import (
     probe,
     report,
     train,
+    tune,
     view,
     weights,
 )
@@ -44,6 +45,7 @@ app.command("pretrain")(pretrain.pretrain)
 app.command("probe")(probe.probe)
 app.command("eval")(evaluate.evaluate)
 app.command("fewshot")(fewshot.fewshot)
+app.command("tune")(tune.tune)
 app.command("predict")(predict.predict)
 app.command("view")(view.view)
 app.add_typer(compare.app, name="compare")

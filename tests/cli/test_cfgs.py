@@ -12,11 +12,14 @@ from pcl_clora.engine import load_run_config
 from pcl_clora.models import build_model
 from pcl_clora.report import count_cost
 from pcl_clora.report.records import build_for_cost
+from pcl_clora.tune import load_search
 from tests.support.cli_cases import ROOT
 
 CFGS = ROOT / "cfgs"
 STUDIES = sorted((CFGS / "compare").glob("*.yaml"))
-RUNS = sorted(path for path in CFGS.rglob("*.yaml") if "_base_" not in path.parts and path not in STUDIES)
+SEARCHES = sorted((CFGS / "tune").glob("*.yaml"))
+NO_RUNS = {*STUDIES, *SEARCHES}
+RUNS = sorted(path for path in CFGS.rglob("*.yaml") if "_base_" not in path.parts and path not in NO_RUNS)
 PARTS = sorted((CFGS / "_base_").rglob("*.yaml"))
 
 
@@ -28,6 +31,13 @@ def name_of(path):
 def test_every_config_loads(path):
     cfg = load_run_config(path)
     assert cfg.protocol.name == "honest"
+
+
+@pytest.mark.parametrize("path", SEARCHES, ids=name_of)
+def test_every_search_loads(path):
+    search = load_search(path)
+    assert search.cfg.title
+    assert search.chosen({}).protocol.select == "last"
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=name_of)

@@ -61,7 +61,7 @@ class RunLock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._take()
             os.ftruncate(self._file, 0)
-            os.pwrite(self._file, json.dumps(_me()).encode(), 0)
+            os.pwrite(self._file, json.dumps(this_process()).encode(), 0)
         _held.add(self._key)
         return self
 
@@ -96,7 +96,7 @@ class RunLock:
         try:
             return os.open(self.path, flags | os.O_EXCL, 0o644)
         except FileExistsError:
-            if _may_run(self._owner()):
+            if may_run(self._owner()):
                 raise self._refusal() from None
             self.path.unlink(missing_ok=True)
             return os.open(self.path, flags | os.O_EXCL, 0o644)
@@ -108,7 +108,7 @@ class RunLock:
             return {}
 
     def _refusal(self) -> RunLockedError:
-        owner = _me() if self._key in _held else self._owner()
+        owner = this_process() if self._key in _held else self._owner()
         who = f"pid {owner.get('pid', '?')}"
         if owner.get("host", platform.node()) != platform.node():
             who += f" on {visible(str(owner['host']))}"
@@ -127,7 +127,8 @@ def _is_still_there(file: int, path: Path) -> bool:
     return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
 
 
-def _me() -> dict[str, Any]:
+def this_process() -> dict[str, Any]:
+    """Say which process this is, so that `may_run` knows it."""
     return {"pid": os.getpid(), "host": platform.node(), "started": _started(os.getpid()), "at": time.time()}
 
 
@@ -139,8 +140,8 @@ def _started(pid: int) -> str:
         return ""
 
 
-def _may_run(owner: dict[str, Any]) -> bool:
-    """Tell whether the owner of a lock file may be at work; only of this machine can it be said."""
+def may_run(owner: dict[str, Any]) -> bool:
+    """Tell whether a process may be at work; that it is gone can be said of this machine only."""
     pid = owner.get("pid")
     if not isinstance(pid, int) or owner.get("host") != platform.node() or os.name != "posix":
         return True
