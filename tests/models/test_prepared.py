@@ -13,7 +13,7 @@ from pcl_clora.models import create_model, parse_model_config, published_form
 from pcl_clora.models.layers import product
 from pcl_clora.models.layers.prepared import Prepared
 from pcl_clora.models.layers.product import Linear
-from pcl_clora.models.layers.transformer import Mlp, PatchEncoder, affine_parts, attend
+from pcl_clora.models.layers.transformer import Mlp, PatchEncoder, affine_parts, attend, max_over_group
 from tests.support.model_cases import TINY
 
 ONEDNN = pytest.param(
@@ -259,3 +259,32 @@ def test_attention_in_bfloat16_is_that_of_float32(masked):
     mask = torch.ones(9, 9, dtype=torch.bool).tril() if masked else None
     found = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask)
     assert difference(found.float(), attend(q, k, v, mask)) < 0.02
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_of_the_patch_encoder_are_those_of_the_published_form(route, training):
+    model, patches = encoder().double().train(training), drawn(4, 5, 6, 3).double()
+    twin = copy.deepcopy(model)
+    with published_form(twin):
+        twin(patches).square().sum().backward()
+    with product.use_route(route):
+        model.float()(patches.float()).square().sum().backward()
+    for (name, ours), theirs in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert difference(ours.grad, theirs.grad.float()) < 1e-4 or float(theirs.grad.abs().max()) < 1e-9, (
+            name
+        )
+
+
+def test_of_equal_points_the_first_one_gets_the_gradient_of_a_maximum():
+    rows = torch.tensor([[1.0, 5.0], [3.0, 5.0], [3.0, 4.0], [2.0, 1.0]], requires_grad=True)
+    found = max_over_group(rows, 2)
+    found.backward(torch.tensor([[1.0, 2.0], [4.0, 8.0]]))
+    assert torch.equal(found.detach(), torch.tensor([[3.0, 5.0], [3.0, 4.0]]))
+    assert torch.equal(rows.grad, torch.tensor([[0.0, 2.0], [1.0, 0.0], [4.0, 8.0], [0.0, 0.0]]))
+
+
+def test_the_maximum_of_patches_passes_gradients_of_second_order():
+    rows = drawn(6, 4).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: max_over_group(x.square(), 3), rows)
+    assert torch.autograd.gradgradcheck(lambda x: max_over_group(x.square(), 3), rows)

@@ -323,7 +323,9 @@ def _by_onednn(*tensors: Tensor | None) -> bool:
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, columns: Tensor | None = None) -> Tensor:
     if _by_onednn(x, weight, bias):
-        return _onednn(x, weight if columns is None else columns, bias)
+        y = _onednn(x.reshape(-1, x.shape[-1]), weight if columns is None else columns, bias)
+        # No view, so that it may be edited in place.
+        return cast(Tensor, torch.ops.aten._unsafe_view(y, (*x.shape[:-1], len(weight))))
     return F.linear(x, weight, bias).clone() if x.numel() == 0 else F.linear(x, weight, bias)
 
 

@@ -284,16 +284,17 @@ class PatchEncoder(Rewritten, nn.Module):
         width = x.shape[1]
         norm = self.norm2 if self._folds() else None
         of_pooled, of_own = affine_parts(self.linear3, norm, (width, width))
-        x = _add_to_groups(of_own(x), of_pooled(_max_over_group(x, k)), k)
+        of_patches = of_own(x.view(-1, k, width))  # no view, whose edit in place would copy gradients
+        x = of_patches.add_(of_pooled(max_over_group(x, k))[:, None]).view(len(x), -1)
         if norm is None:
             x = self.norm2(x)
-        return _max_over_group(self.linear4(F.relu(x, inplace=True)), k)
+        return max_over_group(self.linear4(F.relu(x, inplace=True)), k)
 
     def _published_rows(self, rows: Tensor, k: int) -> Tensor:
         x = self.linear2(F.relu(self.norm1(self.linear1(rows))))
-        pooled = _max_over_group(x, k).repeat_interleave(k, dim=0)
+        pooled = max_over_group(x, k).repeat_interleave(k, dim=0)
         x = self.linear3(torch.cat([pooled, x], dim=1))
-        return _max_over_group(self.linear4(F.relu(self.norm2(x))), k)
+        return max_over_group(self.linear4(F.relu(self.norm2(x))), k)
 
     def _folds(self) -> bool:
         return self.fold and not self.norm1.training and not self.norm2.training
@@ -340,12 +341,15 @@ def folded_linear(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tens
     return linear.weight * scale[:, None], (linear.bias - norm.running_mean) * scale + norm.bias
 
 
-def _max_over_group(rows: Tensor, k: int) -> Tensor:
-    """(M * k, C) -> (M, C), maximum over each run of k rows."""
-    return rows.view(-1, k, rows.shape[1]).amax(dim=1)
+def max_over_group(rows: Tensor, k: int) -> Tensor:
+    """(M * k, C) -> (M, C), maximum over each run of k rows.
 
-
-def _add_to_groups(rows: Tensor, shared: Tensor, k: int) -> Tensor:
-    """Add (M, C) to every row of its group: (M * k, C) -> (M * k, C), in place."""
-    rows.view(-1, k, rows.shape[1]).add_(shared[:, None, :])
-    return rows
+    With a gradient on a CPU the maximum is torch's pooling, whose backward pass writes to the rows of the
+    maxima alone: the first one where several are equal, as in the published code. That of `amax` compares
+    every value again, which takes five times as long.
+    """
+    width = rows.shape[1]
+    if rows.is_cpu and rows.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        as_image = rows.view(-1, k, 1, width).permute(0, 3, 1, 2)  # in memory as it is
+        return F.adaptive_max_pool2d(as_image, (1, 1)).view(-1, width)
+    return rows.view(-1, k, width).amax(dim=1)
