@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pcl_clora.models.layers import product
+from tests.support.browsers import browser  # noqa: F401 - a fixture of all tests
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -85,12 +85,13 @@ def _carry_out(
     """Do the runs of some rows, and say which failed."""
     from pcl_clora.compare.estimate import known_estimates
     from pcl_clora.compare.runner import StudyRunner
-    from pcl_clora.compare.summary import summarise
+    from pcl_clora.compare.summary import report, write_study
     from pcl_clora.engine.run.lock import RunLock
 
     runs = study.runs(rows) if rows else []
     with interruptible(), RunLock(folder.path / f"shard-{shard.replace('/', '-of-')}"):
         folder.open(study)
+        write_study(study, folder)
         missing = [run for run in runs if not folder.is_finished(study, run)]
         estimates = known_estimates(study, missing)
         runner = StudyRunner(
@@ -101,7 +102,8 @@ def _carry_out(
             estimate=lambda run: estimates[run].seconds if run in estimates else 1.0,
         )
         outcome = runner.run(runs)
-        summarise(study, folder)
+        write_study(study, folder)
+    report(folder.path, partial=True)
     failed = {str(run): error for run, error in outcome.failed.items()}
     if not quiet:
         show(f"{len(outcome.finished)} of {len(runs)} runs are finished: {folder.path}")
@@ -147,3 +149,70 @@ def _dry_run(study: Study, folder: StudyFolder, rows: list[str], jobs: int, as_j
             else "; missing files:\n" + "\n".join(f"  {line}" for line in missing)
         ),
     )
+
+
+@app.command()
+def table(
+    folder: Annotated[Path, typer.Argument(help="Folder of a study; run folders need not be there.")],
+    baseline: Annotated[
+        str, typer.Option(help="Test against this row instead of the study's baseline.")
+    ] = "",
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Also show rows of which no run is there yet.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the tables, the pictures and the page of a study anew from its files."""
+    from pcl_clora.compare.summary import report
+    from pcl_clora.io import read_json
+
+    report(folder, partial=partial, baseline=baseline)
+    if as_json:
+        print_json(read_json(folder / "table.json"))
+        return
+    show((folder / "table.md").read_text(encoding="utf-8"), f"Page: {folder / 'index.html'}")
+
+
+@app.command()
+def merge(
+    out: Annotated[Path, typer.Argument(help="Folder of the whole; may hold a part already.")],
+    parts: Annotated[list[Path], typer.Argument(help="Folders of the parts (--shard 1/2, 2/2, ...).")],
+) -> None:
+    """Put the parts of a study together, and write its tables and its page.
+
+    Records are copied; run folders stay where they are.
+    """
+    from pcl_clora.compare.merge import merge_studies
+    from pcl_clora.compare.summary import report
+
+    merge_studies(out, parts)
+    report(out, partial=True)
+    show((out / "table.md").read_text(encoding="utf-8"), f"Page: {out / 'index.html'}")
+
+
+@app.command()
+def cost(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    out: OutFolder = None,
+    rows: Annotated[
+        list[str] | None, typer.Option("--row", help="Only this row; may be given again.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds; the median counts.")] = 5,
+) -> None:
+    """Measure memory, time of a training step and latency of every row, one after another.
+
+    Refused while runs of the study go on: what is timed must have the machine for itself.
+    """
+    from pcl_clora.compare import load_study
+    from pcl_clora.compare.cost import measure_cost
+    from pcl_clora.compare.folder import StudyFolder
+    from pcl_clora.compare.summary import report, write_study
+
+    study = load_study(config, overrides or [])
+    folder = StudyFolder(out or Path("runs") / "compare" / study.name)
+    folder.open(study)
+    with interruptible():
+        measure_cost(study, folder, rows or (), repeats=repeats, tell=lambda line: print(line, flush=True))
+    write_study(study, folder)
+    report(folder.path, partial=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from pcl_clora.adapters import attach_adapter
 from pcl_clora.compare.study import Run, Study
@@ -88,30 +89,43 @@ class Estimator:
         """Time a training step and a forward pass: seconds a cloud of each; and count trained parameters."""
         if row in self._speeds:
             return self._speeds[row]
+        trained, step, look = make_step(cfg, TRIED_CLOUDS)
         with torch.random.fork_rng(devices=[]):
-            model = attach_adapter(build_model(cfg.model), cfg.adapter).train()
-            inputs = random_inputs(model, TRIED_CLOUDS, cfg.data.num_points)
-            optimizer = build_optimizer(model, cfg.optim)
-
-            def step() -> None:
-                optimizer.zero_grad(set_to_none=True)
-                loss = model(*inputs).square().mean() + sum(model.extra_losses().values())
-                loss.backward()
-                optimizer.step()
-
-            def look() -> None:
-                with evaluation_mode(model), torch.inference_mode():
-                    model(*inputs)
-
             times = []
             for work in (step, look):
                 work()
                 began = time.process_time()
                 work()
                 times.append((time.process_time() - began) / TRIED_CLOUDS)
-        trained = int(model.parameter_counts()["trainable"])
         self._speeds[row] = (times[0], times[1], trained)
         return self._speeds[row]
+
+
+def make_step(cfg: RunConfig, clouds: int) -> tuple[int, Callable[[], None], Callable[[], None]]:
+    """Make a model with random weights: its trained parameters, and a training step and a forward pass of it.
+
+    Args:
+        cfg: settings of a run.
+        clouds: random ones, of a step.
+    """
+    with torch.random.fork_rng(devices=[]):
+        model = attach_adapter(build_model(cfg.model), cfg.adapter).train()
+    inputs = random_inputs(model, clouds, cfg.data.num_points)
+    optimizer = build_optimizer(model, cfg.optim)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss: Tensor = model(*inputs).square().mean()
+        for term in model.extra_losses().values():
+            loss = loss + term
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    def look() -> None:
+        with evaluation_mode(model), torch.inference_mode():
+            model(*inputs)
+
+    return int(model.parameter_counts()["trainable"]), step, look
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,8 @@ class StudyFolder:
         """Read what a finished run said of the test clouds, in the order of their indices.
 
         Returns:
-            "index" (n,) and "label" (n,), int64; and "logits" (n, C), float32, or "score" (n,), float32.
+            "index" (n,) and "label" (n,), int64; and "said" (n,), int64, with "logits" (n, C), float32, or
+            "score" (n,), float32.
 
         Raises:
             DataError: if the file is missing or damaged, or is of another run.

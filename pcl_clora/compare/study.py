@@ -344,7 +344,6 @@ def describe(study: Study) -> dict[str, Any]:
         "baseline": study.baseline,
         "base": identity(study.base),
         "settings": study.cfg.model_dump(mode="json"),
-        "rows": {name: differing(study, row) for name, row in study.rows.items()},
     }
 
 

@@ -1,29 +1,58 @@
-"""What came out of a study: study.json with every row, whatever state its runs are in."""
+"""study.json with every row in whatever state, and after it the tables, the pictures and the page."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pcl_clora.compare.folder import StudyFolder
-from pcl_clora.compare.study import Run, Study, describe, differing
+from pcl_clora.compare.html import write_page
+from pcl_clora.compare.plots import write_plots
+from pcl_clora.compare.results import StudyResults, read_results
+from pcl_clora.compare.study import Study, describe, differing
+from pcl_clora.compare.tables import write_tables
 from pcl_clora.io import write_json
+from pcl_clora.report.records import run_cost
 
 
-def summarise(study: Study, folder: StudyFolder) -> dict[str, Any]:
-    """Write study.json: what the study is, what was chosen, and the state of every run."""
+def write_study(study: Study, folder: StudyFolder) -> dict[str, Any]:
+    """Write study.json: what the study is, what its rows are, cost and chose."""
+    before = (folder.read(folder.study) or {}).get("rows", {})
     rows: dict[str, Any] = {}
     for name, row in study.rows.items():
-        choice = folder.read(folder.choice(row.chooser)) if row.chooser else None
-        states = {run.name: _state(study, folder, run) for run in (Run(name, seed) for seed in row.seeds)}
-        rows[name] = {"settings": differing(study, row), "choice": choice, "runs": states}
+        settings = differing(study, row)
+        known = before.get(name, {})
+        counts = known.get("counts") if known.get("settings") == settings else None
+        rows[name] = {
+            "settings": settings,
+            "varied": dict(row.varied),
+            "seeds": list(row.seeds),
+            "choice": folder.read(folder.choice(row.chooser)) if row.chooser else None,
+            "counts": counts or _counts(row.cfg),
+        }
     content = {**describe(study), "rows": rows}
     write_json(folder.study, content)
     return content
 
 
-def _state(study: Study, folder: StudyFolder, run: Run) -> str:
-    """Say the state of a run: finished, failed with the reason, or missing."""
-    if folder.check(study, run) is not None:
-        return "finished" if folder.is_finished(study, run) else "finished, corruptions missing"
-    failure = folder.read(folder.failure(run))
-    return f"failed: {failure['error']}" if failure else "missing"
+def _counts(cfg: Any) -> dict[str, int]:
+    macs = run_cost(cfg)["macs"]
+    return {key: int(macs[key]) for key in ("published", "executed", "executed_merged")}
+
+
+def report(folder: str | Path, *, partial: bool = False, baseline: str = "") -> StudyResults:
+    """Write table.md, .csv, .tex and .json, pictures in plots/, and index.html into the folder of a study.
+
+    Args:
+        folder: of the study; its run folders need not be there.
+        partial: take rows of which no run is there yet, too.
+        baseline: another row to test against than the study names.
+
+    Raises:
+        ReportError: if the folder holds no study, or no run of a row is finished.
+    """
+    results = read_results(folder, partial=partial, baseline=baseline)
+    if results.finished:
+        lines = write_tables(results)
+        write_page(results, write_plots(results), lines)
+    return results

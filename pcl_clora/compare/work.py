@@ -45,7 +45,7 @@ LONG = ("confusion", "reliability", "per_class")  # metrics that follow from the
 class Outputs:
     """Collects what a model says of the test clouds, small enough to be kept for paired tests.
 
-    Of a classification the logits, in float16; of part segmentation the IoU of every cloud.
+    Of a classification the class and the logits, in float16; of part segmentation the IoU of every cloud.
 
     Args:
         cfg: settings of the run.
@@ -63,7 +63,8 @@ class Outputs:
         logits = as_logits(output).detach().cpu()
         kept = {"index": batch.index.cpu().int(), "label": batch.label.cpu().short()}
         if self._meter is None:
-            self._kept.append({**kept, "logits": logits.half()})
+            said = logits.argmax(-1).short()  # rounding makes ties that are none
+            self._kept.append({**kept, "said": said, "logits": logits.half()})
             return
         assert batch.part_labels is not None
         assert batch.category is not None

@@ -28,7 +28,7 @@ _PRIVATE = ".writing-"
 _swept: set[tuple[int, str]] = set()
 
 
-def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
+def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
     """Write a file so that it is there whole or not at all, whoever else writes it.
 
     The content goes to a new folder beside the file, of a random name and open to this user only, is forced

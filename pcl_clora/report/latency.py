@@ -67,10 +67,13 @@ def interleaved_times(
 
 
 def interleaved_seconds(
-    runs: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 1
+    runs: Mapping[str, Callable[[], object]],
+    repeats: int,
+    warmup: int = 1,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, float]:
     """Time several functions turn by turn and return the median of each, name -> seconds."""
-    times = interleaved_times(runs, repeats, warmup)
+    times = interleaved_times(runs, repeats, warmup, clock=clock)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

@@ -39,7 +39,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     atomic_write(path, lambda aside: figure.savefig(aside))
 
 
-def _plain(name: str) -> str:
+def plain_text(name: str) -> str:
     """Show a name as it is: matplotlib takes text between dollars for a formula."""
     return visible(name).replace("$", r"\$")
 
@@ -69,7 +69,7 @@ def plot_confusion(counts: Sequence[Sequence[int]], names: Sequence[str], path: 
     axes.set_ylabel("true")
     if len(names) <= MAX_NAMES:
         size = 9 if len(names) <= 15 else 6
-        plain = [_plain(name) for name in names]
+        plain = [plain_text(name) for name in names]
         axes.set_xticks(range(len(names)), plain, rotation=90, fontsize=size)
         axes.set_yticks(range(len(names)), plain, fontsize=size)
     if len(names) <= 12:
@@ -102,7 +102,7 @@ def plot_bars(values: Mapping[str, Any], quantity: str, path: Path) -> bool:
     axes = figure.subplots()
     places = range(len(known))
     axes.barh(places, shares, color=BAR_COLOUR, height=0.72)
-    axes.set_yticks(places, [_plain(name) for _, name in known], fontsize=8)
+    axes.set_yticks(places, [plain_text(name) for _, name in known], fontsize=8)
     axes.invert_yaxis()
     mean = sum(shares) / len(shares)
     axes.axvline(mean, color=MEAN_COLOUR, linewidth=1.5, label=f"mean {mean:.1f}")

@@ -153,18 +153,23 @@ def _write(
     script, style = _part("viewer.js"), _part("viewer.css")
     filled = {
         "TITLE": html.escape(title),
-        "SCRIPT_HASH": _hash(script),
-        "STYLE_HASH": _hash(style),
+        "SCRIPT_HASH": policy_hash(script),
+        "STYLE_HASH": policy_hash(style),
         "STYLE": style,
         "SCRIPT": script,
         "DATA": safe_json(content),
         "BUFFERS": "\n".join(store.tags()),
     }
-    pieces = _part("page.html").split("@@")
-    text = "".join(filled[piece] if number % 2 else piece for number, piece in enumerate(pieces))
+    text = fill_page(_part("page.html"), filled)
     if path is not None:
         write_text(path, text)
     return HtmlPage(text, None if path is None else Path(path))
+
+
+def fill_page(template: str, filled: Mapping[str, str]) -> str:
+    """Put texts where a template names them: "@@NAME@@"."""
+    pieces = template.split("@@")
+    return "".join(filled[piece] if number % 2 else piece for number, piece in enumerate(pieces))
 
 
 def safe_json(content: Any) -> str:
@@ -177,7 +182,8 @@ def _part(name: str) -> str:
     return (files("pcl_clora.vis") / "page" / name).read_text(encoding="utf-8")
 
 
-def _hash(text: str) -> str:
+def policy_hash(text: str) -> str:
+    """Name a script or a style in the content security policy of its page."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 

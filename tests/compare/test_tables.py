@@ -1,0 +1,174 @@
+"""The tables of a study: what stands in them, what is marked, shown as failed, or refused."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from pcl_clora.compare.advice import advise, overrides_of
+from pcl_clora.compare.cost import measure_cost
+from pcl_clora.compare.folder import StudyFolder
+from pcl_clora.compare.merge import merge_studies
+from pcl_clora.compare.results import read_results
+from pcl_clora.compare.study import Run
+from pcl_clora.compare.summary import report, write_study
+from pcl_clora.compare.tables import table_lines
+from pcl_clora.config import ConfigError
+from pcl_clora.engine.run.lock import RunLock, RunLockedError
+from pcl_clora.io import read_json, write_json
+from pcl_clora.report.shapes import ReportError
+from tests.support.study_cases import FAILING, carry_out, made_study, tiny_study
+
+SKILLS = {"base": 0.70, "level": 0.71, "better": 0.80, "worse": 0.55}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return made_study(tmp_path, SKILLS)
+
+
+def by_name(results):
+    return {line.values["row"]: line for line in table_lines(results)}
+
+
+def test_means_deviations_and_differences_are_those_of_the_records(folder):
+    lines = by_name(read_results(folder))
+    values = [
+        read_json(folder / "rows" / "better" / f"seed{seed}.json")["metrics"]["oa"] for seed in range(3)
+    ]
+    better = lines["better"].values
+    assert better["oa_mean"] == pytest.approx(np.mean(values))
+    assert better["oa_sd"] == pytest.approx(np.std(values, ddof=1), abs=1e-12)
+    assert better["difference_mean"] == pytest.approx(better["oa_mean"] - lines["base"].values["oa_mean"])
+    assert better["difference_low"] < better["difference_mean"] < better["difference_high"]
+    assert lines["base"].values["difference_mean"] is None
+    assert better["error_mean modelnet40_c.gaussian, 3"] == pytest.approx(1.1 - better["oa_mean"])
+    assert (better["params_trained"], better["params_without_head"]) == (3060, 3000)
+
+
+def test_rows_that_are_not_told_apart_from_the_best_are_marked(tmp_path):
+    lines = by_name(read_results(made_study(tmp_path, {"a": 0.80, "b": 0.79, "c": 0.60})))
+    assert [name for name, line in lines.items() if "oa" in line.near_best] == ["a", "b"]
+
+
+def test_every_format_is_written_with_plain_numbers_or_marks(folder):
+    report(folder)
+    rows = list(csv.DictReader((folder / "table.csv").open()))
+    content = json.loads((folder / "table.json").read_text())
+    assert float(rows[2]["oa_mean"]) == content["rows"][2]["oa_mean"]
+    assert rows[2]["oa_near_best"] == "1"
+    assert "**" in (folder / "table.md").read_text()
+    latex = (folder / "table.tex").read_text()
+    assert all(
+        rule in latex for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"Made numbers \& <more>")
+    )
+    assert r"\textbf{" in latex
+    assert {path.suffix for path in (folder / "plots").iterdir()} == {".pdf", ".png", ".svg"}
+
+
+def test_runs_of_different_precision_are_never_averaged(folder):
+    path = folder / "rows" / "base" / "seed1.json"
+    write_json(path, {**read_json(path), "precision": "bfloat16"})
+    lines = by_name(read_results(folder))
+    assert lines["base (float32)"].values["n"] == 2
+    assert lines["base (bfloat16)"].values["n"] == 1
+    assert lines["base (bfloat16)"].values["precision"] == "bfloat16"
+
+
+def test_a_failed_row_is_shown_as_failed_and_never_dropped(tmp_path):
+    study = tiny_study(tmp_path, choose=None, **FAILING)
+    carry_out(study, tmp_path / "out")
+    write_study(study, StudyFolder(tmp_path / "out"))
+    report(tmp_path / "out")
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| broken | 0 | - | - | - | - | failed: seed0 |" in table
+    assert "* broken, seed0: failed: " in table
+    assert [row["row"] for row in json.loads((tmp_path / "out" / "table.json").read_text())["rows"]][
+        -1
+    ] == "broken"
+
+
+def test_a_row_without_a_run_is_refused_by_name_or_shown_on_request(folder):
+    for path in (folder / "rows" / "level").iterdir():
+        path.unlink()
+    with pytest.raises(ReportError, match="No run of row 'level'"):
+        report(folder)
+    assert by_name(read_results(folder, partial=True))["level"].values["state"] == "3 missing"
+    with pytest.raises(ReportError, match="No run of row 'level'"):
+        read_results(folder, partial=True).row("level")
+    with pytest.raises(ReportError, match="did you mean 'level'"):
+        read_results(folder, partial=True).row("lvl")
+
+
+def test_a_folder_without_a_study_is_refused(tmp_path):
+    with pytest.raises(ReportError, match="holds no study"):
+        report(tmp_path)
+
+
+def test_advice_is_the_cheapest_row_that_is_not_told_apart_from_the_best(tmp_path):
+    results = read_results(made_study(tmp_path, {"small": 0.79, "large": 0.80, "poor": 0.5}))
+    found = {advice.budget: advice for advice in advise(results)}
+    anything = found["any number of parameters"]
+    assert (anything.best.name, anything.cheapest.name, anything.within) == ("large", "small", 3)
+    assert overrides_of(results, anything.best) == "optim.lr=0.002"
+
+
+def test_asked_pairs_are_compared(tmp_path):
+    settings = {"pairs": [["better", "worse"], ["better", "level"]], "rows": {}}
+    report(made_study(tmp_path, SKILLS, settings=settings))
+    pairs = json.loads((tmp_path / "table.json").read_text())["pairs"]
+    assert pairs[0]["low"] > 0
+    assert (pairs[0]["row"], pairs[0]["against"], pairs[0]["seeds"]) == ("better", "worse", 3)
+    assert "## Asked pairs" in (tmp_path / "table.md").read_text()
+
+
+def test_parts_are_merged_and_two_runs_of_one_name_are_refused(tmp_path):
+    whole = made_study(tmp_path / "a", SKILLS)
+    made_study(tmp_path / "b", SKILLS)
+    for part, row in (("a", "level"), ("b", "better")):
+        for path in (tmp_path / part / "rows" / row).iterdir():
+            path.unlink()
+    merge_studies(tmp_path / "out", [tmp_path / "a", tmp_path / "b"])
+    assert {row.state for row in read_results(tmp_path / "out").rows} == {"complete"}
+    other = whole / "rows" / "base" / "seed0.json"
+    write_json(other, {**read_json(other), "seed": 9})
+    with pytest.raises(ConfigError, match=r"base/seed0.json(.|\n)*different files of one run"):
+        merge_studies(tmp_path / "new", [tmp_path / "a", tmp_path / "b"])
+    assert not (tmp_path / "new").exists()
+
+
+def test_parts_of_another_base_are_refused(tmp_path):
+    made_study(tmp_path / "a", SKILLS)
+    made_study(tmp_path / "b", SKILLS, base={"optim.lr": 0.2})
+    with pytest.raises(ConfigError, match=r"another study(.|\n)*optim.lr: 0.1 -> 0.2"):
+        merge_studies(tmp_path / "out", [tmp_path / "a", tmp_path / "b"])
+
+
+def test_cost_is_measured_row_by_row_and_not_while_runs_go_on(tmp_path):
+    study, files = tiny_study(tmp_path), StudyFolder(tmp_path / "out")
+    files.open(study)
+    with RunLock(files.path / "shard-1-of-1"), pytest.raises(RunLockedError):
+        measure_cost(study, files, tell=lambda line: None)
+    content = measure_cost(study, files, ["lora"], repeats=1, tell=lambda line: None)
+    assert content["rows"].keys() == {"lora"}
+    assert content["rows"]["lora"]["step_ms"] > 0
+    assert content["rows"]["lora"]["memory_mib"]["training_step"] > 0
+    assert content["rows"]["lora"]["latency_ms"]["merged"] > 0
+    assert content["processor"]
+
+
+def test_a_study_that_ran_is_reported_from_its_small_files_alone(tmp_path):
+    study = tiny_study(tmp_path, choose=None, seeds=[0])
+    carry_out(study, tmp_path / "out")
+    files = StudyFolder(tmp_path / "out")
+    write_study(study, files)
+    kept = tmp_path / "kept"
+    for path in [files.study, *(files.path / "rows").rglob("*.*")]:
+        target = kept / path.relative_to(files.path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    lines = by_name(report(kept) and read_results(kept))
+    record = files.check(study, Run("lora", 0))
+    assert lines["lora"].values["oa_mean"] == record["metrics"]["oa"]
+    assert lines["lora"].values["macs_merged"] > 0
