@@ -29,7 +29,7 @@ from pcl_clora.data.transforms import (
     pool_size,
     resample_index,
 )
-from pcl_clora.errors import UserValueError
+from pcl_clora.errors import UserValueError, warn_once
 from pcl_clora.io import DataError
 from pcl_clora.io.formats import Axis
 
@@ -40,6 +40,7 @@ Up = Axis
 MAX_OFFSET = 256.0
 SMALLEST, LARGEST = 1e-15, 1e15
 
+MOVE = "move the clouds nearer to the origin, or set data.normalize=true"
 CLOSE = 1e-3  # of the radius: points as near to one another are one point to a model
 LAYOUT_ROWS = (".h5", ".hdf5", ".dat", ".pkl")  # a row of these is a cloud of the layout that was trained on
 
@@ -99,7 +100,8 @@ class InputRule(Config):
         """Bring clouds (..., N, 3) of any type into float32 without losing their shape.
 
         Those that float32 holds stay as they are. Where the reader brings clouds into the unit sphere, which
-        forgets place and size, the others are moved and scaled in float64 first.
+        forgets place and size, the others are moved and scaled in float64 first. Where they are taken as they
+        are stored, the others lose their shape, with a warning.
 
         Raises:
             ValueError: if a cloud is not in reach of float32 and is taken as it is stored.
@@ -113,10 +115,12 @@ class InputRule(Config):
                     f"coordinates of up to {np.abs(array).max():.4g} are beyond float32, and this rule takes "
                     "clouds as they are stored; scale them, or set data.normalize=true."
                 )
+            if self.frame == "file":
+                size, most = _extent(array)
+                for place in np.argwhere(most > MAX_OFFSET * size)[:1]:
+                    warn_once(f"{_blurred(size[tuple(place)], most[tuple(place)])}; {MOVE}", kind="blurred")
             return held if held.flags.writeable else held.copy()
-        low, high = array.min(axis=-2), array.max(axis=-2)
-        size = (high.astype(np.float64) - low).max(axis=-1)
-        most = np.maximum(np.abs(low.astype(np.float64)), np.abs(high.astype(np.float64))).max(axis=-1)
+        size, most = _extent(array)
         lost = (most > MAX_OFFSET * size) | (most > LARGEST) | ((size < SMALLEST) & (size > 0))
         if not lost.any():
             return held if held.flags.writeable else held.copy()
@@ -349,6 +353,9 @@ class InputRule(Config):
             distinct = len(torch.unique(seen, dim=0))
             if 1 < distinct < self.num_points / 2:
                 yield f"only {distinct} of the {self.num_points} points that the model sees are distinct"
+        size, most = (float(value) for value in _extent(whole.numpy()))
+        if self.frame == "file" and most > MAX_OFFSET * size > 0:
+            yield _blurred(size, most)
         if self.norms is not None and radius > 0:
             said = self.norms.doubt(radius, offset)
             if said:
@@ -363,6 +370,21 @@ class _Taken:
     index: NDArray[np.int64] | None
     whole: Tensor
     anchor: Tensor
+
+
+def _extent(points: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Measure clouds (..., N, 3): their longest side, and how far they reach from 0; both (...), float64."""
+    low, high = points.min(axis=-2).astype(np.float64), points.max(axis=-2).astype(np.float64)
+    return (high - low).max(axis=-1), np.maximum(np.abs(low), np.abs(high)).max(axis=-1)
+
+
+def _blurred(size: float, most: float) -> str:
+    """Say how little float32 leaves of a cloud that lies far off for its size."""
+    steps = size / float(np.spacing(np.float32(most)))
+    return (
+        f"a cloud that is {size:.4g} wide lies up to {most:.4g} from the origin, where float32 has "
+        f"{steps:.3g} steps for its longest side, and is taken as it is stored"
+    )
 
 
 def _like(whole: Tensor, anchor: Tensor) -> Tensor:

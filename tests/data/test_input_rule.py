@@ -69,6 +69,27 @@ def test_clouds_beyond_float32_are_refused_in_the_frame_of_the_file():
         InputRule(frame="file").place(np.full((4, 3), 1e39))
 
 
+@pytest.mark.parametrize("stored", [np.float64, np.float32])
+def test_clouds_that_float32_blurs_in_the_frame_of_the_file_are_warned_about_once(
+    stored, monkeypatch, caplog
+):
+    monkeypatch.setattr("pcl_clora.errors._said", set())
+    rule = InputRule(frame="file", num_points=32, read_points=32)
+    points = (cloud() + np.array([4e6, 0, 0])).astype(stored)
+
+    rule.place(np.stack([cloud(), points, points]))
+    doubts = rule.see(points).doubts
+    rule.place(points)
+
+    assert [("4e+06 from the origin" in text, "normalize=true" in text) for text in caplog.messages] == [
+        (True, True)
+    ]
+    assert len(doubts) == 1
+    assert "steps for its longest side, and is taken as it is stored" in doubts[0]
+    assert rule.see(cloud()).doubts == ()
+    assert RULE.see(points.astype(np.float64)).doubts == ()
+
+
 @pytest.mark.parametrize(
     ("up", "axis"),
     [
