@@ -291,6 +291,8 @@ def _describe(problem: Any) -> list[tuple[str, str]]:
             (f"{where}.{inner}" if where and inner else where or inner, what)
             for inner, what in cause.problems
         ]
+    if problem["type"] == "missing":
+        return [(where, "is not set, and has no default; set it in the file or a _base_ of it")]
     given = "" if isinstance(problem["input"], Mapping) else f" (given: {problem['input']!r})"
     return [(where, problem["msg"].removeprefix("Value error, ") + given)]
 

@@ -2,7 +2,14 @@
 
 from pcl_clora.io.arrays import read_arrays
 from pcl_clora.io.arrays_pickle import load_pickled_arrays
-from pcl_clora.io.errors import DataError, FileAccessError, as_data_error, check_is_file, explained
+from pcl_clora.io.errors import (
+    DataError,
+    FileAccessError,
+    as_data_error,
+    check_is_file,
+    explained,
+    no_folder,
+)
 from pcl_clora.io.formats import FORMATS, POINT_SUFFIXES, WRITE_SUFFIXES, format_of
 from pcl_clora.io.points import PointFile, read_points, write_points
 from pcl_clora.io.safe import (
@@ -33,6 +40,7 @@ __all__ = [
     "format_of",
     "load_pickled_arrays",
     "load_tensors",
+    "no_folder",
     "parse_json",
     "read_arrays",
     "read_json",

@@ -56,6 +56,11 @@ class FileAccessError(DataError, OSError):
         return type(self), (self.file, self.problem, self.remedy, self.errno)
 
 
+def no_folder(path: str | os.PathLike[str]) -> str:
+    """Say why a path is no folder, as the problem of a `DataError`."""
+    return "is a file, not a folder" if os.path.isfile(path) else "there is no such folder"
+
+
 _REMEDIES = {
     errno.ENOSPC: "free some space or choose another disk",
     errno.EDQUOT: "free some space or choose another disk",

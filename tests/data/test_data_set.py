@@ -17,6 +17,7 @@ from pcl_clora.data import (
     split_validation,
     stack_samples,
 )
+from pcl_clora.io import DataError
 
 
 def make(count=6, num_points=5):
@@ -175,3 +176,13 @@ def test_a_data_set_of_files_never_reads_the_present_folder_unasked(name, tmp_pa
 @pytest.mark.parametrize("name", CONFIGS)
 def test_settings_of_every_data_set_survive_a_round_trip(name):
     assert parse_data_config(CONFIGS[name].model_dump(mode="json")) == CONFIGS[name]
+
+
+@pytest.mark.parametrize("name", ["folder", "modelnet40_hdf5", "shapenetpart_txt", "shapenetpart_hdf5"])
+def test_a_file_in_place_of_the_folder_is_called_a_file(name, tmp_path):
+    (tmp_path / "clouds").write_text("no folder")
+
+    with pytest.raises(DataError, match=r"clouds: is a file, not a folder"):
+        build_dataset(parse_data_config({"name": name, "root": str(tmp_path / "clouds")}), "train")
+    with pytest.raises(DataError, match=r"gone: there is no such folder"):
+        build_dataset(parse_data_config({"name": name, "root": str(tmp_path / "gone")}), "train")

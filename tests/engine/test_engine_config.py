@@ -123,3 +123,13 @@ def test_the_defaults_are_the_published_recipe() -> None:
 
 def test_an_instance_is_taken_as_a_section() -> None:
     assert RunConfig(**{**VALUES, "adapter": LoRAConfig(rank=3)}).adapter == LoRAConfig(rank=3)
+
+
+def test_an_empty_file_names_the_sections_that_it_lacks(tmp_path):
+    (tmp_path / "empty.yaml").write_text("")
+
+    with pytest.raises(ConfigError, match=r"empty\.yaml: 3 problem") as caught:
+        load_run_config(tmp_path / "empty.yaml")
+
+    assert {where for where, _ in caught.value.problems} == {"model", "adapter", "data"}
+    assert all(said.startswith("is not set, and has no default") for _, said in caught.value.problems)

@@ -16,7 +16,7 @@ from pcl_clora.data.readers.modelnet_fewshot import ModelNetFewshotConfig, fewsh
 from pcl_clora.data.readers.scanobjectnn import ScanObjectNNConfig, scan_file
 from pcl_clora.data.registry import build_dataset, parse_data_config
 from pcl_clora.data.subset import require_training_clouds
-from pcl_clora.io import DataError, FileAccessError, explained
+from pcl_clora.io import DataError, FileAccessError, explained, no_folder
 
 
 def detect_layout(root: str | Path) -> str:
@@ -31,9 +31,7 @@ def detect_layout(root: str | Path) -> str:
 def _layout_of(root: Path) -> Layout:
     with explained(root, "read"):
         if not root.is_dir():
-            raise DataError(
-                root, "there is no such folder", "check the path; data/README.md says what to put where"
-            )
+            raise DataError(root, no_folder(root), "check the path; data/README.md says what to put where")
         return next(layout for layout in LAYOUTS if layout.recognise(root))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pcl_clora.io import POINT_SUFFIXES, DataError
+from pcl_clora.io import POINT_SUFFIXES, DataError, no_folder
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -56,7 +56,7 @@ def index_folder(root: str | Path) -> FolderIndex:
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(root, "there is no such folder, expected one folder a class", "set data.root to it")
+        raise DataError(root, f"{no_folder(root)}, expected one folder a class", "set data.root to it")
     layout, leaves, outside = _arrange(root)
     files: dict[str, list[tuple[Path, int]]] = {}
     filled = [leaf for leaf in leaves if _holds(leaf.folder)]

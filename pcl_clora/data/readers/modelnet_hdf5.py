@@ -18,7 +18,7 @@ from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import ArrayDataset, check_split
 from pcl_clora.data.input_rule import InputRule
 from pcl_clora.data.readers.modelnet import GET_AGAIN, MODELNET40_CLASSES, read_list
-from pcl_clora.io import DataError, hdf5
+from pcl_clora.io import DataError, hdf5, no_folder
 from pcl_clora.io.hdf5 import open_hdf5
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def list_hdf5_files(root: str | Path, split: str) -> list[Path]:
     if not root.is_dir():
         raise DataError(
             root,
-            "there is no such folder; expected one with ply_data_{train,test}*.h5 and shape_names.txt",
+            f"{no_folder(root)}; expected one with ply_data_{{train,test}}*.h5 and shape_names.txt",
             "set data.root to the folder modelnet40_ply_hdf5_2048, see data/README.md",
         )
     listing = root / f"{split}_files.txt"

@@ -18,7 +18,7 @@ from pcl_clora.data.readers.shapenetpart import (
     check_labels,
     wanted_splits,
 )
-from pcl_clora.io import DataError, hdf5
+from pcl_clora.io import DataError, hdf5, no_folder
 from pcl_clora.io.hdf5 import open_hdf5
 
 CATEGORY_LIST = "all_object_categories.txt"
@@ -47,7 +47,7 @@ def read_hdf5_taxonomy(root: str | Path, given: str = "") -> PartTaxonomy:
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(root, "there is no such folder", "set data.root to it, see data/README.md")
+        raise DataError(root, no_folder(root), "set data.root to it, see data/README.md")
     if given:
         return read_taxonomy(given)
     file = root / CATEGORY_LIST

@@ -27,7 +27,7 @@ from pcl_clora.data.readers.shapenetpart import (
     check_labels,
     wanted_splits,
 )
-from pcl_clora.io import DataError, read_points
+from pcl_clora.io import DataError, no_folder, read_points
 
 CATEGORY_LIST = "synsetoffset2category.txt"
 NUM_COLUMNS = (4, 7)  # of a file; the normals of the official ones are not used
@@ -67,7 +67,7 @@ def read_categories(root: str | Path) -> dict[str, str]:
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(root, "there is no such folder", "set data.root to it, see data/README.md")
+        raise DataError(root, no_folder(root), "set data.root to it, see data/README.md")
     file = root / CATEGORY_LIST
     if not file.is_file():
         raise DataError(
