@@ -347,6 +347,14 @@ AUGMENTATIONS: tuple[str, ...] = tuple(_PRESETS)
 """Names that `make_augment` knows."""
 
 
+_RIGID = {"none", "rotate_y", "so3", "isotropic"}
+
+
+def keeps_neighbours(preset_name: str) -> bool:
+    """Tell whether an augmentation is made of rotations, one factor for all axes, and shifts alone."""
+    return set(preset_name.split("+")) <= _RIGID
+
+
 def make_augment(preset_name: str) -> Augment:
     """Look up a training augmentation.
 

@@ -37,6 +37,7 @@ SectionT = TypeVar("SectionT", bound=Config)
 FREE_ON_RESUME = (
     "name",
     "output",
+    "train.cache",
     "train.checkpoint_every_steps",
     "train.device",
     "train.num_workers",
@@ -150,6 +151,10 @@ class TrainConfig(Config):
     )
     # Library of float32 products on a CPU: torch's own, oneDNN, or what is faster where the run begins.
     product: Literal["auto", "torch", "onednn"] = "auto"
+    # Points of a cloud in training: others in every step, or those of evaluation in every epoch.
+    draw: Literal["fresh", "fixed"] = "fresh"
+    # Keep patches of clouds in memory, where fixed points make them the same in every epoch; auto: what fits.
+    cache: Literal["auto", "always", "never"] = "auto"
     ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0)  # evaluate a moving average of the weights; 0 = off
     checkpoint_every_steps: NonNegativeInt = 200  # besides the one after every epoch; 0 = only that
     eval_every_epochs: PositiveInt = 1  # how often, where an epoch is chosen or a curve drawn
@@ -160,7 +165,7 @@ class TrainConfig(Config):
 
     def left_out(self) -> frozenset[str]:
         """Name the settings that came later, where they have their default; see `Config.left_out`."""
-        return super().left_out() | self.at_default("product")
+        return super().left_out() | self.at_default("product", "draw", "cache")
 
     @field_validator("progress", mode="before")
     @classmethod

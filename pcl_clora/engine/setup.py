@@ -27,6 +27,7 @@ from pcl_clora.data.transforms import Augment
 from pcl_clora.engine.config import RunConfig, differences, flatten, load_run_config
 from pcl_clora.engine.ema import WeightAverage
 from pcl_clora.engine.optim import build_optimizer, trained_parameters
+from pcl_clora.engine.patch_memory import PatchMemory, make_patch_memory
 from pcl_clora.engine.probes.features import FeatureProbe
 from pcl_clora.engine.randomness import capture_rng_state, restore_rng_state, seeded_apart
 from pcl_clora.engine.run.data_identity import data_identity
@@ -276,6 +277,7 @@ class RunParts:
         trained: the parameters that training changes.
         average: moving average of them.
         augment: changes the points of a training step.
+        patches: those of training clouds, where they are the same in every epoch; None elsewhere.
         probe: of the features; None = none asked for.
         state: where the run stands.
         snapshot: all that moves, for a checkpoint.
@@ -287,6 +289,7 @@ class RunParts:
     trained: tuple[nn.Parameter, ...]
     average: WeightAverage
     augment: Augment
+    patches: PatchMemory | None
     probe: FeatureProbe | None
     state: RunState
     snapshot: Snapshot
@@ -316,6 +319,7 @@ def make_parts(
         trained=tuple(trained_parameters(model).values()),
         average=average,
         augment=make_augment(cfg.augment),
+        patches=make_patch_memory(cfg, model, len(data.train.dataset)),
         probe=None if cfg.probe is None else FeatureProbe(cfg.probe, amp=identity["train.amp"] is True),
         state=state,
         snapshot=Snapshot(model, optimizer, average, state, identity, data_identity(cfg.data, data)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
@@ -15,13 +16,14 @@ from torch import nn
 
 from pcl_clora.config import ConfigError
 from pcl_clora.data import Batch
-from pcl_clora.data.input_rule import draw_points, keep_pool
+from pcl_clora.data.input_rule import draw_points, keep_pool, thin
 from pcl_clora.engine.config import RunConfig, run_identity
 from pcl_clora.engine.evaluate import evaluate
 from pcl_clora.engine.events import RunLog
 from pcl_clora.engine.interrupt import PoliteStop, TrainingInterrupted
 from pcl_clora.engine.modes import autocast
 from pcl_clora.engine.optim import rate_at
+from pcl_clora.engine.patch_memory import KnownPatches
 from pcl_clora.engine.precision import Precision, choose_precision, kept_precision, say_precision
 from pcl_clora.engine.product_route import KEY, choose_product, kept_product
 from pcl_clora.engine.progress import Event
@@ -46,6 +48,7 @@ from pcl_clora.engine.tasks import Metrics, Output
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import finite, sha256_file, write_json
 from pcl_clora.models.layers.product import Route, use_route
+from pcl_clora.models.layers.shared_patches import shared_patches
 
 FinishedT = TypeVar("FinishedT")
 ONLY_RESULT = ("confusion", "reliability")  # tables for the report, which an adapter file does not carry
@@ -216,11 +219,12 @@ class Trainer:
         """Do one optimiser step and describe it."""
         cfg, state, task = self.cfg, self.state, self.parts.data.task
         self.parts.snapshot.begin_step()
-        batch = self._training_points(batch)
+        batch, patches = self._training_points(batch)
         lr = rate_at(state.epoch, state.batch, self.parts.data.train.num_batches, cfg.optim)
         for group in self.parts.optimizer.param_groups:
             group["lr"] = lr
-        with autocast(self.device, self.precision == "bfloat16"):
+        known = nullcontext() if patches is None else shared_patches(patches)
+        with autocast(self.device, self.precision == "bfloat16"), known:
             logits = task.run(self.parts.model, batch)
         terms = task.loss(logits, batch, self.parts.model.extra_losses(), cfg.optim.label_smoothing)
         numbers = terms.log()
@@ -248,21 +252,26 @@ class Trainer:
         gradients = [parameter.grad for parameter in self.parts.trained if parameter.grad is not None]
         return math.isfinite(float(nn.utils.get_total_norm(gradients)))
 
-    def _training_points(self, batch: Batch) -> Batch:
+    def _training_points(self, batch: Batch) -> tuple[Batch, KnownPatches | None]:
         """Thin and augment clouds; (seed, epoch, batch) decide how, so resuming needs no state.
 
-        A task of several views gets that many batches one behind another, each drawn anew.
+        A task of several views gets that many batches one behind another, each drawn anew. With
+        train.draw=fixed only the augmentation is, and the patches of a single view may be known.
         """
         generator = make_generator(self.cfg.seed, "augment", self.state.epoch, self.state.batch)
         views, num_points = [], self.cfg.data.num_points
         batch = batch.to(self.device)
         if not batch.holds_images:
             self.state.norms.update(batch.points)
-        pool = keep_pool(batch, num_points)
+        fixed, memory = self.cfg.train.draw == "fixed", self.parts.patches
+        pool = thin(batch, num_points) if fixed else keep_pool(batch, num_points)
         for _ in range(self.parts.data.task.views):
-            view = draw_points(pool, num_points, generator)
+            view = pool if fixed else draw_points(pool, num_points, generator)
             views.append(replace(view, points=self.parts.augment(view.points, generator)))
-        return views[0] if len(views) == 1 else Batch.join(views)
+        if len(views) > 1:
+            return Batch.join(views), None
+        known = None if memory is None else memory.of(batch.index, pool.points, views[0].points)
+        return views[0], known
 
     def _epoch_event(self) -> dict[str, Any]:
         state, num_batches = self.state, self.parts.data.train.num_batches

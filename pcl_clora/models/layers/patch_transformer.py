@@ -192,7 +192,12 @@ class PatchTransformer(nn.Module):
         return shared.embedded(neighborhood, lambda: self._embed(neighborhood, center))
 
     def _embed(self, neighborhood: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
-        return self.reduce_dim(self.patch_embed(neighborhood)), self.pos_embed(center)
+        shared = shared_patches.current()
+        if shared is None:
+            tokens = self.patch_embed(neighborhood)
+        else:
+            tokens = shared.encoded(neighborhood, lambda: self.patch_embed(neighborhood))
+        return self.reduce_dim(tokens), self.pos_embed(center)
 
     def tokenize(self, points: Tensor) -> Tokens:
         """(B, N, 3) -> the token sequence before the first block."""

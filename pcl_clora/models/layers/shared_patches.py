@@ -1,4 +1,4 @@
-"""Patches of a batch, computed once although several adapters on one backbone look at it."""
+"""Patches of a batch that are computed once: for several adapters on one backbone, or for several epochs."""
 
 from __future__ import annotations
 
@@ -37,6 +37,10 @@ class SharedPatches:
         """Return features and positions of patches (B, G, K, 3), computed at their first call."""
         return _once(self._embedded, neighborhood, compute) if self.embeds else compute()
 
+    def encoded(self, neighborhood: Tensor, compute: Callable[[], Tensor]) -> Tensor:
+        """Return what the patch encoder makes of patches (B, G, K, 3): (B, G, C)."""
+        return compute()
+
 
 def _once(known: dict[int, tuple[Tensor, T]], key: Tensor, compute: Callable[[], T]) -> T:
     """Compute once for a tensor; it is kept beside the result, so that no other takes its number."""
@@ -54,9 +58,13 @@ def current() -> SharedPatches | None:
 
 
 @contextmanager
-def shared_patches() -> Iterator[SharedPatches]:
-    """Compute groups and patch features of every batch once inside the block; in this thread only."""
-    shared = SharedPatches()
+def shared_patches(shared: SharedPatches | None = None) -> Iterator[SharedPatches]:
+    """Compute groups and patch features of every batch once inside the block; in this thread only.
+
+    Args:
+        shared: what is known already; None for nothing.
+    """
+    shared = SharedPatches() if shared is None else shared
     token = _current.set(shared)
     try:
         yield shared
