@@ -20,6 +20,7 @@ from pcl_clora.cli import (
     doctor,
     evaluate,
     fewshot,
+    methods,
     predict,
     pretrain,
     probe,
@@ -54,6 +55,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
 app.command("convert")(convert.convert)
+app.command("methods")(methods.methods)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 

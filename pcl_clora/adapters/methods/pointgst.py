@@ -61,7 +61,7 @@ def spectral_basis(center: Tensor, mode: str) -> Tensor:
     """
     if mode == "paper":
         distance = torch.cdist(center, center)
-        delta = distance[distance > 0].min()
+        delta = distance.masked_fill(distance <= 0, torch.inf).min()
     else:
         distance = (center[..., :, None, :] - center[..., None, :, :]).norm(dim=-1)
         delta = distance.masked_fill(distance == 0, torch.inf).amin(dim=(-2, -1), keepdim=True)
