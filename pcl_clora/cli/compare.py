@@ -146,7 +146,7 @@ def _dry_run(study: Study, folder: StudyFolder, rows: list[str], jobs: int, as_j
             f"{sums.kept_mib:.1f} MiB are kept in rows/, the largest run folder has {sums.run_mib:.1f} MiB "
             "while it trains."
             if not missing
-            else "; missing files:\n" + "\n".join(f"  {line}" for line in missing)
+            else "; what is missing:\n" + "\n".join(f"  {line}" for line in missing)
         ),
     )
 

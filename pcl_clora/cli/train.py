@@ -137,16 +137,27 @@ def _dry_run(cfg: RunConfig) -> None:
         "What is trained\n" + format_plan(model.plan, model) + "\n",
         cost,
         "",
-        "Missing files\n" + "\n".join(f"  {line}" for line in missing) if missing else "No file is missing.",
+        "What is missing\n" + "\n".join(f"  {line}" for line in missing)
+        if missing
+        else "No file is missing.",
     )
 
 
 def missing_files(cfg: RunConfig) -> list[str]:
-    """Say what a run needs and does not find, one message each; reads names and headers only."""
-    from pcl_clora.data import check_headers
+    """Say what a run needs and does not find, one message each; reads names and headers only.
+
+    A head for another number of classes than the data have is among it.
+    """
+    from pcl_clora.data import check_headers, count_classes
     from pcl_clora.models.weights.load import missing_source
 
     missing = [f"{finding.file}: {finding.message}" for finding in check_headers(cfg.data)]
     if cfg.weights.path and (problem := missing_source(cfg.weights.path)):
         missing.append(problem)
+    classes = count_classes(cfg.data) if cfg.model.task == "classification" and not missing else None
+    if classes not in (None, cfg.model.num_classes):
+        missing.append(
+            f"model.num_classes={cfg.model.num_classes}, but {cfg.data.root} has {classes} classes; set "
+            f"model.num_classes={classes}."
+        )
     return missing

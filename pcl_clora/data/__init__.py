@@ -8,6 +8,7 @@ from pcl_clora.data.checks import (
     check_headers,
     check_manifest,
     check_root,
+    count_classes,
     describe_root,
 )
 from pcl_clora.data.config import DataConfig
@@ -79,6 +80,7 @@ __all__ = [
     "check_headers",
     "check_manifest",
     "check_root",
+    "count_classes",
     "describe_root",
     "fps_index",
     "fps_resample",

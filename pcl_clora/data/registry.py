@@ -74,8 +74,7 @@ def build_dataset(config: DataConfig | Mapping[str, Any], split: str) -> PointDa
     with explained(parsed.root or parsed.name, "read"):
         dataset = _datasets.maker(parsed)(parsed, check_split(split))
     if split == "train" and parsed.shots and not parsed.shots_in_reader:
-        names, count = dataset.class_names, parsed.shots
-        dataset = SubsetDataset(dataset, choose_per_class(dataset.labels, names, count, parsed.shots_seed))
+        dataset = SubsetDataset(dataset, _choose_shots(dataset, parsed, parsed.shots, "data.shots"))
     if split == "train" and parsed.sampling == "paper" and parsed.paper_draws == "order":
         dataset = PaperOrder(dataset, parsed.sampling_seed)
     return dataset
@@ -96,11 +95,19 @@ def build_validation(config: DataConfig | Mapping[str, Any]) -> PointDataset | N
     with explained(parsed.root or parsed.name, "read"):
         if parsed.val_shots:
             whole = _datasets.maker(parsed)(parsed, "train")
-            few, more = (
-                choose_per_class(
-                    whole.labels, whole.class_names, count, parsed.shots_seed, place="data.val_shots"
-                )
-                for count in (parsed.shots, parsed.shots + parsed.val_shots)
-            )
+            few = _choose_shots(whole, parsed, parsed.shots, "data.shots")
+            more = _choose_shots(whole, parsed, parsed.shots + parsed.val_shots, "data.val_shots")
             return SubsetDataset(whole, more[~torch.isin(more, few)])
         return _datasets.maker(parsed)(parsed, "val") if parsed.has_validation else None
+
+
+def _choose_shots(train: PointDataset, config: DataConfig, count: int, place: str) -> torch.Tensor:
+    """Choose training clouds, equally many of every class."""
+    return choose_per_class(
+        train.labels,
+        train.class_names,
+        count,
+        config.shots_seed,
+        place=place,
+        allow_empty=config.allow_empty_classes,
+    )

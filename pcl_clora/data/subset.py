@@ -117,7 +117,13 @@ def require_training_clouds(train: PointDataset, config: DataConfig) -> None:
 
 
 def choose_per_class(
-    labels: Tensor, class_names: Sequence[str], count: int, seed: int, *, place: str = "data.shots"
+    labels: Tensor,
+    class_names: Sequence[str],
+    count: int,
+    seed: int,
+    *,
+    place: str = "data.shots",
+    allow_empty: bool = False,
 ) -> Tensor:
     """Choose equally many samples of every class.
 
@@ -129,6 +135,7 @@ def choose_per_class(
         count: how many a class.
         seed: decides which.
         place: the setting or file that an error names.
+        allow_empty: leave out classes without any sample.
 
     Returns:
         (classes x count,), int64, ascending indices.
@@ -141,7 +148,7 @@ def choose_per_class(
     for label, name in enumerate(class_names):
         members = torch.nonzero(labels == label).flatten()
         order = torch.randperm(len(members), generator=generator)
-        if len(members) < count:
+        if len(members) < count and not (allow_empty and not len(members)):
             short.append(f"{name} ({len(members)})")
         chosen.append(members[order[:count]])
     if short:

@@ -334,3 +334,15 @@ def test_parts_are_not_corrupted(invoke, tmp_path, option):
     (tmp_path / "config.yaml").write_text(dump_yaml(load_run_config(path)))
     with pytest.raises(ConfigError, match=r"for classification, not for task='part_segmentation'; leave"):
         invoke("eval", "--run", tmp_path, *option)
+
+
+@pytest.mark.shared_data
+def test_a_dry_run_names_a_head_for_another_number_of_classes(shared, invoke):
+    config, root = (
+        ROOT / "cfgs" / "infomr" / "builtin_clora.yaml",
+        shared / "data" / "infomr_shapedb_hdf5_1024",
+    )
+    fits = invoke("train", "--config", config, f"data.root={root}", "--dry-run")
+    assert "No file is missing." in fits.output
+    other = invoke("train", "--config", config, f"data.root={root}", "--dry-run", "model.num_classes=40")
+    assert "has 57 classes; set model.num_classes=57" in other.output

@@ -250,3 +250,23 @@ def test_a_run_ends_with_the_study_that_was_killed_and_goes_on_with_the_next(tmp
     assert "[1/1] clora/seed0: " in second.stdout
     assert "is at work" not in log.read_text()
     assert "going on after step" in log.read_text()
+
+
+def test_part_segmentation_keeps_the_iou_of_every_cloud(tmp_path):
+    model = {"task": "part_segmentation", "num_parts": 10, "num_categories": 3, "fetch_layers": [0, 1]}
+    model |= {"propagation_widths": [16, 12], "segmentation_widths": [12, 8], "label_width": 4}
+    study = tiny_study(
+        tmp_path,
+        choose=None,
+        seeds=[0],
+        settings={"model": model, "optim": {"epochs": 1}},
+        rows={"clora": {}},
+    )
+    outcome, _ = carry_out(study, tmp_path / "out")
+    assert not outcome.failed
+    files, run = StudyFolder(tmp_path / "out"), Run("clora", 0)
+    kept = files.read_outputs(run)
+    assert kept.keys() == {"index", "label", "score"}
+    assert kept["score"].mean().item() == pytest.approx(
+        files.check(study, run)["metrics"]["instance_miou"], abs=1e-6
+    )

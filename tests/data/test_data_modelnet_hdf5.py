@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from pcl_clora.data import build_dataset
+from pcl_clora.config import ConfigError
+from pcl_clora.data import build_dataset, build_validation, count_classes
 from pcl_clora.io import DataError
 from tests.support.data_layouts import CLASSES, clouds, make_hdf5
 
@@ -184,3 +185,59 @@ def test_another_data_set_in_the_same_layout_is_read(shared):
     assert (len(dataset), len(dataset.class_names)) == (296, 69)
     with h5py.File(shared / "data" / "infomr_shapedb_hdf5_1024" / "ply_data_test0.h5") as file:
         assert dataset.labels.tolist() == file["label"][:, 0].tolist()
+
+
+def with_gaps(folder):
+    """Four names, of which the second and the last have no clouds."""
+    (folder / "shape_names.txt").write_text("a\nb\nc\nd\n")
+    for split, labels in (("train", [0, 2, 2, 0, 0, 2]), ("test", [2, 0])):
+        with h5py.File(folder / f"ply_data_{split}0.h5", "w") as file:
+            file["data"] = np.random.default_rng(0).random((len(labels), 64, 3), dtype=np.float32)
+            file["label"] = np.array(labels, dtype=np.uint8)[:, None]
+    return folder
+
+
+def test_names_without_training_clouds_are_no_classes_on_request(tmp_path):
+    root = with_gaps(tmp_path)
+    train = build(root, drop_empty_classes=True)
+    test = build(root, "test", drop_empty_classes=True)
+    assert train.class_names == test.class_names == ("a", "c")
+    assert train.labels.tolist() == [0, 1, 1, 0, 0, 1]
+    assert test.labels.tolist() == [1, 0]
+    shots = build(root, drop_empty_classes=True, shots=2)
+    assert sorted(shots.labels.tolist()) == [0, 0, 1, 1]
+
+
+def test_shots_leave_empty_classes_out_where_they_are_allowed(tmp_path):
+    root = with_gaps(tmp_path)
+    with pytest.raises(DataError, match="2 of 4 have fewer"):
+        build(root, shots=2)
+    chosen = build(root, shots=2, allow_empty_classes=True)
+    assert sorted(chosen.labels.tolist()) == [0, 0, 2, 2]
+
+
+def test_a_test_cloud_of_a_dropped_class_is_refused(tmp_path):
+    root = with_gaps(tmp_path)
+    with h5py.File(root / "ply_data_test0.h5", "a") as file:
+        file["label"][0] = 3
+    with pytest.raises(DataError, match="'d', of which train has none"):
+        build(root, "test", drop_empty_classes=True)
+
+
+def test_the_classes_of_a_config_are_counted_from_labels(tmp_path):
+    config = {"name": "modelnet40_hdf5", "root": str(with_gaps(tmp_path))}
+    assert count_classes(config) == 4
+    assert count_classes({**config, "drop_empty_classes": True}) == 2
+    assert count_classes({**config, "root": str(tmp_path / "nowhere")}) is None
+
+
+def test_validation_shots_are_training_clouds_that_are_no_shots(tmp_path):
+    config = {"name": "modelnet40_hdf5", "root": str(with_gaps(tmp_path)), "num_points": 64}
+    config |= {"drop_empty_classes": True, "shots": 2, "shots_seed": 3}
+    train = build_dataset({**config, "val_shots": 1}, "train")
+    validation = build_validation({**config, "val_shots": 1})
+    assert validation.labels.tolist() in ([0, 1], [1, 0])
+    seen = {tuple(sample.points.flatten().tolist()) for sample in train}
+    assert not seen & {tuple(sample.points.flatten().tolist()) for sample in validation}
+    with pytest.raises(ConfigError, match="val_shots=1 takes validation clouds"):
+        build_validation({**config, "shots": 0, "val_shots": 1})

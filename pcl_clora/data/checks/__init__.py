@@ -1,6 +1,6 @@
 """Look at data folders: what is there, and what is wrong with it."""
 
-from pcl_clora.data.checks.check import check_data, check_headers, check_root, describe_root
+from pcl_clora.data.checks.check import check_data, check_headers, check_root, count_classes, describe_root
 from pcl_clora.data.checks.finding import Finding, RootInfo
 from pcl_clora.data.checks.manifest import check_manifest
 
@@ -11,5 +11,6 @@ __all__ = [
     "check_headers",
     "check_manifest",
     "check_root",
+    "count_classes",
     "describe_root",
 ]

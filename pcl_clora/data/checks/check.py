@@ -13,7 +13,9 @@ from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import SPLITS
 from pcl_clora.data.folds import FewshotConfig
 from pcl_clora.data.readers.modelnet_fewshot import ModelNetFewshotConfig, fewshot_file
-from pcl_clora.data.readers.scanobjectnn import ScanObjectNNConfig, scan_file
+from pcl_clora.data.readers.modelnet_hdf5 import ModelNet40Hdf5Config, classes_with_clouds
+from pcl_clora.data.readers.modelnet_txt import ModelNet40TxtConfig
+from pcl_clora.data.readers.scanobjectnn import ScanObjectNNConfig, scan_class_names, scan_file
 from pcl_clora.data.registry import build_dataset, parse_data_config
 from pcl_clora.data.subset import require_training_clouds
 from pcl_clora.io import DataError, FileAccessError, explained, no_folder
@@ -151,6 +153,26 @@ def check_headers(data: DataConfig | Mapping[str, Any]) -> list[Finding]:
         )
         return [Finding("error", config.root, message)]
     return []
+
+
+def count_classes(data: DataConfig | Mapping[str, Any]) -> int | None:
+    """Count the classes of the data that a config describes, from names and labels; no cloud is read.
+
+    Returns:
+        How many logits a head needs; None where the files are not there, or only reading all tells.
+    """
+    config = parse_data_config(data)
+    try:
+        if isinstance(config, ScanObjectNNConfig):
+            return len(scan_class_names(config.root, config.class_names))
+        if isinstance(config, ModelNet40Hdf5Config) and config.drop_empty_classes:
+            return len(classes_with_clouds(config.root))
+        if isinstance(config, ModelNet40Hdf5Config | ModelNet40TxtConfig):
+            found = describe_root(config.root)
+            return len(found.class_names) if found.layout == config.name else None
+    except (DataError, FileAccessError):
+        return None
+    return None
 
 
 def _has_errors(findings: Iterable[Finding]) -> bool:

@@ -32,6 +32,11 @@ class ModelNet40Hdf5Config(DataConfig):
 
     name: Literal["modelnet40_hdf5"] = "modelnet40_hdf5"
     normalize: bool = False  # move and scale every cloud, after cutting, into the unit sphere
+    drop_empty_classes: bool = False  # names without training clouds are no classes; labels close the gaps
+
+    def left_out(self) -> frozenset[str]:
+        """Name the settings that came later, where they have their default; see `Config.left_out`."""
+        return super().left_out() | self.at_default("drop_empty_classes")
 
     def input_rule(self) -> InputRule:
         """Return the rule: the first points, in the unit sphere, where the stored clouds lie already."""
@@ -160,12 +165,43 @@ class ModelNet40Hdf5(ArrayDataset):
         for header in headers:
             read_cloud_rows(header, points[start : start + header.num_shapes])
             start += header.num_shapes
+        labels = np.concatenate([header.labels for header in headers])
+        if config.drop_empty_classes:
+            names, labels = _without_empty(config.root, names, headers, labels)
         super().__init__(
             rule.place(points).numpy(),
-            torch.from_numpy(np.concatenate([header.labels for header in headers])),
+            torch.from_numpy(labels),
             names,
             [f"{header.path}#{row}" for header in headers for row in range(header.num_shapes)],
         )
+
+
+def classes_with_clouds(root: str | Path) -> tuple[str, ...]:
+    """List the names that have training clouds, in label order; reads labels only.
+
+    Raises:
+        DataError: as `ModelNet40Hdf5`.
+    """
+    names = read_class_names(root) or MODELNET40_CLASSES
+    headers = [read_header(file, len(names)) for file in list_hdf5_files(root, "train")]
+    used = np.unique(np.concatenate([header.labels for header in headers]))
+    return tuple(names[label] for label in used)
+
+
+def _without_empty(
+    root: str, names: tuple[str, ...], headers: list[Hdf5Header], labels: np.ndarray
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Leave out the names without training clouds, and close the gaps in the labels."""
+    kept = classes_with_clouds(root)
+    number = np.array([kept.index(name) if name in kept else -1 for name in names])
+    if (number[labels] < 0).any():
+        name = names[int(labels[number[labels] < 0][0])]
+        raise DataError(
+            headers[0].path,
+            f"holds clouds of {name!r}, of which train has none, and data.drop_empty_classes=true",
+            "set it to false, and data.allow_empty_classes=true, to test on what nothing is learnt of",
+        )
+    return kept, number[labels]
 
 
 def _official_names(root: str, headers: list[Hdf5Header]) -> tuple[str, ...]:
