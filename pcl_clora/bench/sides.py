@@ -6,7 +6,6 @@ All forms have the same weights and are handed the same patches.
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -24,10 +23,12 @@ from pcl_clora.bench.plain import PlainLoRA, PlainOutput, make_plain, plain_atte
 from pcl_clora.engine import OptimConfig, build_optimizer, choose_device
 from pcl_clora.engine.modes import autocast
 from pcl_clora.engine.precision import has_native_bfloat16
+from pcl_clora.errors import UserValueError
 from pcl_clora.models import create_model
 from pcl_clora.models.backbones.pointgpt.layers import generation_loss
 from pcl_clora.models.backbones.pointgpt.network import PointGPTConfig
 from pcl_clora.models.config import TransformerConfig
+from pcl_clora.models.int8 import quantise
 
 PLAIN, PLAIN_LORA, PLAIN_FULL, PLAIN_PROBE = (
     "published", "published, LoRA", "published, full fine-tuning", "published, linear probe",
@@ -39,6 +40,7 @@ METHODS = {
     "clora": (PLAIN_LORA, ""),
     "linear_probe": (PLAIN_PROBE, PLAIN_PROBE),
 }
+CALIBRATION = 4  # clouds on which int8 is calibrated; none of those that are timed
 LEARNING_RATE = 1e-6  # small, so that repeated steps stay at one place
 
 
@@ -198,11 +200,14 @@ class Bench:
         else:
             absent["merged, bfloat16"] = "bfloat16 is not native on this processor"
         try:
-            small = dynamic_int8(merged)
+            calibrated = copy.deepcopy(merged)
+            calibrated.group = lambda points: self.groups(CALIBRATION)  # type: ignore[assignment]
+            small = quantise(calibrated, [tuple(self.inputs(CALIBRATION))], anyway=True).model
+            small.group = lambda points: self.groups(size)  # type: ignore[assignment]
             ours(small)()
             sides["merged, int8"] = Side(ours(small), small, PLAIN, PLAIN, exact=False)
-        except (ImportError, RuntimeError, AttributeError, TypeError) as error:
-            absent["merged, int8"] = f"{type(error).__name__}: {error}".splitlines()[0]
+        except UserValueError as error:
+            absent["merged, int8"] = str(error).splitlines()[0]
         return sides, absent
 
     def step_sides(self, size: int) -> dict[str, Side]:
@@ -319,27 +324,3 @@ def _stepper(
         return loss.detach()
 
     return step
-
-
-def dynamic_int8(model: nn.Module) -> nn.Module:
-    """Copy a network with torch's dynamically quantised layers in its blocks: int8, a scale per tensor.
-
-    Raises:
-        RuntimeError: if this torch has no engine for it.
-    """
-    from torch.ao.nn.quantized.dynamic import Linear
-    from torch.ao.quantization import default_dynamic_qconfig
-
-    copied = copy.deepcopy(model)
-    blocks: Any = copied.blocks
-    for owner in list(blocks.modules()):
-        for name, child in list(owner.named_children()):
-            if isinstance(child, nn.Linear):
-                plain = nn.Linear(child.in_features, child.out_features, bias=child.bias is not None)
-                plain.weight, plain.bias = child.weight, child.bias
-                plain.qconfig = default_dynamic_qconfig  # type: ignore[assignment]
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", UserWarning)  # a later torch will not have this
-                    quantised = Linear.from_float(plain)  # type: ignore[no-untyped-call]
-                setattr(owner, name, quantised)
-    return copied

@@ -186,21 +186,21 @@ def linear(
         an activation. oneDNN is 10 % faster where the weight lies in memory by columns.
     """
     if not _is_ours(x, weight):
-        return _activate(F.linear(x, weight, bias), activation)
+        return activate(F.linear(x, weight, bias), activation)
     trains = torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))
     if torch.is_autocast_enabled("cpu"):
         if trains:
-            return _activate(F.linear(x, weight, bias), activation)
+            return activate(F.linear(x, weight, bias), activation)
         x = x.to(torch.bfloat16)
         rows, bias = _in_bfloat16(weight, bias, prepared)
         if torch.is_grad_enabled() and x.requires_grad:
-            return _activate(F.linear(x, rows, bias), activation)
+            return activate(F.linear(x, rows, bias), activation)
         return _onednn(x, rows, bias, activation)
     known: Tensor | None = None
     if prepared is not None and not trains:
         known = prepared.get("columns", (weight,), lambda: weight.t().contiguous().t())
     if trains or (torch.is_grad_enabled() and x.requires_grad):
-        return _activate(cast(Tensor, _ops.linear(x, weight, bias, known)), activation)
+        return activate(cast(Tensor, _ops.linear(x, weight, bias, known)), activation)
     return _onednn(x, weight if known is None else known, bias, activation)
 
 
@@ -234,7 +234,8 @@ def _in_bfloat16(
     return prepared.get("bfloat16", (weight,) if bias is None else (weight, bias), make)
 
 
-def _activate(x: Tensor, activation: Activation) -> Tensor:
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    """Apply an activation."""
     if activation == "none":
         return x
     return F.gelu(x) if activation == "gelu" else F.relu(x)
