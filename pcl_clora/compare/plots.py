@@ -143,7 +143,7 @@ def place_labels(axes: Axes, marks: Sequence[tuple[float, float, str]]) -> None:
         text.remove()
         found = _free_place(sx, sy, box.width, box.height, taken, inside)
         taken.append((found[0], found[1], found[0] + box.width, found[1] + box.height))
-        axes.annotate(
+        note = axes.annotate(
             plain_text(name),
             (x, y),
             xytext=((found[0] - sx) * 72 / figure.dpi, (found[1] - sy) * 72 / figure.dpi),
@@ -153,6 +153,7 @@ def place_labels(axes: Axes, marks: Sequence[tuple[float, float, str]]) -> None:
             va="bottom",
             arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "0.6", "shrinkA": 0, "shrinkB": 3},
         )
+        note.set_in_layout(False)  # axes stay where the places were found
 
 
 def _free_place(

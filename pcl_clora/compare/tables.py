@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pcl_clora.compare.advice import advice_cells, advise
 from pcl_clora.compare.results import RowResult, StudyResults
 from pcl_clora.compare.statistics import Difference
 from pcl_clora.io import write_json, write_text
@@ -196,6 +197,9 @@ def markdown_tables(results: StudyResults, lines: Sequence[Line]) -> str:
             for one, other, d in asked_pairs(results)
         ]
         text += ["\n## Asked pairs\n", units.markdown_table(("row", "against", "difference", "seeds"), cells)]
+    if results.finished:
+        header, cells = advice_cells(results, advise(results))
+        text += ["\n## Which method for me\n", units.markdown_table(header, cells)]
     text += ["\n## Cost\n", units.markdown_table(*_cost_cells(lines))]
     names = [key for key in lines[0].values if key.startswith("error_mean ")]
     if names:
