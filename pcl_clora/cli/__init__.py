@@ -19,6 +19,7 @@ from pcl_clora.cli import (
     demo,
     doctor,
     evaluate,
+    export,
     fewshot,
     methods,
     predict,
@@ -47,6 +48,7 @@ app.command("probe")(probe.probe)
 app.command("eval")(evaluate.evaluate)
 app.command("fewshot")(fewshot.fewshot)
 app.command("tune")(tune.tune)
+app.command("export")(export.export)
 app.command("predict")(predict.predict)
 app.command("view")(view.view)
 app.add_typer(compare.app, name="compare")

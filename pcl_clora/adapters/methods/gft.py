@@ -140,7 +140,7 @@ class GFTDelta(Delta):
         if index:
             prompts, graph = tokens.memo["gft", index - 1]
         else:
-            prompts = method.prompt.expand(len(x), -1, -1)
+            prompts = method.prompt.expand(x.shape[0], -1, -1)
             graph = method.graph[0](torch.cat([x, prompts], dim=1))
         extra = prompts.shape[1]
         wide = seen_by_all(tokens, length, extra, self.causal, x.device)

@@ -153,7 +153,7 @@ def run_with_prompt(
 ) -> Tensor:
     """Run a block with one more token and its position behind the sequence: (B, T, D) -> (B, T + 1, D)."""
     wide = seen_by_all(tokens, x.shape[1], 1, causal, x.device)
-    behind = torch.cat([pos, own_pos.expand(len(x), -1, -1)], dim=1)
+    behind = torch.cat([pos, own_pos.expand(x.shape[0], -1, -1)], dim=1)
     y: Tensor = block(torch.cat([x, prompt], dim=1), behind, wide)
     return y
 

@@ -142,7 +142,7 @@ class PointPEFTDelta(Rewritten, Delta):
         return x + extra
 
     def _make_prompts(self, method: PointPEFT, x: Tensor, tokens: Tokens) -> Tensor:
-        prompts: Tensor = self.dropout(self.prompts).expand(len(x), -1, -1)
+        prompts: Tensor = self.dropout(self.prompts).expand(x.shape[0], -1, -1)
         if "point_peft" not in tokens.memo:
             tokens.memo["point_peft"] = method.prior(x)
         prior: Tensor | None = tokens.memo["point_peft"]
@@ -281,7 +281,7 @@ class PointPEFT(SequenceMethod):
                         "point_peft in paper mode samples the points of a cloud anew, but this pass started "
                         "behind their grouping; run the whole model, or use mode='corrected'."
                     )
-                corners = self.corners.expand(len(center), -1, -1)
+                corners = self.corners.expand(center.shape[0], -1, -1)
                 points = torch.cat([corners, tokens.points], dim=1)
                 chosen = ops.farthest_point_sample(points.detach(), center.shape[1], compat=compat)
                 center = ops.gather_points(points, chosen)

@@ -74,12 +74,12 @@ class VPTDelta(Delta):
         """(B, T, D) -> (B, T, D)."""
         carried = bool(self._first)
         prompts = self._first[0] if carried else self.prompts
-        token = prompts.token.expand(len(x), -1, -1)
+        token = prompts.token.expand(x.shape[0], -1, -1)
         if carried and self.index:
             token = tokens.memo["vpt", self.index - 1]
         length, extra = x.shape[1], token.shape[1]
         wide = seen_by_all(tokens, length, extra, self.causal, x.device)
-        behind = torch.cat([pos, prompts.pos.expand(len(x), -1, -1)], dim=1)
+        behind = torch.cat([pos, prompts.pos.expand(x.shape[0], -1, -1)], dim=1)
         y: Tensor = block(torch.cat([x, token], dim=1), behind, wide)
         if carried:
             tokens.memo["vpt", self.index] = y[:, length:]

@@ -72,8 +72,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     """
     b, h, s, c = q.shape
     gradient = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    few = k.shape[2] <= MATERIALISED and mask is None
-    if q.is_cpu and q.dtype == torch.bfloat16 and few and not gradient and not torch.compiler.is_compiling():
+    plain = q.is_cpu and q.dtype == torch.bfloat16 and mask is None and not gradient
+    if plain and not torch.compiler.is_compiling() and k.shape[2] <= MATERIALISED:
         rows, columns, values = (x.reshape(b * h, -1, c) for x in (q, k, v))
         likeness = torch.baddbmm(
             q.new_empty(1, 1, 1), rows, columns.transpose(1, 2), beta=0, alpha=1 / math.sqrt(c)
@@ -285,7 +285,7 @@ class PatchEncoder(Rewritten, nn.Module):
         norm = self.norm2 if self._folds() else None
         of_pooled, of_own = affine_parts(self.linear3, norm, (width, width))
         of_patches = of_own(x.view(-1, k, width))  # no view, whose edit in place would copy gradients
-        x = of_patches.add_(of_pooled(max_over_group(x, k))[:, None]).view(len(x), -1)
+        x = of_patches.add_(of_pooled(max_over_group(x, k))[:, None]).flatten(0, 1)
         if norm is None:
             x = self.norm2(x)
         return max_over_group(self.linear4(F.relu(x, inplace=True)), k)

@@ -1,0 +1,51 @@
+"""`pcl-clora export`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pcl_clora.cli.common import AsJson, print_json, show
+
+
+class Target(str, Enum):
+    """What to write."""
+
+    onnx = "onnx"
+    torch = "torch"
+    int8 = "int8"
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run, or an adapter file.")],
+    out: Annotated[Path, typer.Option(help="The file to write: .onnx, or .pt2 for torch.")],
+    to: Annotated[
+        Target, typer.Option(help="onnx; torch (a program of torch.export); int8 (ONNX).")
+    ] = Target.onnx,
+    weights: Annotated[str, typer.Option(help="What an adapter file stands on, if it does not say so.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Write a trained classifier for other programs: adapter merged, norms folded, any number of clouds.
+
+    The graph takes patches; pcl_clora_runtime.py beside an ONNX file is numpy code that makes them. What was
+    written is compared with torch and refused beyond 1e-4; int8 is refused where it is not faster.
+    """
+    from pcl_clora.export import export_model
+    from pcl_clora.io.safe import refuse_overwriting_inputs
+    from pcl_clora.predict import load
+
+    refuse_overwriting_inputs([out], [run])
+    written = export_model(load(run, weights=weights, device="cpu"), out, to.value)
+    if as_json:
+        told = {"path": str(written.path), "difference": written.difference, "clouds": written.clouds}
+        print_json({**told, **written.facts})
+        return
+    of = "float32" if to is Target.int8 else "torch"
+    facts = "".join(f"; {name} {value:.4g}" for name, value in written.facts.items())
+    show(
+        f"{written.path}: largest difference of a logit from {of} {written.difference:.2e} "
+        f"({written.clouds}){facts}"
+    )
