@@ -51,6 +51,23 @@ class Delta(nn.Module):
             "run it unmerged."
         )
 
+    def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the change as a low-rank update of a linear layer: W' = W + up down.
+
+        Args:
+            weight: W, (C_out, C_in), float64, on the CPU.
+
+        Returns:
+            down (k, C_in) and up (C_out, k), float64.
+
+        Raises:
+            AdapterStateError: if the change is none.
+        """
+        raise AdapterStateError(
+            f"{type(self).__name__} is no low-rank update of a weight, so this adapter can neither be "
+            "stacked with others nor be written as LoRA."
+        )
+
 
 class TunerLayer(nn.Module):
     """A layer with the deltas of several adapters, one of which is active.
@@ -171,6 +188,7 @@ class AdapterMethod(nn.Module):
         config: settings of the method.
 
     Attributes:
+        linear: whether the change is linear in the method's tensors, counted from where it changes nothing.
         mergeable: whether the change folds into the weights, with the method's default settings.
         batch_independent: whether a prediction is the same whatever else is in the batch.
         tasks: what it is offered for.
@@ -181,6 +199,7 @@ class AdapterMethod(nn.Module):
     """
 
     config_type: ClassVar[type[AdapterConfig]] = AdapterConfig
+    linear: ClassVar[bool] = False
     mergeable: ClassVar[bool] = True
     batch_independent: ClassVar[bool] = True
     released_files: ClassVar[MethodFiles | None] = None

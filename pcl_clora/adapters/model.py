@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pcl_clora.adapters import files
 from pcl_clora.adapters.base import AdapterMethod, AdapterStateError, TunerLayer
+from pcl_clora.adapters.combine import combine
 from pcl_clora.adapters.config import AdapterConfig
 from pcl_clora.adapters.paths import at_or_inside, base_tensors, live_path, tuner_layers, walk
 from pcl_clora.adapters.plan import count_parameters, file_keys
@@ -85,9 +86,35 @@ class AdaptedModel(SwitchedModel):
         """List the layers that carry deltas by their path in `base`, as it is now."""
         return {node.live: node.module for node in walk(self.base) if isinstance(node.module, TunerLayer)}
 
-    def layer_status(self) -> list[LayerStatus]:
+    def status(self) -> list[LayerStatus]:
         """Say of every adapted layer which adapters it has, which runs, is merged, and what is trained."""
         return layer_status(self.base, self.all_slots())
+
+    def combine_adapters(
+        self, weights: Mapping[str, float], name: str = "combined", *, head_of: str | None = None
+    ) -> None:
+        """Make one more adapter whose change is the weighted sum of others', exactly, and make it active.
+
+        Low-rank updates (lora, clora, arc without bias, fact, vera) are put side by side: the result is a
+        `lora` on whole layers whose rank is the sum of theirs, {"a": 1, "b": 1} is their concatenation,
+        {"a": 1, "b": -1} their difference. bitfit, ssf and full stay what they are; their tensors are added
+        up from where they change nothing. Head, class tokens and what else the methods train besides are not
+        added up, except with full and bitfit the tensors of the backbone's own layers.
+
+        Args:
+            weights: name of an adapter -> its factor, such as {"a": 0.7, "b": 0.3}; all of one method.
+            name: what to call the new one.
+            head_of: whose head and tokens it gets; by default the first one's.
+
+        Raises:
+            ValueError: if a name is not known, taken or not allowed, a factor is not finite, the adapters are
+                of several methods, or of one whose settings must be the same and are not.
+            AdapterStateError: if an adapter is merged, or the method's change is no such sum (dora, a bias of
+                clora, methods that do not merge). Nothing is attached then.
+        """
+        self._require_unmerged("combine adapters")
+        self._check_new_name(name)
+        combine(self, weights, name, head_of)
 
     def parameter_counts(self) -> dict[str, int]:
         """Count total, trainable, adapter, head and tokens parameters; see `plan.count_parameters`."""

@@ -216,6 +216,34 @@ class SwitchedModel(nn.Module):
             self._install(keep)
         self._settle()
 
+    def rename_adapter(self, name: str, new: str) -> None:
+        """Call an adapter by another name; it stays where it is, active or not.
+
+        Names of tensors in the state_dict follow; those in adapter files have no adapter's name.
+
+        Raises:
+            ValueError: if there is no adapter of this name, or the new one is taken or not allowed.
+            AdapterStateError: if an adapter is merged.
+        """
+        self._require_unmerged("rename an adapter")
+        slot = self.slot(name)
+        if new == name:
+            return
+        self._check_new_name(new)
+        old_key, new_key = slot.key, module_key(new)
+        with self._watch.switching():
+            for holder in (self.slots, *(tuner.deltas for tuner in tuner_layers(self.base).values())):
+                items = holder._modules
+                renamed = {new_key if key == old_key else key: item for key, item in items.items()}
+                items.clear()  # in place: the order stays
+                items.update(renamed)
+            slot.name = new
+            self._active, self._after = (
+                new if kept == name else kept for kept in (self._active, self._after)
+            )
+            for tuner in tuner_layers(self.base).values():
+                tuner.activate(self._active)
+
     def _tuner_at(self, path: str) -> TunerLayer:
         owner, leaf = locate(self.base, path)
         if isinstance(owner, TunerLayer):

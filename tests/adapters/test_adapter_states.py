@@ -414,10 +414,10 @@ def test_inputs_that_cannot_be_taken_apart_are_refused() -> None:
 
 def test_the_status_of_layers_says_what_runs() -> None:
     model = make()
-    before = {row.name: row for row in model.layer_status()}
+    before = {row.name: row for row in model.status()}
     model.set_active("a")
     with model.merged():
-        merged = {row.name: row for row in model.layer_status()}
+        merged = {row.name: row for row in model.status()}
 
     row = before["layers.0.attention.mix_in"]
     assert (row.module_type, row.available, row.active, row.merged) == ("Linear", ("a", "b"), "b", None)

@@ -59,6 +59,7 @@ class BitFit(AdapterMethod):
     """
 
     config_type: ClassVar[type[AdapterConfig]] = BitFitConfig
+    linear: ClassVar[bool] = True
     config: BitFitConfig
 
     def make_deltas(self, model: nn.Module, interface: ModelInterface) -> dict[str, Delta]:

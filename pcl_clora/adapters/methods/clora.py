@@ -1,7 +1,8 @@
 """CLoRA: low-rank updates of all layers, made from one set of shared spaces.
 
 What the paper says and what this project adds is marked: K known from the paper (arXiv 2512.24603), D derived
-from known facts, C our choice where the paper is silent.
+from known facts, C our choice where the paper is silent. Settings, spaces, cores and
+what becomes of a layer are one formula, so they stand in one file, though it is long.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from pcl_clora.adapters.base import AdapterMethod, Delta, module_key
+from pcl_clora.adapters.base import AdapterMethod, AdapterStateError, Delta, module_key
 from pcl_clora.adapters.config import AdapterConfig, LayerwiseConfig, unique
 from pcl_clora.adapters.methods.lora import at_rows
 from pcl_clora.adapters.methods.sade import SadeConfig, pair_similarities
@@ -354,6 +355,28 @@ class CLoRADelta(Delta):
         if bias is None:
             return new_weight, shift if has_bias else None
         return new_weight, bias + shift
+
+    def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return D^T and s (Q U)^T, behind W for the one on the input: rank E R for every place.
+
+        Raises:
+            AdapterStateError: if a place has a bias.
+        """
+        downs, ups = [], []
+        for place in self.lrms:
+            lrm = self.at(place)
+            if lrm.bias is not None:
+                raise AdapterStateError(
+                    "This CLoRA has a bias, which no low-rank update of a weight has; merge it instead, or "
+                    "train one with bias=False."
+                )
+            scaled = lrm.scaled_up(like=weight)
+            downs.append(lrm.used_spaces.down.to(weight).t())
+            if place == "input":
+                ups.append(weight @ scaled.t())
+            else:
+                ups.append(at_rows([(self.rows[place], scaled)], self.out_features).t())
+        return torch.cat(downs), torch.cat(ups, dim=1)
 
 
 class CLoRA(AdapterMethod):

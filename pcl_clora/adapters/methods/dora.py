@@ -76,6 +76,10 @@ class DoRADelta(LoRADelta):
         pieces = [(update.rows, _gain(update, weight)[None] - 1) for update in self.each()]
         return at_rows(pieces, self.out_features)[0] + 1
 
+    def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Refuse: the rows are scaled too."""
+        return Delta.low_rank(self, weight)
+
     def merged_weight(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Fold in: W' = diag(m / n) (W + s B A)."""
         gain = self.gains(weight)

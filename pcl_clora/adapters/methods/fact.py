@@ -100,6 +100,13 @@ class FactorUpdate(Update):
         own = places[:, self.first : self.first + ins * outs].reshape(rank, ins, outs)
         return torch.einsum("xyk,kab->axby", core, own).reshape(ins * rank, outs * rank)
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return (b r, a d) and (b d, b r): A and B repeated along the pieces, S in the first."""
+        factors, (ins, outs) = self._shared[0], self.grid
+        eye = torch.eye(max(ins, outs)).to(factors.down)
+        down = torch.kron(eye[:ins, :ins], factors.down) @ self.inner()
+        return down.t(), torch.kron(eye[:outs, :outs], factors.up).t()
+
     def narrow(self, x: Tensor) -> Tensor:
         """(M, a d) -> x A, (M, a r); the same for all roles of a layer."""
         down: Tensor = self._shared[0].down

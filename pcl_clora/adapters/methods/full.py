@@ -43,6 +43,7 @@ class Full(AdapterMethod):
     """
 
     config_type: ClassVar[type[AdapterConfig]] = FullConfig
+    linear: ClassVar[bool] = True
 
     def owned_paths(self, model: nn.Module, interface: ModelInterface) -> dict[str, str]:
         """Name everything in the backbone: the parts it publishes by their name, the rest by layer."""

@@ -35,3 +35,4 @@ class LinearProbe(AdapterMethod):
     """
 
     config_type: ClassVar[type[AdapterConfig]] = LinearProbeConfig
+    linear: ClassVar[bool] = True

@@ -223,6 +223,15 @@ class LoRADelta(Delta):
             weight[slice(*update.rows)] += update.matrix(like=weight)
         return weight, bias
 
+    def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return all A stacked, and all s B at their rows."""
+        downs, ups = [], []
+        for update in self.each():
+            down, up = (factor.to(weight) for factor in update.factors())
+            downs.append(down)
+            ups.append(at_rows([(update.rows, update.scale * up.t())], self.out_features).t())
+        return torch.cat(downs), torch.cat(ups, dim=1)
+
 
 def at_rows(pieces: list[tuple[tuple[int, int], Tensor]], out_features: int) -> Tensor:
     """Put matrices side by side at the output rows they are for, with zeros between them.

@@ -78,6 +78,7 @@ class SSF(AdapterMethod):
     """
 
     config_type: ClassVar[type[AdapterConfig]] = SSFConfig
+    linear: ClassVar[bool] = True
     config: SSFConfig
 
     def make_deltas(self, model: nn.Module, interface: ModelInterface) -> dict[str, Delta]:
