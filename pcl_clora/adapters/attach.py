@@ -20,6 +20,7 @@ from pcl_clora.adapters.files import (
 from pcl_clora.adapters.methods.spaces import find_bank
 from pcl_clora.adapters.model import AdaptedModel
 from pcl_clora.adapters.registry import build_method, parse_adapter_config
+from pcl_clora.adapters.share import find_adapter
 from pcl_clora.config import ConfigError
 from pcl_clora.models.interface import adopt_settings
 
@@ -74,7 +75,8 @@ def load_adapter(
     """Put a trained adapter on the backbone it was trained on, and make it the active one.
 
     Args:
-        path: a file that `save_adapter` wrote.
+        path: a file that `save_adapter` wrote, a folder with one (`share.write_folder`), or "hub:user/name",
+            with "@revision" to pin it.
         model: the backbone with the base weights, or an adapted model, which gets one more adapter.
         name: what to call it here; the file does not say.
         allow_other_base: load it although the base tensors differ from those it was trained on.
@@ -87,8 +89,10 @@ def load_adapter(
     Raises:
         AdapterFileError: if the file is missing, torn, foreign, of a newer format, for another base, or does
             not fit. The model is left as it was.
+        HubError: if the hub does not have it.
         ValueError: if the name is taken.
     """
+    path = find_adapter(path)
     header, state = open_adapter(path)
     settings = _settings_with_bank(path, header.adapter, bank)
     adapted = _as_adapted(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from pcl_clora.adapters import files
+from pcl_clora.adapters import files, share
 from pcl_clora.adapters.base import AdapterMethod, AdapterStateError, TunerLayer
 from pcl_clora.adapters.combine import combine
 from pcl_clora.adapters.config import AdapterConfig
@@ -382,6 +383,29 @@ class AdaptedModel(SwitchedModel):
             head_dtype=head_dtype,
         )
         files.write_adapter(path, state, header)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool = False,
+        picture: str | Path = "",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Upload the active adapter with a card that says what it is; see `share.push`.
+
+        Args:
+            repo: "user/name" of a model hub; made where it is not there.
+            private: of a new one.
+            picture: a png for the card.
+            metadata: see `save_adapter`.
+
+        Returns:
+            "hub:user/name@commit", which `load_adapter` takes.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_adapter(Path(folder) / share.FILE, metadata=metadata)
+            return share.push_adapter(Path(folder) / share.FILE, repo, private=private, picture=picture)
 
     def _active_slot(self, purpose: str) -> Slot:
         if self._active is None:

@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pcl_clora.cli import (
+    adapters,
     bench,
     compare,
     convert,
@@ -56,6 +57,7 @@ app.add_typer(report.app, name="report")
 app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
+app.add_typer(adapters.app, name="adapters")
 app.command("convert")(convert.convert)
 app.command("methods")(methods.methods)
 app.command("doctor")(doctor.doctor)
