@@ -146,6 +146,31 @@ def seen_by_all(tokens: Tokens, length: int, extra: int, causal: bool, device: t
     return replace(tokens, attn_mask=wide)
 
 
+def largest_of_neighbors(t: Tensor, rows: Tensor) -> Tensor:
+    """Take the maximum over the neighbours of every patch, channel by channel.
+
+    With a gradient on a CPU the rows of the maxima are found first, without it, so that the backward pass
+    writes one value a patch and channel, and not one a neighbour: a sixth of the time. Of equal ones the
+    first counts there.
+
+    Args:
+        t: (B, G, C).
+        rows: (B * G * k,), int64, see `neighbor_rows`.
+
+    Returns:
+        (B, G, C).
+    """
+    flat = t.flatten(0, 1)
+    count, width = flat.shape
+    if not (t.is_cpu and t.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+        return flat.index_select(0, rows).view(count, -1, width).amax(dim=1).view_as(t)
+    with torch.no_grad():
+        near = flat.index_select(0, rows).view(count, -1, 1, width).permute(0, 3, 1, 2)  # as it is in memory
+        _, which = F.adaptive_max_pool2d(near, (1, 1), return_indices=True)
+        best = rows.view(count, -1).gather(1, which.view(count, width))
+    return flat.gather(0, best).view_as(t)
+
+
 def small_mlp(dim: int, width: int, out_features: int = 0) -> nn.Sequential:
     """Make an MLP D - width - D with GELU, normal with deviation 0.02 and biases zero at the start."""
     first, second = nn.Linear(dim, width), nn.Linear(width, out_features or dim)

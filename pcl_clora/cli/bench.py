@@ -1,4 +1,4 @@
-"""`pcl-clora bench ops | model | pretrain | page | show`."""
+"""`pcl-clora bench ops | model | pretrain | methods | page | show`."""
 
 from __future__ import annotations
 
@@ -131,6 +131,32 @@ def pretrain(
         print_json(result)
     else:
         show(*pretraining_lines(result))
+
+
+@app.command()
+def methods(
+    as_json: AsJson = False,
+    out: Annotated[Path | None, typer.Option(help="Also write the result here, as json.")] = None,
+    batch_size: Annotated[int, typer.Option(min=2, help="Clouds a step.")] = 4,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds, at most.")] = 5,
+    budget: Annotated[float, typer.Option(min=0.01, help="Seconds per method.")] = 20.0,
+) -> None:
+    """Measure what every fine-tuning method adds to a training step of full-size Point-MAE on one core.
+
+    All methods run turn by turn in one process; times and memory are compared with those of a linear probe.
+    """
+    from pcl_clora.bench.harness import write_record
+    from pcl_clora.bench.methods import bench_methods, cost_table
+    from pcl_clora.report.show import plain_table
+
+    with interruptible():
+        result = bench_methods(batch_size=batch_size, repeats=repeats, budget_s=budget)
+    if out:
+        write_record(out, result)
+    if as_json:
+        print_json(result)
+    else:
+        show(plain_table("A training step with each method's defaults", *cost_table(result)))
 
 
 @app.command()

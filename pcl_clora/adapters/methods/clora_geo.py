@@ -18,9 +18,10 @@ from pcl_clora.adapters.config import AdapterConfig, unique
 from pcl_clora.adapters.methods.clora import CLoRA, CLoRAConfig
 from pcl_clora.adapters.methods.spaces import Spaces
 from pcl_clora.adapters.paths import chosen_blocks
-from pcl_clora.adapters.sequence import neighbor_rows
+from pcl_clora.adapters.sequence import largest_of_neighbors, neighbor_rows
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.interface import ModelInterface, Tokens
+from pcl_clora.models.layers import product
 
 
 class CLoRAGeoConfig(CLoRAConfig):
@@ -71,12 +72,15 @@ class GeoDelta(Delta):
         source = y if self.config.place == "behind" else x + pos
         spaces = self._spaces[0]
         patches = source[:, start : start + num_patches]
-        t = F.layer_norm(patches, patches.shape[-1:]) @ spaces.down
-        near = t.flatten(0, 1).index_select(0, neighbor_rows(tokens, self.config.neighbors))
-        near = near.view(*t.shape[:2], -1, t.shape[2])
-        u = (near.amax(dim=2) if self.config.pooling == "max" else near.mean(dim=2)) - t
+        t = product.linear(F.layer_norm(patches, patches.shape[-1:]), spaces.down.t())
+        rows = neighbor_rows(tokens, self.config.neighbors)
+        if self.config.pooling == "max":
+            u = largest_of_neighbors(t, rows) - t
+        else:
+            u = t.flatten(0, 1).index_select(0, rows).view(*t.shape[:2], -1, t.shape[2]).mean(dim=2) - t
         up = spaces.stacked_up()
-        added = u @ torch.bmm(self.core, up.view(*self.core.shape[:2], -1)).view_as(up)
+        change = torch.bmm(self.core, up.view(*self.core.shape[:2], -1)).view_as(up)
+        added = product.linear(u, change.t())
         return y + F.pad(added, (0, 0, start, y.shape[1] - start - num_patches))
 
 

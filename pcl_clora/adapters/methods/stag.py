@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 from pcl_clora.adapters.base import Delta
 from pcl_clora.adapters.config import AdapterConfig, Task
-from pcl_clora.adapters.sequence import PublishedConfig, SequenceMethod, neighbor_rows
+from pcl_clora.adapters.sequence import (
+    PublishedConfig,
+    SequenceMethod,
+    largest_of_neighbors,
+    neighbor_rows,
+)
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.entry import FileFacts
 from pcl_clora.models.interface import ModelInterface, Part, Tokens
@@ -65,8 +70,7 @@ class STAGDelta(Delta):
         if index >= config.start:
             graph = method.graph(index)
             rows = neighbor_rows(tokens, config.neighbors)
-            near = graph.near(r).flatten(0, 1).index_select(0, rows)
-            r = graph.fuse(graph.own(r) + near.view(*r.shape[:2], -1, r.shape[2]).amax(dim=2))
+            r = graph.fuse(graph.own(r) + largest_of_neighbors(graph.near(r), rows))
             d = F.relu(graph.up(r))
             before = d.mean(dim=1, keepdim=True).expand(-1, start, -1)
             y = y + torch.cat([before, d], dim=1)
