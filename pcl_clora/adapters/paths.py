@@ -198,7 +198,7 @@ def find_linears(
         owner, leaf = locate(model, site.path)
         layer = as_linear(getattr(owner, leaf), f"role {role!r} at {site.path}")
         start, stop = site.rows
-        if role in ("q", "k", "v") and layer.out_features != 3 * interface.embed_dim:
+        if stop != -1 and layer.out_features != 3 * interface.embed_dim:
             raise UserValueError(
                 f"{site.path} has {layer.out_features} output rows, not 3 x {interface.embed_dim}, so role "
                 f"{role!r} cannot be cut out of it; adapt role 'qkv'."

@@ -83,7 +83,9 @@ def lines_of(method: str) -> int:
 def _make(name: str) -> AdaptedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return attach_adapter(create_model("point_mae", num_groups=64), {"method": name}).train()
+        model = attach_adapter(create_model("point_mae", num_groups=64), {"method": name})
+    model.train()
+    return model
 
 
 def _attach_ms(name: str) -> float:

@@ -20,6 +20,7 @@ Part = Literal["head", "tokens", "patch_embed", "pos_embed", "norms"]
 Place = Literal["pool", "norm", "decoder"]
 _LOGGER = logging.getLogger("pcl_clora")
 ROLES: tuple[Role, ...] = get_args(Role)
+_SLICES: tuple[Role, ...] = ("q", "k", "v")
 PARTS: tuple[Part, ...] = ("head", "tokens", "patch_embed", "pos_embed", "norms")
 
 
@@ -103,8 +104,9 @@ class ModelInterface:
         embed_dim: D, width of a token.
         blocks: dotted path of every transformer block, in order.
         linears: role ("qkv", "proj", "fc1", "fc2") -> path relative to a block. "q", "k", "v" are row slices
-            of "qkv". The roles "contrast_..." are those of ReCon's second branch: queries, fused keys and
-            values, output projection and MLP.
+            of "qkv", or layers of their own where these three are named in its place. The roles
+            "contrast_..." are those of ReCon's second branch: queries, fused keys and values, output
+            projection and MLP.
         parts: part -> dotted paths of the modules or parameters that make it up. "head" and "tokens" are
             what a task owns; they are copied for every adapter.
         takes_category: whether the model takes a second input, the category of every cloud, (B,) int64.
@@ -157,25 +159,40 @@ class ModelInterface:
     def sites(self, role: Role) -> tuple[RoleSite, ...]:
         """List the layers that play a role, one a block, in block order.
 
+        Where q, k and v are layers of their own, "qkv" is all three of them, one after another.
+
         Raises:
             ValueError: if the backbone has no layer for the role; the message lists the roles that exist.
         """
-        sliced = role in ("q", "k", "v")
-        key = "qkv" if sliced else role
-        if key not in self.linears:
+        if role not in self.roles():
             raise UserValueError(
                 f"This backbone has no layer for role {role!r}; it has {', '.join(self.roles())}."
             )
-        start = ("q", "k", "v").index(role) * self.embed_dim if sliced else 0
-        stop = start + self.embed_dim if sliced else -1
+        start, stop, names = 0, -1, [role]
+        if role == "qkv" and self.has_separate_qkv:
+            names = list(_SLICES)
+        elif role in _SLICES and not self.has_separate_qkv:
+            start, names = _SLICES.index(role) * self.embed_dim, ["qkv"]
+            stop = start + self.embed_dim
         return tuple(
-            RoleSite(role, index, f"{block}.{self.linears[key]}", (start, stop))
+            RoleSite(role, index, f"{block}.{self.linears[name]}", (start, stop))
             for index, block in enumerate(self.blocks)
+            for name in names
         )
+
+    @property
+    def has_separate_qkv(self) -> bool:
+        """Whether queries, keys and values come from a layer each."""
+        return "qkv" not in self.linears and all(name in self.linears for name in _SLICES)
 
     def roles(self) -> tuple[Role, ...]:
         """List the roles this backbone has a layer for."""
-        return tuple(role for role in ROLES if ("qkv" if role in ("q", "k", "v") else role) in self.linears)
+        there = {*self.linears}
+        if self.has_separate_qkv:
+            there.add("qkv")
+        elif "qkv" in there:
+            there.update(_SLICES)
+        return tuple(role for role in ROLES if role in there)
 
 
 @runtime_checkable

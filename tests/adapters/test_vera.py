@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pcl_clora.adapters import attach_adapter, load_adapter
 from pcl_clora.adapters.methods.vera import uniform_numbers
@@ -132,3 +133,32 @@ def test_random_numbers_are_the_same_for_ever_and_uniform() -> None:
     assert (counts - 2000).abs().max() < 5 * 2000**0.5
     assert abs((numbers * other).mean()) < 0.01
     assert abs((numbers[1:] * numbers[:-1]).mean()) < 0.01
+
+
+def test_the_random_matrices_are_in_the_file_if_asked_for(tmp_path):
+    points = cases.make_points()
+    sizes = {}
+    for stored in (False, True):
+        settings = {"method": "vera", "rank": 16, "stored": stored}
+        model = cases.shake(attach_adapter(cases.make_backbone("point_mae"), settings))
+        file = tmp_path / f"{stored}.safetensors"
+        model.save_adapter(file)
+        state = load_file(file)
+        sizes[stored] = sum(t.numel() for key, t in state.items() if ".spaces." in key)
+        assert torch.equal(load_adapter(file, cases.make_backbone("point_mae"))(points), model(points))
+
+    assert sizes == {False: 0, True: 16 * (48 + 48)}
+
+
+def test_stored_matrices_win_over_the_seed(tmp_path):
+    """A file written elsewhere may hold matrices that our generator does not draw."""
+    settings = {"method": "vera", "rank": 16, "stored": True}
+    model = cases.shake(attach_adapter(cases.make_backbone("point_mae"), settings))
+    expected = model(cases.make_points())
+    state = {key: value.clone() for key, value in model.adapter_state().items()}
+    other = attach_adapter(cases.make_backbone("point_mae"), {**settings, "seed": 5})
+    assert not torch.equal(other(cases.make_points()), expected)
+
+    other.load_adapter_state(state)
+
+    assert torch.equal(other(cases.make_points()), expected)

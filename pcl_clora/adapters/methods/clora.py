@@ -7,7 +7,7 @@ what becomes of a layer are one formula, so they stand in one file, though it is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -285,14 +285,20 @@ class CLoRADelta(Delta):
         layer: the linear layer.
         places: "input" -> its module, and role -> (module, output rows) for those beside.
         dropout: probability of zeroing a value between D and Q.
+        borrowed: modules that another layer's delta owns.
     """
 
     def __init__(
-        self, layer: nn.Linear, places: dict[str, tuple[LowRankModule, tuple[int, int]]], dropout: float
+        self,
+        layer: nn.Linear,
+        places: dict[str, tuple[LowRankModule, tuple[int, int]]],
+        dropout: float,
+        borrowed: Collection[LowRankModule] = (),
     ) -> None:
         super().__init__()
         self.out_features = layer.out_features
-        self.lrms = nn.ModuleDict({place: module for place, (module, _) in places.items()})
+        self.lrms = nn.ModuleDict({p: module for p, (module, _) in places.items() if module not in borrowed})
+        self._places = {place: (module,) for place, (module, _) in places.items()}  # tuples: no second entry
         self.rows = {place: rows for place, (_, rows) in places.items() if place != "input"}
         self.dropout = nn.Dropout(dropout)
         together: dict[Spaces, list[str]] = {}
@@ -301,8 +307,8 @@ class CLoRADelta(Delta):
         self._together = tuple(together.values())  # places that read through one D
 
     def at(self, place: str) -> LowRankModule:
-        """Return the low-rank module at "input" or at a role."""
-        return cast(LowRankModule, self.lrms[place])
+        """Return the low-rank module at "input" or at a role, its own or borrowed."""
+        return self._places[place][0]
 
     def forward(self, base_layer: nn.Module, x: Tensor) -> Tensor:
         """(..., d) -> (..., C_out)."""
@@ -310,7 +316,7 @@ class CLoRADelta(Delta):
         for places in self._together:
             hidden = self.dropout(product.linear(flat, self.at(places[0]).used_spaces.down.t()))
             narrow.update({place: hidden for place in places})
-        if "input" in self.lrms:
+        if "input" in self._places:
             front = self.at("input")
             flat = flat + product.linear(narrow["input"], front.scaled_up().t())
             x = (flat if front.bias is None else flat + front.scaled_bias()).view(x.shape)
@@ -340,8 +346,8 @@ class CLoRADelta(Delta):
         new_weight = weight.clone()
         shift = weight.new_zeros(weight.shape[0])
         has_bias = False
-        for place, module in self.lrms.items():
-            lrm = cast(LowRankModule, module)
+        for place in self._places:
+            lrm = self.at(place)
             delta = lrm.delta_matrix(like=weight)
             offset = None if lrm.bias is None else lrm.scaled_bias().to(weight)
             if place == "input":
@@ -419,8 +425,12 @@ class CLoRA(AdapterMethod):
         return cast(CLoRAConfig, config)
 
     def make_deltas(self, model: nn.Module, interface: ModelInterface) -> dict[str, Delta]:
-        """Make the shared spaces and, for every adapted layer, its delta."""
+        """Make the shared spaces and, for every adapted layer, its delta.
+
+        What stands in front of separate layers q, k, v is one module, which the first of them owns.
+        """
         sites = self._find_sites(model, interface)
+        modules: dict[tuple[str, Role, int], LowRankModule] = {}
         places: dict[str, dict[str, tuple[LowRankModule, tuple[int, int]]]] = {}
         for place, site in sites:
             there = places.setdefault(site.path, {})
@@ -428,13 +438,17 @@ class CLoRA(AdapterMethod):
                 raise UserValueError(
                     f"Two roles name {site.path}; the backbone's interface must tell them apart."
                 )
-            lrm = self._make_module(site, interface.embed_dim)
+            lrm = modules.get((place, site.role, site.block))
+            if lrm is None:
+                lrm = modules[place, site.role, site.block] = self._make_module(site, interface.embed_dim)
+                self._lrms += (lrm,)
             there[place] = (lrm, site.rows)
-            self._lrms += (lrm,)
-        layers = {site.path: site.layer for _, site in sites}
-        return {
-            path: CLoRADelta(layers[path], found, self.settings.dropout) for path, found in places.items()
-        }
+        layers, owned = {site.path: site.layer for _, site in sites}, set[LowRankModule]()
+        deltas: dict[str, Delta] = {}
+        for path, found in places.items():
+            deltas[path] = CLoRADelta(layers[path], found, self.settings.dropout, borrowed=owned)
+            owned.update(module for module, _ in found.values())
+        return deltas
 
     def _find_sites(self, model: nn.Module, interface: ModelInterface) -> list[tuple[str, LinearSite]]:
         config, dim = self.settings, interface.embed_dim

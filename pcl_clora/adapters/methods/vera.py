@@ -24,10 +24,15 @@ class VeRAConfig(TargetsConfig):
     start: float = 0.1  # of d; b starts at zero
     dropout: float = Field(0.0, ge=0, lt=1)  # on the input of the update
     seed: NonNegativeInt = 0  # of the random matrices (C)
+    stored: bool = False  # whether a file holds the random matrices too, for readers without the generator
+
+    def left_out(self) -> frozenset[str]:
+        """Leave out what came later while it has its default."""
+        return super().left_out() | self.at_default("stored")
 
 
 class RandomSpaces(nn.Module):
-    """The random matrices, which are not trained and not stored: they are drawn again from the seed.
+    """The random matrices, which are not trained, and stored only if asked for: the seed gives them again.
 
     Attributes:
         down: A (R, C_in of the widest layer), Kaiming uniform: within sqrt(6 / C_in).
@@ -37,14 +42,16 @@ class RandomSpaces(nn.Module):
     down: Tensor
     up: Tensor
 
-    def __init__(self, rank: int, in_features: int, rows: int, seed: int, like: Tensor) -> None:
+    def __init__(
+        self, rank: int, in_features: int, rows: int, seed: int, like: Tensor, *, stored: bool = False
+    ) -> None:
         super().__init__()
         numbers = uniform_numbers(rank * (in_features + rows), seed).to(like.dtype)
         size = rank * in_features
         down = math.sqrt(6 / in_features) * numbers[:size].view(rank, in_features)
         up = math.sqrt(6 / rank) * numbers[size:].view(rows, rank)
-        self.register_buffer("down", down.to(like.device), persistent=False)
-        self.register_buffer("up", up.to(like.device), persistent=False)
+        self.register_buffer("down", down.to(like.device), persistent=stored)
+        self.register_buffer("up", up.to(like.device), persistent=stored)
 
 
 class VectorUpdate(Update):
@@ -83,7 +90,7 @@ class VeRA(AdapterMethod):
     columns of A and the first rows of B.
 
     Ours: A and B (196,608 numbers for q and v) come from an integer generator of our own, the same on every
-    machine, so that a file holds the seed in their place.
+    machine, so that a file holds the seed in their place; `stored` puts them into the file too.
 
     Attributes:
         spaces: the random matrices.
@@ -105,6 +112,7 @@ class VeRA(AdapterMethod):
             max(site.rows[1] - site.rows[0] for site in places),
             config.seed,
             places[0].layer.weight,
+            stored=config.stored,
         )
         for path, sites in layers.items():
             updates: dict[str, Update] = {
