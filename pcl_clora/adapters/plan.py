@@ -12,6 +12,8 @@ from pcl_clora.adapters.paths import at_or_inside, join, live_path, locate, walk
 from pcl_clora.adapters.slot import Slot
 from pcl_clora.models.interface import Part, get_interface
 
+_FROZEN = "_frozen_by_adapter"  # on a module that is in evaluation mode because a plan left it out
+
 
 def make_plan(base: nn.Module, slot: Slot) -> dict[str, str]:
     """Say which tensors training changes and why: name in the adapted model's state_dict -> reason.
@@ -121,10 +123,19 @@ def apply_gradients(model: nn.Module, plan: Collection[str]) -> None:
 
 
 def freeze_statistics(model: nn.Module, plan: Mapping[str, str]) -> None:
-    """Put every module with running statistics that the plan does not name into evaluation mode."""
+    """Put every module with running statistics that the plan does not name into evaluation mode.
+
+    Those that an earlier plan left out and this one names are put into training mode again.
+    """
     for name, module in model.named_modules(remove_duplicate=False):
-        if tracks_statistics(module) and join(name, "running_mean") not in plan:
+        if not tracks_statistics(module):
+            continue
+        if join(name, "running_mean") in plan:
+            if vars(module).pop(_FROZEN, False):
+                module.train()
+        elif module.training:
             module.eval()
+            vars(module)[_FROZEN] = True
 
 
 def count_parameters(base: nn.Module, slot: Slot | None) -> dict[str, int]:

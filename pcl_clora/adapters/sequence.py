@@ -267,6 +267,7 @@ def neighbor_rows(tokens: Tokens, k: int) -> Tensor:
         raise UserValueError(f"neighbors={k} is more than a cloud has patches ({g}); lower it.")
     if ("neighbors", k) not in tokens.memo:
         center = tokens.center.detach()
+        center = center if center.dtype == torch.float64 else center.float()  # half precision is not enough
         first = torch.arange(b, device=center.device)[:, None, None] * g
         tokens.memo["neighbors", k] = (ops.knn(center, center, k).idx + first).flatten()
     rows: Tensor = tokens.memo["neighbors", k]

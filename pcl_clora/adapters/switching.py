@@ -32,7 +32,8 @@ from pcl_clora.models.interface import ModelInterface, get_interface
 class SwitchedModel(nn.Module):
     """A backbone and its adapters, one of which is in place at a time; `AdaptedModel` makes it run.
 
-    Layers of the backbone are replaced in place by `TunerLayer`s. What an adapter trains besides (head, class
+    Layers of the backbone are replaced in place by `TunerLayer`s; every module keeps its mode (training or
+    evaluation) but for BatchNorms that the adapter freezes. What an adapter trains besides (head, class
     tokens, ...) is a copy of its own, which sits in the backbone while the adapter is active; the backbone's
     own waits in `originals`, the copies of other adapters in their slots. Switching moves references, never
     values. Attributes and methods that this model does not have itself are the backbone's; a call of a method
@@ -179,7 +180,8 @@ class SwitchedModel(nn.Module):
                 copies.update(self._new_head(owned, classes, method))
             slot = Slot(name, method, copies, owned, tuple(kept), classes, header)
             for path, delta in deltas.items():
-                self._tuner_at(path).deltas[slot.key] = delta
+                self._tuner_at(path).deltas[slot.key] = delta.train(self.training)
+            method.train(self.training)
             self.slots[slot.key] = slot
             vars(self.base)["_adapted_by"] = type(self).__name__
         self.set_active(name)
@@ -249,7 +251,8 @@ class SwitchedModel(nn.Module):
         if isinstance(owner, TunerLayer):
             return owner
         tuner = TunerLayer(getattr(owner, leaf))
-        tuner.train(self.training)
+        tuner.training = tuner.base_layer.training  # nothing below it changes its mode
+        tuner.deltas.training = self.training
         setattr(owner, leaf, tuner)
         return tuner
 
@@ -377,7 +380,8 @@ class SwitchedModel(nn.Module):
         keys = {} if self._active is None else file_keys(self.base, self.slot(self._active))
         frozen = set() if self._active is None else self.slot(self._active).frozen
         apply_gradients(self, {live for live, key in keys.items() if key not in frozen})
-        self.train(self.training)
+        if self.training:
+            freeze_statistics(self, self.plan)
 
     def train(self, mode: bool = True) -> SwitchedModel:
         """Set training mode as the plan says: frozen BatchNorms stay in evaluation mode.

@@ -1,7 +1,5 @@
 """Methods that change the sequence of tokens, against their formulas written out and against golden files."""
 
-import pickle
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -398,35 +396,6 @@ def test_settings_that_a_backbone_cannot_follow_are_refused_before_anything_chan
         attach_adapter(base, {"method": "vpt", "depth": "shallow", "blocks": [1]})
 
     assert list(base.state_dict()) == names
-
-
-METHODS = ("vpt", "vpt_shallow", "dapt", "clora_geo", "gft", "idpt", "pointgst", "point_peft", "stag")
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_checkpointing_gives_the_same_gradients(name):
-    model = cases.shake(attach_adapter(cases.make_backbone("point_mae"), cases.SETTINGS[name]))
-    found = []
-    for enable in (False, True):
-        model.set_grad_checkpointing(enable)
-        model.zero_grad()
-        model(cases.make_points()).square().sum().backward()
-        found.append({key: p.grad for key, p in model.named_parameters() if p.grad is not None})
-
-    torch.testing.assert_close(found[0], found[1])
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_it_is_traced_without_a_break_and_pickled(name):
-    torch._dynamo.reset()
-    model = cases.shake(attach_adapter(cases.make_backbone("point_mae"), cases.SETTINGS[name]))
-    points = cases.make_points()
-    with torch.no_grad():
-        expected = model(points)
-        traced = torch.compile(model, backend="eager", fullgraph=True)(points)
-
-    assert torch.equal(pickle.loads(pickle.dumps(model))(points), expected)
-    torch.testing.assert_close(traced, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_inputs_are_known_by_name():

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pcl_clora.adapters.base import AdapterMethod, AdapterStateError, Delta, module_key
 from pcl_clora.adapters.config import AdapterConfig, LayerwiseConfig, unique
+from pcl_clora.adapters.methods.cores import BlockCore, Core, make_core
 from pcl_clora.adapters.methods.lora import at_rows
 from pcl_clora.adapters.methods.sade import SadeConfig, pair_similarities
 from pcl_clora.adapters.methods.spaces import Bank, BankSpaces, Spaces, read_bank
@@ -119,93 +120,6 @@ class CLoRAConfig(LayerwiseConfig):
         return self
 
 
-class BlockCore(nn.Module):
-    """Q of a module as E dense blocks: the paper's form (K).
-
-    Attributes:
-        weight: (E, R, R), zero or identities at the start.
-    """
-
-    def __init__(self, config: CLoRAConfig, like: Tensor) -> None:
-        super().__init__()
-        self.weight = _start(torch.eye(config.rank).repeat(config.num_spaces, 1, 1), config, like)
-
-    def times(self, up: Tensor) -> Tensor:
-        """Compute Q U for U (E R, d): one batched product, E R^2 d MACs."""
-        weight = self.weight.to(up)
-        return torch.bmm(weight, up.view(*weight.shape[:2], -1)).view_as(up)
-
-    def blocks(self) -> Tensor:
-        """Return Q as (E, R, R)."""
-        return self.weight
-
-
-class DiagonalCore(nn.Module):
-    """Q of a module as E diagonals; with E = 1 and U = D^T the core of ARC.
-
-    Attributes:
-        weight: (E, R), zeros or ones at the start.
-    """
-
-    def __init__(self, config: CLoRAConfig, like: Tensor) -> None:
-        super().__init__()
-        self.weight = _start(torch.ones(config.num_spaces, config.rank), config, like)
-
-    def times(self, up: Tensor) -> Tensor:
-        """Compute Q U for U (E R, d)."""
-        return self.weight.to(up).view(-1, 1) * up
-
-    def blocks(self) -> Tensor:
-        """Return Q as (E, R, R)."""
-        return torch.diag_embed(self.weight)
-
-
-class FullCore(nn.Module):
-    """Q of a module as one dense matrix over all spaces: FacT-TT of rank E R.
-
-    Attributes:
-        weight: (E R, E R), zero or the identity at the start.
-    """
-
-    def __init__(self, config: CLoRAConfig, like: Tensor) -> None:
-        super().__init__()
-        self.weight = _start(torch.eye(config.num_spaces * config.rank), config, like)
-
-    def times(self, up: Tensor) -> Tensor:
-        """Compute Q U for U (E R, d)."""
-        return self.weight.to(up) @ up
-
-
-class IdentityCore(nn.Module):
-    """Q = 1 for good; without sharing this is LoRA in front of or beside the layer."""
-
-    def __init__(self, config: CLoRAConfig, like: Tensor) -> None:
-        super().__init__()
-        self.num_spaces, self.rank = config.num_spaces, config.rank
-
-    def times(self, up: Tensor) -> Tensor:
-        """Return U."""
-        return up
-
-    def blocks(self) -> Tensor:
-        """Return Q as (E, R, R)."""
-        return torch.eye(self.rank).expand(self.num_spaces, -1, -1)
-
-
-Core = BlockCore | DiagonalCore | FullCore | IdentityCore
-_CORES: dict[str, type[BlockCore] | type[DiagonalCore] | type[FullCore] | type[IdentityCore]] = {
-    "block": BlockCore,
-    "diagonal": DiagonalCore,
-    "full": FullCore,
-    "identity": IdentityCore,
-}
-
-
-def _start(identity: Tensor, config: CLoRAConfig, like: Tensor) -> nn.Parameter:
-    start = identity if config.init == "up_zero" else torch.zeros_like(identity)
-    return nn.Parameter(start.to(like.device, like.dtype))
-
-
 def new_spaces(dim: int, config: CLoRAConfig, like: Tensor) -> Spaces:
     """Make spaces for width d of the config's sizes, on the device and in the dtype of a tensor."""
     up = {"tied": config.tied, "zero_up": config.init == "up_zero"}
@@ -240,7 +154,7 @@ class LowRankModule(nn.Module):
             spaces = new_spaces(dim, config, like)
             self.spaces = spaces
         if core is None:
-            core = _CORES[config.core](config, like)
+            core = make_core(config, like)
             self.core = core
         self._uses: tuple[Spaces, Core]
         self._uses = (spaces, core)  # a tuple: what is shared gets no second entry in the state_dict
@@ -481,7 +395,7 @@ class CLoRA(AdapterMethod):
         if key not in self.spaces:
             self.spaces[key] = self.make_spaces(key, dim, like)
         if config.sharing == "all" and self.core is None:
-            self.core = _CORES[config.core](config, like)
+            self.core = make_core(config, like)
         return LowRankModule(config, dim, like, cast(Spaces, self.spaces[key]), self.core)
 
     def make_spaces(self, key: str, dim: int, like: Tensor) -> Spaces:
