@@ -17,6 +17,7 @@ _PUBLIC = {
     "build_dataset": "pcl_clora.data",
     "cost_report": "pcl_clora.report",
     "create_model": "pcl_clora.models",
+    "embed": "pcl_clora.predict",
     "list_adapters": "pcl_clora.adapters",
     "list_models": "pcl_clora.models",
     "list_pretrained": "pcl_clora.models",

@@ -19,6 +19,7 @@ from pcl_clora.cli import (
     data,
     demo,
     doctor,
+    embed,
     evaluate,
     export,
     fewshot,
@@ -51,6 +52,9 @@ app.command("fewshot")(fewshot.fewshot)
 app.command("tune")(tune.tune)
 app.command("export")(export.export)
 app.command("predict")(predict.predict)
+app.command("embed")(embed.embed)
+app.command("search")(embed.search)
+app.command("features")(embed.features)
 app.command("view")(view.view)
 app.add_typer(compare.app, name="compare")
 app.add_typer(report.app, name="report")

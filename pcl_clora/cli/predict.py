@@ -100,7 +100,7 @@ def predict(
     pages = _Pages(html, predictors) if html is not None else None
     with interruptible("Stopped; the same command with --resume goes on."):
         times, total = asked.run(pages, jobs, batch)
-    _tell_left_out(clouds.left_out)
+    tell_left_out(clouds.left_out)
     failed = asked.tell(times, total)
     if pages is not None:
         show(*(f"{page}" for page in pages.finish()))
@@ -345,7 +345,7 @@ def _batches(stream: Iterator[Answered], size: int) -> Iterator[list[Answered]]:
         yield batch
 
 
-def _tell_left_out(left_out: Sequence[tuple[str, str]]) -> None:
+def tell_left_out(left_out: Sequence[tuple[str, str]]) -> None:
     """Count and name the files that are not read."""
     if left_out:
         named = "; ".join(f"{file} {why}" for file, why in left_out[:SHOWN])

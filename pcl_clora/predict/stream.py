@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -54,7 +54,17 @@ class Times:
 
 
 @dataclass(frozen=True)
-class _Read:
+class Read:
+    """What became of a file when it was read.
+
+    Attributes:
+        file: the cloud.
+        seconds: that it took.
+        whole: as it was read; None after an error.
+        seen: what was made of it.
+        error: why it could not be read.
+    """
+
     file: str
     seconds: float
     whole: WholeCloud | None = None
@@ -118,46 +128,75 @@ def predict_files(
         UserValueError: if jobs or batch_size is below 1.
     """
     several = [predictors] if isinstance(predictors, Predictor) else list(predictors)
-    if jobs < 1 or batch_size < 1:
-        raise UserValueError(f"jobs={jobs}, batch_size={batch_size}; give 1 or more.")
     numbers = [one.category(category) if one.segments else 0 for one in several]
     groups, spent = group_predictors(several), times or Times()
-    rest = iter(files)
+    firsts = [group.predictors[0] for group in groups]
+
+    def see(whole: WholeCloud, file: str) -> tuple[SeenCloud, ...]:
+        return tuple(first.see(whole, name=first.name_of(file)) for first in firsts)
+
+    for batch in read_ahead(files, see, jobs=jobs, batch_size=batch_size, times=spent):
+        began = time.perf_counter()
+        answers = _answer(batch, groups, numbers)
+        spent.predicting += time.perf_counter() - began
+        yield from answers
+
+
+def read_ahead(
+    files: Iterable[str],
+    see: Callable[[WholeCloud, str], tuple[SeenCloud, ...]],
+    *,
+    jobs: int = 1,
+    batch_size: int = BATCH_SIZE,
+    times: Times | None = None,
+) -> Iterator[list[Read]]:
+    """Read files in threads, some batches ahead of who takes them.
+
+    Args:
+        files: see `read_whole`.
+        see: what is made of a cloud and the name of its file, in the thread that read it.
+        jobs: threads.
+        batch_size: files of a batch.
+        times: reading and waiting are added to it.
+
+    Yields:
+        Batches in the order of the files; a file that cannot be read gives its error.
+
+    Raises:
+        UserValueError: if jobs or batch_size is below 1.
+    """
+    if jobs < 1 or batch_size < 1:
+        raise UserValueError(f"jobs={jobs}, batch_size={batch_size}; give 1 or more.")
+    spent, rest = times or Times(), iter(files)
     with ThreadPoolExecutor(jobs, thread_name_prefix="read") as pool:
-        waiting: deque[Future[_Read]] = deque()
+        waiting: deque[Future[Read]] = deque()
         try:
             while True:
                 for file in islice(rest, (AHEAD + 1) * batch_size - len(waiting)):
-                    waiting.append(pool.submit(_read, file, groups))
+                    waiting.append(pool.submit(_read, file, see))
                 if not waiting:
                     return
                 began = time.perf_counter()
                 batch = [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
                 spent.waiting += time.perf_counter() - began
                 spent.reading += sum(one.seconds for one in batch)
-                began = time.perf_counter()
-                answers = _answer(batch, groups, numbers)
-                spent.predicting += time.perf_counter() - began
-                yield from answers
+                yield batch
         finally:
             for future in waiting:
                 future.cancel()
 
 
-def _read(file: str, groups: Sequence[Group]) -> _Read:
-    """Read a file, and see it as every group does."""
+def _read(file: str, see: Callable[[WholeCloud, str], tuple[SeenCloud, ...]]) -> Read:
     began = time.perf_counter()
     try:
         whole = read_whole(file)
-        seen = tuple(
-            first.see(whole, name=first.name_of(file)) for first in (group.predictors[0] for group in groups)
-        )
+        seen = see(whole, file)
     except (PclCloraError, OSError, MemoryError) as error:
-        return _Read(file, time.perf_counter() - began, error=_message(error))
-    return _Read(file, time.perf_counter() - began, whole, seen)
+        return Read(file, time.perf_counter() - began, error=_message(error))
+    return Read(file, time.perf_counter() - began, whole, seen)
 
 
-def _answer(batch: Sequence[_Read], groups: Sequence[Group], numbers: Sequence[int]) -> list[Answered]:
+def _answer(batch: Sequence[Read], groups: Sequence[Group], numbers: Sequence[int]) -> list[Answered]:
     """Ask the models about the clouds of a batch that could be read."""
     began = time.perf_counter()
     good = [one for one in batch if not one.error]

@@ -110,6 +110,7 @@ def render_gallery(
     title: str = "Gallery",
     up: str = "y",
     quantise: bool | None = True,
+    score_name: str = "IoU",
 ) -> HtmlPage:
     """Write a page of thumbnails, worst score first; a click opens the panels.
 
@@ -119,13 +120,14 @@ def render_gallery(
         title: of the page.
         up: the axis that points up.
         quantise: 16 bits for positions by default, because a gallery holds many clouds.
+        score_name: what the scores are, beside which they stand in percent.
     """
     if not items:
         raise UserValueError("There is nothing to show: give at least one Item.")
     known = [item for item in items if item.score is not None]
     order = sorted(known, key=lambda item: item.score or 0.0)
     order += [item for item in items if item.score is None]
-    return _write(path, order, title, up, quantise, gallery=True)
+    return _write(path, order, title, up, quantise, gallery=True, score_name=score_name)
 
 
 def _write(
@@ -136,6 +138,7 @@ def _write(
     quantise: bool | None,
     *,
     gallery: bool,
+    score_name: str = "",
 ) -> HtmlPage:
     if up not in ("y", "z"):
         raise UserValueError(f"up={up!r}; use 'y' or 'z'.")
@@ -144,13 +147,14 @@ def _write(
         "title": title,
         "up": up,
         "gallery": gallery,
+        "scoreName": score_name,
         "turn": TURN,
         "tilt": TILT,
         "plain": rgb(PLAIN),
         "scale": VIRIDIS,
         "items": [_item(item, store, quantise) for item in items],
     }
-    script, style = _part("viewer.js"), _part("viewer.css")
+    script, style = page_part("viewer.js"), page_part("viewer.css")
     filled = {
         "TITLE": html.escape(title),
         "SCRIPT_HASH": policy_hash(script),
@@ -160,7 +164,7 @@ def _write(
         "DATA": safe_json(content),
         "BUFFERS": "\n".join(store.tags()),
     }
-    text = fill_page(_part("page.html"), filled)
+    text = fill_page(page_part("page.html"), filled)
     if path is not None:
         write_text(path, text)
     return HtmlPage(text, None if path is None else Path(path))
@@ -178,7 +182,8 @@ def safe_json(content: Any) -> str:
 
 
 @cache
-def _part(name: str) -> str:
+def page_part(name: str) -> str:
+    """Read a part of the pages."""
     return (files("pcl_clora.vis") / "page" / name).read_text(encoding="utf-8")
 
 

@@ -60,7 +60,7 @@ class PredictionPages:
             number = len(self.pages) + 1
             path = self.folder / ("index.html" if number == 1 else f"index_{number}.html")
             title = self.title if number == 1 else f"{self.title}, page {number}"
-            render_gallery(path, self._items, title=title)
+            render_gallery(path, self._items, title=title, score_name="confidence")
             self.pages.append(path)
             self._items = []
         return self.pages

@@ -497,14 +497,14 @@
     byId("title").textContent = data.title;
     const wanted = byId("filter").value, cards = byId("cards");
     const shown = data.items.filter((item) => !wanted || item.group === wanted);
-    byId("gallery-count").textContent = shown.length + " clouds, worst first";
+    byId("gallery-count").textContent = shown.length + " clouds" + (data.items.some((item) => item.score !== null) ? ", lowest " + data.scoreName + " first" : "");
     cards.replaceChildren(...shown.map((item) => {
       const card = element("button", "card"), image = element("img", ""), caption = element("div", "caption");
       card.type = "button";
       image.alt = "";
       image.loading = "lazy";
       if (item.thumbnail.startsWith("data:image/png;base64,")) image.src = item.thumbnail;
-      caption.append(element("span", "", item.title), element("span", "score", item.score === null ? "" : "IoU " + percent(item.score)));
+      caption.append(element("span", "", item.title), element("span", "score", item.score === null ? "" : data.scoreName + " " + percent(item.score)));
       card.append(image, caption);
       card.addEventListener("click", () => open(item));
       return card;
