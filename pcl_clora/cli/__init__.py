@@ -24,6 +24,7 @@ from pcl_clora.cli import (
     export,
     fewshot,
     methods,
+    novelty,
     predict,
     pretrain,
     probe,
@@ -55,6 +56,7 @@ app.command("predict")(predict.predict)
 app.command("embed")(embed.embed)
 app.command("search")(embed.search)
 app.command("features")(embed.features)
+app.command("novelty")(novelty.novelty)
 app.command("view")(view.view)
 app.add_typer(compare.app, name="compare")
 app.add_typer(report.app, name="report")

@@ -40,6 +40,7 @@ FREE_ON_RESUME = (
     "train.cache",
     "train.checkpoint_every_steps",
     "train.device",
+    "train.novelty",
     "train.num_workers",
     "train.progress",
     "train.tensorboard",
@@ -162,10 +163,11 @@ class TrainConfig(Config):
     num_workers: NonNegativeInt = 0  # processes that read clouds
     progress: Literal["auto", "rich", "plain", "off"] = "auto"  # "auto": a bar on a terminal
     tensorboard: bool = False  # also write tensorboard files; metrics.jsonl is always written
+    novelty: NonNegativeInt = 1000  # training clouds that calibrate the novelty of a classifier; 0 = none
 
     def left_out(self) -> frozenset[str]:
         """Name the settings that came later, where they have their default; see `Config.left_out`."""
-        return super().left_out() | self.at_default("product", "draw", "cache")
+        return super().left_out() | self.at_default("product", "draw", "cache", "novelty")
 
     @field_validator("progress", mode="before")
     @classmethod

@@ -22,6 +22,7 @@ from pcl_clora.engine.evaluate import evaluate
 from pcl_clora.engine.events import RunLog
 from pcl_clora.engine.interrupt import PoliteStop, TrainingInterrupted
 from pcl_clora.engine.modes import autocast
+from pcl_clora.engine.novelty.calibration import calibrate_model, write_beside
 from pcl_clora.engine.optim import rate_at
 from pcl_clora.engine.patch_memory import KnownPatches
 from pcl_clora.engine.precision import Precision, choose_precision, kept_precision, say_precision
@@ -366,10 +367,26 @@ class Trainer:
         self._save_best(header)
         result["adapter_bytes"] = self.folder.chosen.stat().st_size
         result["adapter_sha256"] = sha256_file(self.folder.chosen)
+        self._calibrate_novelty()
         write_json(self.folder.result, result)
         self._log.tell({"kind": "result", "step": self.state.step, "epoch": self.state.epoch, **result})
         self.parts.model.eval()
         return RunResult(self.folder.path, metrics, result, self.parts.model)
+
+    def _calibrate_novelty(self) -> None:
+        """Write how unlike the training clouds a cloud is, where the run classifies clouds."""
+        if not self.cfg.train.novelty:
+            return
+        found = calibrate_model(
+            self.parts.model,
+            self.cfg,
+            self.parts.data,
+            most=self.cfg.train.novelty,
+            precision=self.precision,
+            product=self.product,
+        )
+        if found is not None:
+            write_beside(self.folder.chosen, found)
 
     def _save_best(self, metadata: Mapping[str, Any]) -> None:
         known = {

@@ -21,13 +21,14 @@ from pcl_clora.data.input_rule import SeenCloud, Up
 from pcl_clora.data.readers.whole import WholeCloud, read_whole
 from pcl_clora.engine import PartSegmentationTask, RunConfig, choose_device
 from pcl_clora.engine.modes import autocast
+from pcl_clora.engine.novelty import load_novelty
 from pcl_clora.engine.precision import Precision
+from pcl_clora.engine.tap import FeatureTap
 from pcl_clora.engine.trained_classes import match_classes
 from pcl_clora.errors import UserTypeError, UserValueError
 from pcl_clora.models.layers.product import Route, use_route
 from pcl_clora.predict.opened import Opened, header_of, open_source
 from pcl_clora.predict.prediction import Prediction
-from pcl_clora.predict.tap import FeatureTap
 
 BATCH_SIZE = 16  # clouds that go through the model together
 
@@ -106,6 +107,7 @@ class Predictor:
         model: in evaluation mode, on its device.
         task: what the logits mean.
         rule: which points the model sees, and where they lie.
+        novelty: how unlike the training clouds a cloud is; None where the run has no calibration.
 
     Raises:
         ConfigError: if the folder holds no finished run, or its task has no labels.
@@ -140,6 +142,7 @@ class Predictor:
             beside.shares = True
         self._dataset: PointDataset | None = None
         self._tap = FeatureTap(self.model.get_classifier())
+        self.novelty = None if self.segments else load_novelty(found.file, self.digest)
 
     @property
     def name(self) -> str:
@@ -365,7 +368,7 @@ class Predictor:
         else:
             rows = [self._run(few[k : k + 1], numbers[k : k + 1]) for k in range(len(few))]
             logits, features = (torch.cat(each) for each in zip(*rows, strict=True))
-        return list(self._said(seen, categories, logits, features.numpy()))
+        return list(self._said(seen, categories, logits, features))
 
     def _run(self, points: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Run the model: logits and features on the CPU, float32."""
@@ -394,16 +397,17 @@ class Predictor:
         seen: Sequence[SeenCloud],
         categories: Sequence[int],
         logits: Tensor,
-        features: NDArray[np.float32],
+        features: Tensor,
     ) -> Iterator[Prediction]:
         if not self.segments:
             probability = logits.softmax(-1).numpy()
-            for cloud, row, feature in zip(seen, probability, features, strict=True):
-                yield Prediction(self.names, row, cloud, feature=feature)
+            novelty = [None] * len(seen) if self.novelty is None else self.novelty(features, logits).tolist()
+            for cloud, row, feature, score in zip(seen, probability, features.numpy(), novelty, strict=True):
+                yield Prediction(self.names, row, cloud, feature=feature, novelty=score)
             return
         taxonomy = self.taxonomy
         parts = self.part_probability(logits, torch.tensor(list(categories))).numpy()
-        for cloud, row, number, feature in zip(seen, parts, categories, features, strict=True):
+        for cloud, row, number, feature in zip(seen, parts, categories, features.numpy(), strict=True):
             yield Prediction(self.names, row, cloud, taxonomy.categories[number], feature)
 
     def _number(self, category: str | int) -> int:

@@ -73,6 +73,11 @@ class RunFolder:
         return self.path / "best" / "adapter.safetensors"
 
     @property
+    def novelty(self) -> Path:
+        """How unlike the training clouds a cloud is; of classifications only."""
+        return self.chosen.with_suffix(".novelty.safetensors")
+
+    @property
     def result(self) -> Path:
         """What came out, in numbers."""
         return self.path / "result.json"
@@ -80,7 +85,7 @@ class RunFolder:
     @property
     def files(self) -> tuple[Path, ...]:
         """All of them but tensorboard's, whether they are there or not."""
-        chosen = (self.chosen, self.checkpoint)
+        chosen = (self.chosen, self.novelty, self.checkpoint)
         return (self.config, self.env, self.plan, self.metrics, self.result, *chosen)
 
     def nonfinite(self, step: int) -> Path:
@@ -125,7 +130,14 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what an earlier run in this folder would leave standing beside a new one."""
-        own = (self.checkpoint, self.chosen, self.result, self.metrics, *map(self.path.joinpath, DERIVED))
+        own = (
+            self.checkpoint,
+            self.chosen,
+            self.novelty,
+            self.result,
+            self.metrics,
+            *map(self.path.joinpath, DERIVED),
+        )
         patterns = ("nonfinite-step-*.safetensors", "tensorboard/events.out.tfevents.*")
         for path in (*own, *(found for pattern in patterns for found in self.path.glob(pattern))):
             with explained(path, "removed"):

@@ -21,7 +21,11 @@ class FeatureTap:
 
     def __init__(self, head: nn.Module) -> None:
         self._seen: dict[int, Tensor] = {}
-        head.register_forward_pre_hook(self._note)
+        self._handle = head.register_forward_pre_hook(self._note)
+
+    def remove(self) -> None:
+        """Take no features any more."""
+        self._handle.remove()
 
     def _note(self, _: nn.Module, given: tuple[Any, ...]) -> None:
         tokens = given[0] if len(given) < 3 else given[2]
