@@ -38,11 +38,12 @@ class DataConfig(Config):
     sampling_seed: NonNegativeInt = 0  # seed of these draws
     allow_empty_classes: bool = False  # train although classes have no training clouds
     up: Up = "y"  # axis of the files that points up; clouds are turned so that it is y
+    leave_out: tuple[str, ...] = ()  # classes whose clouds are not read; the others are numbered anew
 
     def left_out(self) -> frozenset[str]:
         """Name the settings that came later, where they have their default; see `Config.left_out`."""
         later = ("shots", "shots_seed", "val_shots", "sampling", "sampling_seed", "allow_empty_classes", "up")
-        return super().left_out() | self.at_default(*later)
+        return super().left_out() | self.at_default(*later, "leave_out")
 
     def file_root(self) -> str:
         """Name the folder below which files are named for their draws; "" where that is not known."""

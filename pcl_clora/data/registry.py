@@ -11,7 +11,7 @@ from pcl_clora.config import Registry
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import PointDataset, check_split
 from pcl_clora.data.paper_sampling import PaperOrder
-from pcl_clora.data.subset import SubsetDataset, choose_per_class
+from pcl_clora.data.subset import SubsetDataset, choose_per_class, without_classes
 from pcl_clora.io import DataError, explained
 
 Maker = Callable[[Any, str], PointDataset]
@@ -73,6 +73,8 @@ def build_dataset(config: DataConfig | Mapping[str, Any], split: str) -> PointDa
         )
     with explained(parsed.root or parsed.name, "read"):
         dataset = _datasets.maker(parsed)(parsed, check_split(split))
+    if parsed.leave_out:
+        dataset = without_classes(dataset, parsed.leave_out)
     if split == "train" and parsed.shots and not parsed.shots_in_reader:
         dataset = SubsetDataset(dataset, _choose_shots(dataset, parsed, parsed.shots, "data.shots"))
     if split == "train" and parsed.sampling == "paper" and parsed.paper_draws == "order":

@@ -96,6 +96,27 @@ class PartsRelabelled(SubsetDataset):
         return None if labels is None else self._parts[labels]
 
 
+def without_classes(dataset: PointDataset, names: Sequence[str]) -> SubsetDataset:
+    """Leave the clouds of some classes out; the other classes are numbered anew, in their order.
+
+    Raises:
+        DataError: if a name is no class of the data, two classes or more are not left, or points have labels.
+    """
+    known, place = dataset.class_names, "data.leave_out"
+    if isinstance(dataset, PartDataset):
+        raise DataError(place, "is for classes, and these are categories of parts", "leave it empty")
+    wrong = [name for name in names if name not in known]
+    if wrong:
+        raise DataError(place, f"names {', '.join(wrong)}; the classes are {', '.join(known)}", "name these")
+    kept = [label for label, name in enumerate(known) if name not in names]
+    if len(kept) < 2:
+        raise DataError(place, f"leaves {len(kept)} classes, expected two or more", "leave out fewer")
+    chosen = torch.nonzero(torch.isin(dataset.labels, torch.tensor(kept))).flatten()
+    classes = {label: number for number, label in enumerate(kept)}
+    class_names = [known[label] for label in kept]
+    return SubsetDataset(dataset, chosen, classes=classes, class_names=class_names)
+
+
 def require_training_clouds(train: PointDataset, config: DataConfig) -> None:
     """Refuse classes that nothing can be learnt about, unless the settings allow them.
 

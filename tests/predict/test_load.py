@@ -12,6 +12,7 @@ import pcl_clora
 from pcl_clora.adapters.files import AdapterFileError, open_adapter, read_header, write_adapter
 from pcl_clora.config import ConfigError, build
 from pcl_clora.engine import RunConfig, RunFolder, Trainer
+from pcl_clora.engine.novelty import calibrate_run
 from pcl_clora.models.weights.load import LoadReport
 from pcl_clora.predict import Predictor, load_several
 from tests.support.cli_cases import TINY
@@ -248,3 +249,10 @@ def test_a_bare_file_does_not_know_its_data(builtin_run, tmp_path):
         pcl_clora.load(file).dataset()
     with pytest.raises(ValueError, match="belongs to a run folder"):
         pcl_clora.load(file, data=tmp_path)
+
+
+def test_novelty_is_for_classifiers(segmentation_run):
+    assert not RunFolder(segmentation_run).novelty.exists()
+    assert pcl_clora.load(segmentation_run)(cloud(), "mug").novelty is None
+    with pytest.raises(ConfigError, match="novelty needs a run that classifies clouds"):
+        calibrate_run(segmentation_run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from torch import Tensor
 from pcl_clora.adapters import AdaptedModel
 from pcl_clora.adapters.files import read_header
 from pcl_clora.config import ConfigError
-from pcl_clora.data import PointDataset, PointLoader
+from pcl_clora.data import PointDataset
 from pcl_clora.data.input_rule import thin
+from pcl_clora.data.transforms import make_augment
 from pcl_clora.engine.config import RunConfig
 from pcl_clora.engine.modes import autocast, evaluation_mode
 from pcl_clora.engine.novelty.scores import SCORES, NoveltyScore
@@ -29,7 +30,7 @@ from pcl_clora.io import DataError, load_tensors, save_tensors
 from pcl_clora.models.layers.product import Route, use_route
 
 FORMAT, VERSION = "pcl_clora.novelty", 1
-SCORE = "knn"  # the best of SCORES where they were compared, see docs/prediction.md
+SCORE = "knn_logit"  # the best of SCORES where they were compared, see docs/prediction.md
 KNOWN = 0.95  # share of known clouds that stay below the threshold
 HELD_OUT = 0.2  # share of the training clouds that the score does not know, and that give the threshold
 FEWEST = 20  # clouds below which a threshold would mean nothing
@@ -121,6 +122,7 @@ def outputs_of(
     *,
     precision: Precision = "float32",
     product: Route = "torch",
+    change: Callable[[Tensor], Tensor] | None = None,
 ) -> Outputs:
     """Run a classifier over clouds: features that enter its head (n, F), logits (n, C), labels (n,); CPU.
 
@@ -131,6 +133,7 @@ def outputs_of(
         num_points: that the model gets.
         precision: of the run.
         product: of the run.
+        change: what is done to the points (B, N, 3) of a batch first.
     """
     device = next(model.parameters()).device
     tap = FeatureTap(model.get_classifier())
@@ -139,8 +142,9 @@ def outputs_of(
         with evaluation_mode(model), torch.inference_mode(), use_route(product):
             for rows in torch.split(indices, BATCH_SIZE):
                 batch = thin(dataset.read_batch(rows).to(device), num_points)
+                points = batch.points if change is None else change(batch.points)
                 with autocast(device, precision == "bfloat16"):
-                    logits = as_logits(model(batch.points)).float().cpu()
+                    logits = as_logits(model(points)).float().cpu()
                 found.append((tap.take().cpu(), logits, batch.label.cpu()))
     finally:
         tap.remove()
@@ -176,8 +180,9 @@ def calibrate_model(
     """Calibrate the score of a run; None where it does not classify clouds, or has too few of them.
 
     Held-out clouds are those of the validation split, where the run has one. Otherwise a fifth of the
-    training clouds is kept from the score. The model has trained on these: docs/prediction.md says how many
-    of the test clouds lie above the threshold then.
+    training clouds is kept from the score. The model has trained on these, so they are shown to it augmented,
+    which takes part of its familiarity away; docs/prediction.md says how many of the test clouds lie above
+    the threshold then.
 
     Args:
         model: with the adapter in place.
@@ -194,14 +199,36 @@ def calibrate_model(
     if len(known) + len(held) < FEWEST:
         return None
 
-    def outputs(loader: PointLoader, indices: Tensor) -> Outputs:
-        num_points = cfg.data.num_points
-        return outputs_of(model, loader.dataset, indices, num_points, precision=precision, product=product)
-
+    how: dict[str, Any] = {"precision": precision, "product": product}
+    first = outputs_of(model, data.train.dataset, known, cfg.data.num_points, **how)
     other = data.validation
     if other is not None and len(other.indices) >= FEWEST:
-        return calibrate(outputs(data.train, known), outputs(other, other.indices[:most]), score=score)
-    return calibrate(outputs(data.train, known), outputs(data.train, held), score=score)
+        chosen = other.indices[:most]
+        apart = outputs_of(model, other.dataset, chosen, cfg.data.num_points, **how)
+        return calibrate(first, apart, score=score)
+    return calibrate(first, as_in_training(model, cfg, data, held, **how), score=score)
+
+
+def as_in_training(
+    model: AdaptedModel,
+    cfg: RunConfig,
+    data: RunData,
+    indices: Tensor,
+    *,
+    precision: Precision = "float32",
+    product: Route = "torch",
+) -> Outputs:
+    """Run a classifier over training clouds as training showed them to it: augmented; see `outputs_of`."""
+    augment, generator = make_augment(cfg.augment), make_generator("novelty", "augment", cfg.seed)
+    return outputs_of(
+        model,
+        data.train.dataset,
+        indices,
+        cfg.data.num_points,
+        precision=precision,
+        product=product,
+        change=lambda points: augment(points, generator),
+    )
 
 
 def calibrate_run(

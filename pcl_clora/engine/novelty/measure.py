@@ -10,7 +10,7 @@ import torch
 
 from pcl_clora.config import ConfigError
 from pcl_clora.data import build_dataset
-from pcl_clora.engine.novelty.calibration import calibrate, outputs_of, split_clouds
+from pcl_clora.engine.novelty.calibration import as_in_training, calibrate, outputs_of, split_clouds
 from pcl_clora.engine.novelty.scores import SCORES, auroc
 from pcl_clora.engine.precision import precision_of_run
 from pcl_clora.engine.product_route import product_of_run
@@ -58,7 +58,7 @@ def measure_novelty(
     data, where = make_data(cfg), choose_device(device)
     model.to(where)
     other = type(cfg.data).model_validate(
-        {**cfg.data.model_dump(), "root": str(root), "shots": 0, "allow_empty_classes": True}
+        {**cfg.data.model_dump(), "root": str(root), "shots": 0, "leave_out": (), "allow_empty_classes": True}
     )
     novel = build_dataset(other, split)
     wrong = [name for name in known_as if name not in novel.class_names]
@@ -75,7 +75,7 @@ def measure_novelty(
     how: dict[str, Any] = {"precision": precision_of_run(run, cfg), "product": product_of_run(run, cfg)}
     points = cfg.data.num_points
     fitted = outputs_of(model, data.train.dataset, known, points, **how)
-    held_out = outputs_of(model, data.train.dataset, held, points, **how)
+    held_out = as_in_training(model, cfg, data, held, **how)
     tested = outputs_of(model, data.test.dataset, data.test.indices, points, **how)
     strange = outputs_of(model, novel, chosen, points, **how)
     found = {}

@@ -1,4 +1,4 @@
-"""Published scores of how unlike known clouds a cloud is; larger is less like them.
+"""Scores of how unlike known clouds a cloud is, published ones and ours; larger is less like them.
 
 Each is fitted on the features that enter the head of a classifier, (n, F), its logits (n, C) and the labels
 (n,), and is a set of tensors, so that a file can hold it.
@@ -160,6 +160,44 @@ class VirtualLogit(NoveltyScore):
         return cls(tensors["mean"], tensors["outside"], tensors["scale"][0])
 
 
+class NearestLogit(NoveltyScore):
+    """Distance to the nearest known cloud, as a logit against those of the classes: ours.
+
+    The virtual logit of ViM, with the distance of `NearestNeighbor` in place of the residual: clouds from
+    elsewhere lie far from all that is known, and clouds of a class that resembles the known ones have small
+    logits. The scale makes the distances of known clouds to one another as large as their largest logits.
+    """
+
+    name = "knn_logit"
+
+    def __init__(self, nearest: NearestNeighbor, scale: Tensor) -> None:
+        self._nearest, self._scale = nearest, scale
+
+    @classmethod
+    def fit(cls, features: Tensor, logits: Tensor, labels: Tensor) -> Self:
+        """Keep the features, and fit the scale."""
+        nearest = NearestNeighbor.fit(features, logits, labels)
+        known = F.normalize(features.double(), dim=1)
+        cosine = known @ known.T
+        cosine.fill_diagonal_(-1.0)
+        between = (2 - 2 * cosine.amax(1)).clamp_min(0).sqrt().mean()
+        return cls(nearest, logits.double().amax(1).mean() / between.clamp_min(1e-12))
+
+    def __call__(self, features: Tensor, logits: Tensor) -> Tensor:
+        """Virtual logit less the log-sum-exp of the others."""
+        virtual: Tensor = self._scale.double() * self._nearest(features, logits)
+        return virtual - logits.double().logsumexp(1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the known features (n, F), float16, and the scale."""
+        return {**self._nearest.tensors(), "scale": self._scale.reshape(1)}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Take both."""
+        return cls(NearestNeighbor.of(tensors), tensors["scale"][0])
+
+
 class Energy(NoveltyScore):
     """Minus the log-sum-exp of the logits; nothing is fitted.
 
@@ -202,7 +240,8 @@ class MaxSoftmax(Energy):
 
 
 SCORES: Mapping[str, type[NoveltyScore]] = {
-    score.name: score for score in (NearestNeighbor, Mahalanobis, VirtualLogit, Energy, MaxSoftmax)
+    score.name: score
+    for score in (NearestLogit, NearestNeighbor, Mahalanobis, VirtualLogit, Energy, MaxSoftmax)
 }
 
 
