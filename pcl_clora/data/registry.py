@@ -72,9 +72,7 @@ def build_dataset(config: DataConfig | Mapping[str, Any], split: str) -> PointDa
             "data.root", f"is empty, but the data set {parsed.name} reads files", "set it to their folder"
         )
     with explained(parsed.root or parsed.name, "read"):
-        dataset = _datasets.maker(parsed)(parsed, check_split(split))
-    if parsed.leave_out:
-        dataset = without_classes(dataset, parsed.leave_out)
+        dataset = _read(parsed, check_split(split))
     if split == "train" and parsed.shots and not parsed.shots_in_reader:
         dataset = SubsetDataset(dataset, _choose_shots(dataset, parsed, parsed.shots, "data.shots"))
     if split == "train" and parsed.sampling == "paper" and parsed.paper_draws == "order":
@@ -96,11 +94,17 @@ def build_validation(config: DataConfig | Mapping[str, Any]) -> PointDataset | N
     parsed = parse_data_config(config)
     with explained(parsed.root or parsed.name, "read"):
         if parsed.val_shots:
-            whole = _datasets.maker(parsed)(parsed, "train")
+            whole = _read(parsed, "train")
             few = _choose_shots(whole, parsed, parsed.shots, "data.shots")
             more = _choose_shots(whole, parsed, parsed.shots + parsed.val_shots, "data.val_shots")
             return SubsetDataset(whole, more[~torch.isin(more, few)])
-        return _datasets.maker(parsed)(parsed, "val") if parsed.has_validation else None
+        return _read(parsed, "val") if parsed.has_validation else None
+
+
+def _read(config: DataConfig, split: str) -> PointDataset:
+    """Read a split whole, without the classes that are left out."""
+    dataset = _datasets.maker(config)(config, split)
+    return without_classes(dataset, config.leave_out) if config.leave_out else dataset
 
 
 def _choose_shots(train: PointDataset, config: DataConfig, count: int, place: str) -> torch.Tensor:
