@@ -192,6 +192,7 @@ class _Asked:
         models = {one.name: one.digest for one in self.predictors}
         journal = Journal(self.out, models, resume=self.resume) if self.is_table else None
         todo = [file for file in self.files if not self._is_done(file, journal)]
+        self.count = len(todo)
         try:
             with FileCounter(len(self.files), len(self.files) - len(todo)) as counter:
                 stream = predict_files(
@@ -293,7 +294,7 @@ class _Asked:
                 file=sys.stderr,
             )
         if self.is_table and not self.as_json:
-            show(_summary(self.out, self.rows, times, total))
+            show(_summary(self.out, self.rows, self.count, times, total))
         return len(failed)
 
     def _tell_row(self, row: Row) -> None:
@@ -353,16 +354,16 @@ def tell_left_out(left_out: Sequence[tuple[str, str]]) -> None:
         print(f"{len(left_out)} files are left out: {named}{more}.", file=sys.stderr)
 
 
-def _summary(out: Path, rows: Sequence[Row], times: Times, total: float) -> str:
-    """Say how many rows there are of which status, and how fast they came."""
+def _summary(out: Path, rows: Sequence[Row], files: int, times: Times, total: float) -> str:
+    """Say how many rows there are of which status, and how fast files came."""
     counts = {
         status: sum(1 for row in rows if row.status == status)
         for status in ("ok", "novel", "undecided", "error")
     }
     said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     return (
-        f"{out}: {len(rows)} rows ({said or 'none'}); {total:.1f} s, of which the model waited for files "
-        f"{times.waiting:.1f} s"
+        f"{out}: {len(rows)} rows ({said or 'none'}); {total:.1f} s, {files / max(total, 1e-9):.1f} files a "
+        f"second, the model waited for files {100 * times.waiting / max(total, 1e-9):.1f} % of the time"
     )
 
 

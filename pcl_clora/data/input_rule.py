@@ -324,9 +324,9 @@ class InputRule(Config):
         of_the_layout = Path(name.partition("#")[0]).suffix.lower() in LAYOUT_ROWS
         if self.cut != "first" or len(points) <= wanted or of_the_layout:
             return True
-        given = points.astype(np.float64)
-        error = np.abs(given[:wanted].mean(axis=0) - given.mean(axis=0))
-        return bool((error <= 6 * given.std(axis=0) / wanted**0.5).all())
+        given = np.ascontiguousarray(points.T, dtype=np.float64)
+        error = np.abs(given[:, :wanted].mean(axis=1) - given.mean(axis=1))
+        return bool((error <= 6 * given.std(axis=1) / wanted**0.5).all())
 
     def _fits(self, taken: Tensor) -> bool:
         """Tell whether a cloud lies where those of the training lay, so that it is taken as it is."""
@@ -350,7 +350,7 @@ class InputRule(Config):
         if available is not None and available < self.num_points:
             yield f"the cloud has {available} points, the model sees {self.num_points}: filled up with copies"
         else:
-            distinct = len(torch.unique(seen, dim=0))
+            distinct = _count_distinct(seen)
             if 1 < distinct < self.num_points / 2:
                 yield f"only {distinct} of the {self.num_points} points that the model sees are distinct"
         size, most = (float(value) for value in _extent(whole.numpy()))
@@ -374,8 +374,15 @@ class _Taken:
 
 def _extent(points: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Measure clouds (..., N, 3): their longest side, and how far they reach from 0; both (...), float64."""
-    low, high = points.min(axis=-2).astype(np.float64), points.max(axis=-2).astype(np.float64)
+    columns = np.ascontiguousarray(np.moveaxis(points, -1, -2))  # numpy is 15 times as fast along them
+    low, high = columns.min(axis=-1).astype(np.float64), columns.max(axis=-1).astype(np.float64)
     return (high - low).max(axis=-1), np.maximum(np.abs(low), np.abs(high)).max(axis=-1)
+
+
+def _count_distinct(points: Tensor) -> int:
+    """Count the different points of a cloud (N, 3), float32."""
+    rows = np.ascontiguousarray(points.numpy() + np.float32(0))  # -0.0 becomes 0.0
+    return len(np.unique(rows.view(np.dtype((np.void, 12)))))
 
 
 def _blurred(size: float, most: float) -> str:
