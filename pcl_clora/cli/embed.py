@@ -91,7 +91,7 @@ def features(
     ] = None,
     where: Annotated[Path | None, typer.Option("--in", help="Index that `pcl-clora embed` wrote.")] = None,
     plot: Annotated[Path, typer.Option(help="Page to write: one html file.")] = Path("features.html"),
-    method: Annotated[
+    layout: Annotated[
         str, typer.Option(help="tsne keeps neighbours together; pca the largest differences.")
     ] = "tsne",
     labels: Annotated[
@@ -117,9 +117,9 @@ def features(
         raise ConfigError(f"--plot {plot}: a page ends in .html.")
     index = load_index(where) if where is not None else _index(paths or [], model, dim, jobs, up, plot)
     groups = _groups(index.files, labels)
-    places = lay_out(index.vectors, method)
+    places = lay_out(index.vectors, layout)
     pictures = [picture(points) for points in index.points]
-    how = {"tsne": "t-SNE", "pca": "the two largest principal components"}[method]
+    how = {"tsne": "t-SNE", "pca": "the two largest principal components"}[layout]
     render_map(
         plot,
         places,

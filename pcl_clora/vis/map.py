@@ -17,15 +17,15 @@ from pcl_clora.io.pictures import PLAIN, draw_cloud, encode_png, part_colour, rg
 from pcl_clora.vis.html import HtmlPage, fill_page, page_part, policy_hash, safe_json
 
 PICTURE = 96  # pixels of a cloud's picture
-METHODS = ("tsne", "pca")
+LAYOUTS = ("tsne", "pca")
 
 
-def lay_out(vectors: NDArray[np.float32], method: str = "tsne", *, seed: int = 0) -> NDArray[np.float64]:
+def lay_out(vectors: NDArray[np.float32], layout: str = "tsne", *, seed: int = 0) -> NDArray[np.float64]:
     """Put vectors onto a plane by scikit-learn.
 
     Args:
         vectors: (n, dim).
-        method: "tsne", which keeps neighbours together, or "pca", which keeps the largest differences.
+        layout: "tsne", which keeps neighbours together, or "pca", which keeps the largest differences.
         seed: of t-SNE.
 
     Returns:
@@ -33,10 +33,10 @@ def lay_out(vectors: NDArray[np.float32], method: str = "tsne", *, seed: int = 0
 
     Raises:
         MissingPackageError: if scikit-learn is not installed.
-        ValueError: if the method is not known, or there are fewer than three clouds.
+        ValueError: if the layout is not known, or there are fewer than three clouds.
     """
-    if method not in METHODS:
-        raise UserValueError(f"method={method!r} is not known; use {' or '.join(METHODS)}.")
+    if layout not in LAYOUTS:
+        raise UserValueError(f"layout={layout!r} is not known; use {' or '.join(LAYOUTS)}.")
     if len(vectors) < 3:
         raise UserValueError(f"a map of {len(vectors)} clouds says nothing; give three or more.")
     try:
@@ -46,7 +46,7 @@ def lay_out(vectors: NDArray[np.float32], method: str = "tsne", *, seed: int = 0
         raise MissingPackageError("A map needs scikit-learn: pip install 'pcl-clora[sklearn]'.") from error
     values = np.asarray(vectors, dtype=np.float64)
     values = PCA(min(50, len(values) - 1, values.shape[1]), random_state=seed).fit_transform(values)
-    if method == "tsne":
+    if layout == "tsne":
         perplexity = min(30.0, (len(values) - 1) / 3)
         values = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(values)
     values = np.asarray(values[:, :2], dtype=np.float64)

@@ -135,7 +135,7 @@ def test_a_map_has_a_point_and_a_picture_for_every_cloud(index, tmp_path, method
     pytest.importorskip("sklearn")
     page = tmp_path / "map.html"
 
-    found = call("features", "--in", index, "--plot", page, "--method", method)
+    found = call("features", "--in", index, "--plot", page, "--layout", method)
 
     assert found.exit_code == 0, found.output
     text = page.read_text()
@@ -159,7 +159,7 @@ def test_a_map_reads_clouds_itself(classification_run, shapes, tmp_path):
     pytest.importorskip("sklearn")
     model = ["--model", classification_run]
 
-    found = call("features", shapes, "--plot", tmp_path / "m.html", "--method", "pca", *model)
+    found = call("features", shapes, "--plot", tmp_path / "m.html", "--layout", "pca", *model)
 
     assert found.exit_code == 0, found.output
     assert "12 clouds" in (tmp_path / "m.html").read_text()
@@ -172,7 +172,7 @@ def test_a_map_reads_clouds_itself(classification_run, shapes, tmp_path):
         (["search", "Q", "--in", "INDEX", "--out", "page.txt"], "a page ends in .html"),
         (["search", "gone.npy", "--in", "INDEX"], "there is no such file"),
         (["features"], "Give point files, or an index with --in"),
-        (["features", "--in", "INDEX", "--method", "umap"], "method='umap' is not known"),
+        (["features", "--in", "INDEX", "--layout", "umap"], "layout='umap' is not known"),
         (["features", "--in", "INDEX", "--labels", "Q"], "Q"),
         (["embed", "Q", "--out", "o.npy"], "end its name in .safetensors"),
         (["embed", "Q", "--model", "gone"], "there is no such run folder or adapter file"),
