@@ -398,8 +398,13 @@ class SwitchedModel(nn.Module):
             freeze_statistics(self, self.plan)
         return self
 
-    def reset_classifier(self, num_classes: int) -> None:
+    def reset_classifier(self, num_classes: int, *more: Any, **named: Any) -> None:
         """Replace the head by a new one: that of the active adapter, or the backbone's while none is active.
+
+        Args:
+            num_classes: logits; parts in part segmentation.
+            more: what the backbone's own method takes besides, such as the number of categories.
+            named: the same by name.
 
         Raises:
             AdapterStateError: if the active adapter has no head of its own.
@@ -411,7 +416,7 @@ class SwitchedModel(nn.Module):
                 f"Adapter {slot.name!r} runs with the backbone's head; call set_active(None) to replace that."
             )
         if slot is None or not slot.method.has_own_head(self.interface):
-            cast(Any, self.base).reset_classifier(num_classes)
+            cast(Any, self.base).reset_classifier(num_classes, *more, **named)
         else:
             for path, head in self._new_head(slot.owned, num_classes, slot.method).items():
                 owner, leaf = locate(self.base, path)

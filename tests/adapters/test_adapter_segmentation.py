@@ -123,6 +123,17 @@ def test_merging_changes_only_rounding(name: str, method: str) -> None:
     assert torch.equal(model(*inputs()), expected)
 
 
+def test_a_head_of_another_taxonomy_belongs_to_the_active_adapter(name: str, method: str) -> None:
+    model = attach_adapter(make_base(name), settings(method))
+    points, category = inputs()
+
+    model.reset_classifier(5, num_categories=2)
+
+    assert model(points, category.clamp_max(1)).shape == (4, 64, 5)
+    model.set_active(None)
+    assert model(points, category).shape == (4, 64, 7)
+
+
 def test_another_adapter_has_a_head_with_parts_of_its_own(name: str, method: str) -> None:
     model = attach_adapter(make_base(name), settings(method), "first")
     first = model(*inputs())
