@@ -249,8 +249,8 @@ SLOWER_KINDS = ("half_of_it_one_point", "exponential", "outliers", "sorted_line"
 def test_no_cloud_takes_much_longer_than_a_random_one(kind):
     random, points = make_slow_cloud("random", 40_000), make_slow_cloud(kind, 40_000)
     fastest = min(seconds_of(random) for _ in range(3))
-    # Looking at all pairs would take about 60 times as long.
-    assert min(seconds_of(points) for _ in range(3)) < 8 * fastest
+    # Looking at all pairs would take about 60 times as long; the slowest kind takes 4 to 8, by processor.
+    assert min(seconds_of(points) for _ in range(3)) < 16 * fastest
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
