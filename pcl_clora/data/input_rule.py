@@ -115,7 +115,7 @@ class InputRule(Config):
                     f"coordinates of up to {np.abs(array).max():.4g} are beyond float32, and this rule takes "
                     "clouds as they are stored; scale them, or set data.normalize=true."
                 )
-            if self.frame == "file":
+            if self.frame == "file" and array.size:
                 size, most = _extent(array)
                 for place in np.argwhere(most > MAX_OFFSET * size)[:1]:
                     warn_once(f"{_blurred(size[tuple(place)], most[tuple(place)])}; {MOVE}", kind="blurred")
