@@ -25,7 +25,8 @@ _START = (
     "runpy.run_path(sys.argv[2], run_name='__main__')"
 )
 _MEMORY = (4 << 30, 64)  # bytes that a parser may ask for: these, and so many times the file's size
-SECONDS = (60.0, 5e-6)  # that a parser may take: these, and so many for every byte
+SECONDS = (60.0, 5e-6)  # of processor time that a parser may take: these, and so many for every byte
+WAIT = 10.0  # times as long it may take where others use the processor
 MOST_ARRAYS = 1 << 12
 
 
@@ -154,20 +155,19 @@ def parse(path: Path, parser: str, part: str, max_points: int | None) -> Read:
         path.open("rb") as file,
     ):  # what the system refuses is not the parser's fault
         size = os.fstat(file.fileno()).st_size
-    request = {
+    request: dict[str, Any] = {
         "parser": parser, "path": str(path.absolute()), "part": part, "most": max_points,
-        "memory": _MEMORY[0] + _MEMORY[1] * size,
+        "memory": _MEMORY[0] + _MEMORY[1] * size, "seconds": SECONDS[0] + SECONDS[1] * size,
     }  # fmt: skip
-    seconds = SECONDS[0] + SECONDS[1] * size
     with _lock:
         if _running is None or _running.process.poll() is not None:
             _running = _Child()
         try:
-            said, arrays = _running.ask(request, seconds)
+            said, arrays = _running.ask(request, WAIT * (1.0 + float(request["seconds"])))
         except EOFError:
             ended = _running.close()
             _running = None
-            raise DataError(path, f"{_how(ended, seconds)}; the file is broken or hostile", AGAIN) from None
+            raise DataError(path, f"{_how(ended)}; the file is broken or hostile", AGAIN) from None
         except BaseException:  # an interruption would leave half an answer in the pipe
             _running.process.kill()
             _running.close()
@@ -184,11 +184,11 @@ def parse(path: Path, parser: str, part: str, max_points: int | None) -> Read:
     return points, {name.removeprefix("field "): values for name, values in arrays.items()}, faces
 
 
-def _how(ended: int, seconds: float) -> str:
+def _how(ended: int) -> str:
     """Say how a process came to its end."""
     if ended >= 0:
         return f"its parser crashed (exit code {ended})"
     name = signal.Signals(-ended).name
-    if name == "SIGKILL":
-        return f"its parser was stopped after {seconds:.0f} s, or for want of memory"
+    if name in ("SIGKILL", "SIGXCPU"):
+        return f"its parser was stopped ({name}), it took too long or too much memory"
     return f"its parser crashed ({name})"

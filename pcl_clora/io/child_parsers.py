@@ -260,7 +260,7 @@ PARSERS: dict[str, Callable[[str, str, int | None], Found]] = {
 
 def answer(asked: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray]]:
     """Parse one file: what the line of the answer says, and the arrays that follow it."""
-    _limit_memory(int(asked["memory"]))
+    _limit(int(asked["memory"]), int(asked["seconds"]))
     try:
         found = PARSERS[asked["parser"]](asked["path"], asked["part"], asked["most"])
     except Refused as error:
@@ -276,15 +276,17 @@ def answer(asked: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray]]:
     return {"arrays": said}, list(arrays.values())
 
 
-def _limit_memory(size: int) -> None:
+def _limit(memory: int, seconds: int) -> None:
+    """Let requests for more memory fail, and more processor time end this process."""
     try:
         import resource
     except ImportError:  # not on Windows
         return
-    most = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(
-        resource.RLIMIT_AS, (size if most == resource.RLIM_INFINITY else min(size, most), most)
-    )
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    until = int(spent.ru_utime + spent.ru_stime) + 1 + seconds
+    for what, wanted in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, until)):
+        most = resource.getrlimit(what)[1]
+        resource.setrlimit(what, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
 
 
 def main() -> None:

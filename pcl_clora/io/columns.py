@@ -473,10 +473,15 @@ def write_text(path: Path, points: Array, fields: Mapping[str, Array], faces: Ar
     head = heads.get(kind, comment)
     with path.open("w", encoding="utf-8") as file:
         file.write(f"{head}\n" if head else "")
-        for start in range(0, len(points), _ROWS):
-            rows = slice(start, start + _ROWS)
-            block = [column[rows].tolist() for column in columns.values()]
-            file.writelines(f"{form}\n" % numbers for numbers in zip(*block, strict=True))
+        write_rows(file, form, *columns.values())
+
+
+def write_rows(file: TextIO, form: str, *tables: Array) -> None:
+    """Write a line for every row of tables (N,) or (N, C), side by side, as `form` with % says it."""
+    columns = [column for table in tables for column in (table.T if table.ndim == 2 else [table])]
+    for start in range(0, len(tables[0]), _ROWS):
+        block = [column[start : start + _ROWS].tolist() for column in columns]
+        file.writelines(f"{form}\n" % numbers for numbers in zip(*block, strict=True))
 
 
 def _format(values: Array) -> str:

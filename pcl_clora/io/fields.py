@@ -14,6 +14,7 @@ import numpy as np
 from pcl_clora.errors import UserValueError, warn_once
 from pcl_clora.io.errors import DataError
 
+_ROWS = 1 << 17  # points that are looked at at once
 AGAIN = "get or write the file again"
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
@@ -297,15 +298,19 @@ def names_of_axes(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
 def needs_float64(points: Array) -> bool:
     """Tell whether float32 would move points visibly: by more than a millionth of the cloud's size.
 
-    The size is that of its middle half, so that one far outlier does not hide it.
+    The size is that of its middle half, so that one far outlier does not hide it; of very many points, it is
+    told by a part of them.
     """
     if (points.dtype.kind == "f" and points.dtype.itemsize <= 4) or not points.size:
         return False
     with np.errstate(over="ignore", invalid="ignore"):
-        wide = points.astype(np.float64)
-        moved = np.abs(wide.astype(np.float32) - wide).max(axis=0)
+        moved = np.zeros(points.shape[1])
+        for start in range(0, len(points), _ROWS):
+            wide = points[start : start + _ROWS].astype(np.float64)
+            moved = np.maximum(moved, np.abs(wide.astype(np.float32) - wide).max(axis=0))
         if not moved.any():
             return False
-        quarters = np.percentile(wide, (25, 75), axis=0)
-        size = float((quarters[1] - quarters[0]).max()) or float(np.ptp(wide, axis=0).max())
+        some = points[:: 1 + len(points) // _ROWS].astype(np.float64)
+        quarters = np.percentile(some, (25, 75), axis=0)
+        size = float((quarters[1] - quarters[0]).max()) or float(np.ptp(points, axis=0).max())
         return bool(size > 0 and not (moved <= 1e-6 * size).all())

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pcl_clora.errors import UserValueError
-from pcl_clora.io.columns import shown
+from pcl_clora.io.columns import shown, write_rows
 from pcl_clora.io.errors import DataError, explained
 from pcl_clora.io.fields import AGAIN, Array, Read, colors_of_bits
 from pcl_clora.io.numbers import numbers_of
@@ -185,9 +185,9 @@ def write_off(path: Path, points: Array, fields: Mapping[str, Array], faces: Arr
         form += 3 * ["%d"]
     with path.open("w", encoding="ascii") as file:
         file.write(f"{kind}OFF\n{len(points)} {0 if faces is None else len(faces)} 0\n")
-        np.savetxt(file, np.concatenate(rows, axis=1), fmt=" ".join(form))
+        write_rows(file, " ".join(form), *rows)
         if faces is not None:
-            np.savetxt(file, faces, fmt="3 %d %d %d")
+            write_rows(file, "3 %d %d %d", faces)
 
 
 def fan(faces: Array) -> Array:

@@ -17,6 +17,7 @@ FAKES = {
     "segmentation fault": "import ctypes\ndef open(*a, **k): ctypes.string_at(0)\n",
     "exit": "import os\ndef open(*a, **k): os._exit(3)\n",
     "hang": "def open(*a, **k):\n    while True: pass\n",
+    "sleep": "import time\ndef open(*a, **k): time.sleep(1000)\n",
     "memory": "def open(*a, **k): return bytearray(1 << 40)\n",
     "words": "def open(*a, **k):\n    print('x' * 100000)\n    raise ValueError('torn')\n",
     "garbage": "import sys\nsys.stdout.write('not json')\ndef open(*a, **k): raise RuntimeError\n",
@@ -25,7 +26,8 @@ SAID = {
     "abort": r"its parser crashed \(SIGABRT\); the file is broken or hostile",
     "segmentation fault": r"its parser crashed \(SIGSEGV\)",
     "exit": r"its parser crashed \(exit code 3\)",
-    "hang": "its parser was stopped after",
+    "hang": r"its parser was stopped \(SIGXCPU\), it took too long",
+    "sleep": r"its parser was stopped \(SIGKILL\), it took too long",
     "memory": "announces more than fits into memory",
     "words": r"is not a complete las file \(ValueError: torn\)",
     "garbage": r"is not a complete las file \(RuntimeError\)",
@@ -57,7 +59,8 @@ def fake(tmp_path, monkeypatch):
 @pytest.mark.parametrize("how", FAKES)
 def test_a_crash_of_a_parser_is_one_error_and_the_next_file_is_read(las, fake, monkeypatch, how):
     with monkeypatch.context() as patched:
-        patched.setattr(child, "SECONDS", (0.7 if how == "hang" else 60.0, 0.0))
+        patched.setattr(child, "SECONDS", (0.0 if how in ("hang", "sleep") else 60.0, 0.0))
+        patched.setattr(child, "WAIT", 1.0 if how == "sleep" else 100.0)
         fake(FAKES[how])
         with pytest.raises(DataError, match=SAID[how]):
             read_points(las)
