@@ -79,7 +79,7 @@ def convert(
 def _pairs(source: Path, target: Path, to: str) -> list[tuple[Path, Path]]:
     """Pair the files of a folder with those that are to be made of them."""
     from pcl_clora.errors import UserValueError
-    from pcl_clora.io.formats import POINT_SUFFIXES, WRITE_SUFFIXES, listed
+    from pcl_clora.io.formats import POINT_SUFFIXES, WRITE_SUFFIXES, is_of_gltf, listed
 
     suffix = f".{to.lower().lstrip('.')}"
     if suffix not in WRITE_SUFFIXES:
@@ -89,7 +89,9 @@ def _pairs(source: Path, target: Path, to: str) -> list[tuple[Path, Path]]:
     if target.exists() and not target.is_dir():
         raise UserValueError(f"{target} is a file, and a folder of new files was to be there.")
     files = sorted(
-        file for file in source.rglob("*") if file.is_file() and file.suffix.lower() in POINT_SUFFIXES
+        file
+        for file in source.rglob("*")
+        if file.is_file() and file.suffix.lower() in POINT_SUFFIXES and not is_of_gltf(file)
     )
     pairs = [(file, (target / file.relative_to(source)).with_suffix(suffix)) for file in files]
     made = [new for _, new in pairs]

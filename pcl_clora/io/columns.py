@@ -48,7 +48,7 @@ _KINDS = {
     "intensity": ("x", "y", "z", "intensity"),
     "both": ("x", "y", "z", "intensity", "red", "green", "blue"),
 }
-_BLOCK = 1 << 24  # characters that are parsed at once
+_BLOCK = 1 << 22  # characters that are parsed at once
 _ROWS = 1 << 16  # written at once
 _DIGITS_OF = 30_000  # numbers that are looked at to tell how many digits a file has
 _LOOK_AHEAD = 50  # lines that decide what a comma means

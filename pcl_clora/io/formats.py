@@ -135,6 +135,11 @@ def format_of(path: str | Path) -> Format | None:
     return _BY_SUFFIX.get(Path(path).suffix.lower())
 
 
+def is_of_gltf(path: Path) -> bool:
+    """Tell the numbers of a glTF beside it, which are no file of their own, from a scan that ends in .bin."""
+    return path.suffix.lower() == ".bin" and path.with_suffix(".gltf").is_file()
+
+
 def recognised(path: Path) -> Format | None:
     """Find the format that the first bytes of a file say; None where they say none.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from codecs import BOM_UTF8
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,27 +28,51 @@ def read_off(path: Path, part: str, row: int | None, max_points: int | None) -> 
     that of the edges, and what COFF, NOFF and STOFF say of a vertex: the fields "colors", "alpha",
     "normals" and "texture". Vertices in four or n dimensions and binary files are refused.
     """
-    with explained(path, "read"):
-        content = path.read_bytes().removeprefix(BOM_UTF8)
-    bare = ((number, line.partition(b"#")[0].strip()) for number, line in enumerate(_split(content), start=1))
-    lines = [(number, line) for number, line in bare if line]
     try:
-        kind, counts, lines = _header(lines)
-        vertices, fields = _vertices(kind, lines[: counts[0]], counts[0])
-        faces = _faces(lines[counts[0] :], counts[1], counts[0])
+        kind, counts, lines = _header(_read_lines(path))
+        vertices, fields = _vertices(kind, lines.part(0, counts[0]), counts[0])
+        faces = _faces(lines.part(counts[0]), counts[1], counts[0])
     except UserValueError as error:
         raise DataError(path, str(error), AGAIN) from None
     fields = {name: values[:max_points] for name, values in fields.items()}
     return vertices[:max_points], fields, faces if len(faces) and max_points is None else None
 
 
-def _split(content: bytes) -> list[bytes]:
-    return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+@dataclass(frozen=True)
+class _Lines:
+    """Lines that say something, with their numbers in the file; millions take little memory."""
+
+    texts: list[bytes]
+    numbers: Array
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, place: int) -> _Line:
+        return int(self.numbers[place]), self.texts[place]
+
+    def __iter__(self) -> Iterator[_Line]:
+        return zip(self.numbers, self.texts, strict=True)
+
+    def part(self, start: int, stop: int | None = None) -> _Lines:
+        return _Lines(self.texts[start:stop], self.numbers[start:stop])
 
 
-def _header(lines: list[_Line]) -> tuple[str, tuple[int, int], list[_Line]]:
+def _read_lines(path: Path) -> _Lines:
+    with explained(path, "read"):
+        content = path.read_bytes().removeprefix(BOM_UTF8)
+    texts = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    if b"#" in content:
+        texts = [line.partition(b"#")[0] for line in texts]
+    del content
+    texts = [line.strip() for line in texts]
+    said = np.fromiter(map(bool, texts), bool, len(texts))
+    return _Lines([line for line in texts if line], 1 + np.flatnonzero(said))
+
+
+def _header(lines: _Lines) -> tuple[str, tuple[int, int], _Lines]:
     """Take apart keyword and counts: the letters of the variant, vertices and faces, and what follows."""
-    first = lines[0][1] if lines else b""
+    first = lines.texts[0] if len(lines) else b""
     found = _KEYWORD.match(first)
     if found is None:
         raise UserValueError(f"starts with {first[:8]!r}, expected OFF")
@@ -59,7 +84,7 @@ def _header(lines: list[_Line]) -> tuple[str, tuple[int, int], list[_Line]]:
         raise UserValueError(
             f"is of the kind {found[0].decode()}, whose vertices are not in three dimensions, expected OFF"
         )
-    lines = [(lines[0][0], rest), *lines[1:]] if rest else list(lines[1:])
+    lines = _Lines([rest, *lines.texts[1:]], lines.numbers) if rest else lines.part(1)
     words: list[bytes] = []
     used = 0
     while used < len(lines) and (not words or (len(words) == 1 and len(lines[used][1].split()) == 1)):
@@ -68,14 +93,14 @@ def _header(lines: list[_Line]) -> tuple[str, tuple[int, int], list[_Line]]:
     if len(words) == 2 and used > 1 and used < len(lines) and len(lines[used][1].split()) == 1:
         used += 1  # a line each for vertices, faces and edges
     if not 2 <= len(words) <= 3 or not all(word.isdigit() and len(word) < 19 for word in words):
-        at = f"{_line(lines[0])}: " if lines else ""
+        at = f"{_line(lines[0])}: " if len(lines) else ""
         raise UserValueError(
             f"{_TORN}: {at}expected the numbers of vertices, faces and edges, whole and not negative"
         )
-    return kind, (int(words[0]), int(words[1])), lines[used:]
+    return kind, (int(words[0]), int(words[1])), lines.part(used)
 
 
-def _vertices(kind: str, lines: Sequence[_Line], count: int) -> tuple[Array, dict[str, Array]]:
+def _vertices(kind: str, lines: _Lines, count: int) -> tuple[Array, dict[str, Array]]:
     if len(lines) < count:
         raise UserValueError(
             f"{_TORN}: it announces {count} vertices and holds {len(lines)} lines after that"
@@ -101,13 +126,13 @@ def _vertices(kind: str, lines: Sequence[_Line], count: int) -> tuple[Array, dic
     return table[:, :3], fields
 
 
-def _table(lines: Sequence[_Line]) -> Array:
+def _table(lines: _Lines) -> Array:
     """Read lines of equally many numbers."""
-    if not lines:
+    if not len(lines):
         return np.empty((0, 3))
     width = len(lines[0][1].split())
     try:
-        table = numbers_of(b"\n".join(line for _, line in lines))
+        table = numbers_of(b"\n".join(lines.texts))
     except ValueError:
         table = np.empty(0)
     if len(table) != width * len(lines) or any(len(line.split()) != width for _, line in lines):
@@ -126,7 +151,7 @@ def _are_numbers(line: bytes) -> bool:
         return False
 
 
-def _faces(lines: Sequence[_Line], count: int, num_vertices: int) -> Array:
+def _faces(lines: _Lines, count: int, num_vertices: int) -> Array:
     """Read faces, a line each: how many corners, these, and perhaps a colour; cut them into triangles."""
     if len(lines) != count:
         raise UserValueError(
@@ -135,7 +160,7 @@ def _faces(lines: Sequence[_Line], count: int, num_vertices: int) -> Array:
     if not count:
         return np.empty((0, 3), np.int64)
     try:
-        numbers = numbers_of(b"\n".join(line for _, line in lines))
+        numbers = numbers_of(b"\n".join(lines.texts))
     except ValueError:
         numbers = np.empty(0)
     if len(numbers) == 4 * count and (numbers[::4] == 3).all():

@@ -12,6 +12,7 @@ from pcl_clora.data.readers.whole import WHOLE_SUFFIXES, count_clouds
 from pcl_clora.engine.run.data_identity import NO_CLOUDS
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import DataError, explained
+from pcl_clora.io.formats import is_of_gltf
 
 NEED_A_ROW = (".dat", ".pkl")  # pickles of published code: a folder does not say which cloud is meant
 
@@ -88,6 +89,8 @@ def _below(folder: Path) -> Iterator[tuple[str, str]]:
             yield str(file), "holds many clouds; name one behind '#'"
         elif suffix not in WHOLE_SUFFIXES:
             yield str(file), f"ends in {suffix or 'nothing'}, which is no kind of point file known here"
+        elif is_of_gltf(file):
+            yield str(file), "belongs to the gltf beside it"
         elif file.stem.lower() in NO_CLOUDS:
             yield str(file), "is a text for people by its name"
         else:

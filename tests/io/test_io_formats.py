@@ -1,5 +1,7 @@
 """Every format reads and writes; other libraries say what is right."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from pcl_clora.io import FORMATS, POINT_SUFFIXES, DataError, read_points, write_points
 from pcl_clora.io.formats import ANY
+from tests.support.big_scan import write_scan
 
 RANDOM = np.random.default_rng(0)
 POINTS = RANDOM.random((60, 3)).astype(np.float32)
@@ -463,3 +466,26 @@ def test_the_formats_page_lists_every_format():
         row = next((line for line in page.splitlines() if line.startswith(f"| {one.name} |")), "")
         assert all(f"`{suffix}`" in row for suffix in one.suffixes), one.name
         assert (one.package or "-") in row.split("|")[6], one.name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process from /proc")
+@pytest.mark.parametrize("suffix", [".laz", ".csv"])
+def test_a_scan_takes_memory_by_its_points_so_that_five_millions_stay_below_2_gb(tmp_path, suffix):
+    need(suffix)
+    root, count = Path(__file__).parents[2], 300_000
+    write_scan(tmp_path / f"a{suffix}", count)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.big_scan",
+        suffix,
+        str(count),
+        "--file",
+        str(tmp_path / f"a{suffix}"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    before, own, parsers = map(int, done.stdout.split())
+    fixed = 60 + (80 if parsers else 0)  # MiB: blocks of text, the other process and its libraries
+    bytes_a_point = (own - before + parsers - fixed) * 2**20 / count
+    assert before + fixed + 5_000_000 * bytes_a_point / 2**20 < 2e9 / 2**20

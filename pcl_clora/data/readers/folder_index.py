@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from pcl_clora.io import POINT_SUFFIXES, DataError, no_folder
+from pcl_clora.io.formats import is_of_gltf
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -182,7 +183,7 @@ def _census(folder: Path) -> _Census:
         suffix = file.suffix.lower()
         kind = (
             found.here
-            if suffix in POINT_SUFFIXES and not _is_of_gltf(file)
+            if suffix in POINT_SUFFIXES and not is_of_gltf(file)
             else found.scans
             if suffix in SCAN_SUFFIXES
             else found.others
@@ -238,10 +239,5 @@ def _files(folder: Path, suffixes: tuple[str, ...] = POINT_SUFFIXES) -> list[Pat
         if file.suffix.lower() in suffixes
         and file.is_file()
         and not file.name.startswith(".")
-        and not _is_of_gltf(file)
+        and not is_of_gltf(file)
     )
-
-
-def _is_of_gltf(file: Path) -> bool:
-    """Tell the numbers of a glTF beside it from a scan, which ends in .bin as well."""
-    return file.suffix.lower() == ".bin" and file.with_suffix(".gltf").is_file()
