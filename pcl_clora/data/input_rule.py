@@ -347,6 +347,8 @@ class InputRule(Config):
                 f"{100 * crowded:.1f} % of the points lie within a thousandth of the cloud's radius of one "
                 "another: points far off leave no room for the shape"
             )
+        elif _is_line(seen):
+            yield "all points lie on one line"
         if available is not None and available < self.num_points:
             yield f"the cloud has {available} points, the model sees {self.num_points}: filled up with copies"
         else:
@@ -392,6 +394,12 @@ def _blurred(size: float, most: float) -> str:
         f"a cloud that is {size:.4g} wide lies up to {most:.4g} from the origin, where float32 has "
         f"{steps:.3g} steps for its longest side, and is taken as it is stored"
     )
+
+
+def _is_line(points: Tensor) -> bool:
+    """Tell whether points (N, 3) lie within a thousandth of their extent of one line."""
+    spread = torch.linalg.svdvals(points.double() - points.double().mean(dim=0))
+    return bool(spread[1] <= CLOSE * spread[0])
 
 
 def _like(whole: Tensor, anchor: Tensor) -> Tensor:

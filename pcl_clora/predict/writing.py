@@ -159,7 +159,8 @@ def result_names(files: Sequence[str]) -> list[str]:
     twice = sorted({file for file, name in zip(files, names, strict=True) if names.count(name) > 1})
     if twice:
         raise UserValueError(
-            f"These files are given twice, or named alike: {', '.join(twice)}; name each once."
+            f"These files are given twice, or their results would have one name: {', '.join(twice)}. Name "
+            "each once, or predict them into folders of their own (--out)."
         )
     return names
 

@@ -42,6 +42,8 @@ def test_results_of_files_of_one_name_are_called_by_their_folders(files, expecte
 def test_a_file_given_twice_is_refused():
     with pytest.raises(ValueError, match="given twice"):
         result_names(["a/1.xyz", "a/1.xyz"])
+    with pytest.raises(ValueError, match=r"one name: a/1.xyz, a_1.xyz. .*folders of their own"):
+        result_names(["a/1.xyz", "b/1.xyz", "a_1.xyz"])
 
 
 def test_files_of_one_name_do_not_overwrite_one_another(classification_run, cloud, tmp_path):
@@ -110,6 +112,7 @@ def test_something_else_of_that_name_is_not_overwritten(classification_run, clou
     ("points", "said"),
     [
         (np.full((100, 3), 0.1), "all points coincide"),
+        (np.linspace([1, 2, 3], [2, 5, -1], 300), "all points lie on one line"),
         (np.r_[np.random.default_rng(0).normal(size=(255, 3)) * 1e-9, [[7, 0, 0]]], "99.6 % of the points"),
         (np.random.default_rng(0).normal(size=(7, 3)), "has 7 points, the model sees 48"),
     ],
