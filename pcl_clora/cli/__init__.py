@@ -5,6 +5,7 @@ Commands live in modules of their own and import what they need when they run, s
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -34,6 +35,7 @@ from pcl_clora.cli import (
     view,
     weights,
 )
+from pcl_clora.cli.common import WarningFormatter, complain
 from pcl_clora.errors import PclCloraError
 
 DEBUG = "--debug"
@@ -105,15 +107,14 @@ def main(arguments: Sequence[str] | None = None, *, prog_name: str = "pcl-clora"
         prog_name: how help and messages call the program.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(WarningFormatter())
     try:
         app(args=[item for item in given if item != DEBUG], prog_name=prog_name)
     except Exception as error:
         if DEBUG in given or not _is_for_user(error):
             raise
-        from pcl_clora.io.text import visible
-
-        message = visible(str(error) or type(error).__name__, keep="\n")
-        print(f"error: {message}\n({DEBUG} shows where this came from)", file=sys.stderr)
+        complain(f"error: {str(error) or type(error).__name__}\n({DEBUG} shows where this came from)")
         sys.exit(2)
     sys.exit(0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,11 +46,28 @@ def show(*renderables: Any) -> None:
         console.print(visible(item, keep="\n") if isinstance(item, str) else item, markup=False)
 
 
+def complain(text: str) -> None:
+    """Print a message on standard error, whatever names stand in it."""
+    from pcl_clora.io.text import visible
+
+    print(visible(text, keep="\n"), file=sys.stderr)
+
+
+class WarningFormatter(logging.Formatter):
+    """Shows what is logged as the command line shows all texts."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Give the message, with hidden characters as escapes."""
+        from pcl_clora.io.text import visible
+
+        return visible(super().format(record), keep="\n")
+
+
 @contextmanager
 def interruptible(message: str = "") -> Iterator[None]:
     """Turn Ctrl-C into a message, by default its own, and exit code 130."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        print(message or str(stop) or "Interrupted.", file=sys.stderr)
+        complain(message or str(stop) or "Interrupted.")
         raise typer.Exit(INTERRUPTED) from None

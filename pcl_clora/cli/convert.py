@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pcl_clora.cli.common import AsJson, print_json, show
+from pcl_clora.cli.common import AsJson, complain, print_json, show
 
 if TYPE_CHECKING:
     from pcl_clora.data.convert import Converted
@@ -68,11 +67,11 @@ def convert(
             done = convert_file(file, new, **options)
         except PclCloraError as error:
             failed += 1
-            print(f"error: {error}", file=sys.stderr)
+            complain(f"error: {error}")
             continue
         _tell(str(file), new, done, as_json)
     if failed:
-        print(f"{failed} of {len(pairs)} files could not be converted.", file=sys.stderr)
+        complain(f"{failed} of {len(pairs)} files could not be converted.")
         raise typer.Exit(1)
 
 

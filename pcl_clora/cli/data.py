@@ -65,6 +65,7 @@ def info(root: Root, as_json: AsJson = False) -> None:
     from dataclasses import asdict
 
     from pcl_clora.data import describe_root
+    from pcl_clora.io.text import visible
 
     found = describe_root(root)
     if as_json:
@@ -72,7 +73,7 @@ def info(root: Root, as_json: AsJson = False) -> None:
         return
     more = "".join(f" data.{key}={value}" for key, value in found.settings.items())
     how = f"read it with: data.name={found.layout} data.root={root}{more}"
-    show(str(found), how, ", ".join(found.class_names))
+    show(str(found), how, ", ".join(map(visible, found.class_names)))
 
 
 @app.command()

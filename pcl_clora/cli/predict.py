@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pcl_clora.cli.common import AsJson, interruptible, print_json, show
+from pcl_clora.cli.common import AsJson, complain, interruptible, print_json, show
 
 if TYPE_CHECKING:
     from pcl_clora.predict import Answered, Prediction, Predictor, Row, Times
@@ -283,27 +282,31 @@ class _Asked:
             for row in self.rows:
                 if not row.error:
                     self._tell_row(row)
+        from pcl_clora.io.text import visible
+
         failed = {row.file: row.error for row in self.rows if row.error}
         shown = list(failed.items()) if not self.is_table else list(failed.items())[:SHOWN]
         for file, problem in shown:
-            print(f"error: {problem if problem.startswith(file) else f'{file}: {problem}'}", file=sys.stderr)
+            name = visible(file)
+            complain(f"error: {problem if problem.startswith(name) else f'{name}: {problem}'}")
         if failed:
-            print(
+            complain(
                 f"{len(failed)} of {len(self.files)} files could not be predicted"
-                + (f"; {self.out} says why." if self.is_table else "."),
-                file=sys.stderr,
+                + (f"; {self.out} says why." if self.is_table else ".")
             )
         if self.is_table and not self.as_json:
             show(_summary(self.out, self.rows, self.count, times, total))
         return len(failed)
 
     def _tell_row(self, row: Row) -> None:
+        from pcl_clora.io.text import visible
+
         content = self.contents[row.file]
         content = content if len(self.predictors) == 1 else content[row.model]
         who = f"{row.model}: " if len(self.predictors) > 1 else ""
         written = ", ".join(content["files"].values())
         mark = "" if row.status == "ok" else f" ({row.status})"
-        show(f"{row.file}: {who}{_say(content)}{mark} -> {written}")
+        show(visible(f"{row.file}: {who}{_say(content)}{mark} -> {written}"))
         for warning in row.warnings:
             show(f"  warning: {warning}")
 
@@ -351,7 +354,7 @@ def tell_left_out(left_out: Sequence[tuple[str, str]]) -> None:
     if left_out:
         named = "; ".join(f"{file} {why}" for file, why in left_out[:SHOWN])
         more = f"; and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
-        print(f"{len(left_out)} files are left out: {named}{more}.", file=sys.stderr)
+        complain(f"{len(left_out)} files are left out: {named}{more}.")
 
 
 def _summary(out: Path, rows: Sequence[Row], files: int, times: Times, total: float) -> str:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pcl_clora.errors import PclCloraError, UserValueError
+from pcl_clora.io.text import visible
 
 
 class DataError(UserValueError):
@@ -27,7 +28,7 @@ class DataError(UserValueError):
             remedy: what to do about it, without a full stop.
         """
         self.file, self.problem, self.remedy = str(file), problem, remedy
-        super().__init__(f"{self.file}: {problem}; {remedy}.")
+        super().__init__(f"{visible(self.file)}: {problem}; {remedy}.")
 
     def __reduce__(self) -> tuple[type[DataError], tuple[str, str, str]]:
         # Errors cross from loader workers by pickle, which would call __init__ with the joined text only.

@@ -18,6 +18,7 @@ import numpy as np
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import write_text
 from pcl_clora.io.pictures import PLAIN, TILT, TURN, VIRIDIS, rgb
+from pcl_clora.io.text import visible
 from pcl_clora.vis.panel import LabelLayer, Panel, ScalarLayer, check_panels
 
 QUANTISE_ABOVE = 200_000  # points; larger clouds get positions of 16 bits unless told otherwise
@@ -142,7 +143,7 @@ def _write(
 ) -> HtmlPage:
     if up not in ("y", "z"):
         raise UserValueError(f"up={up!r}; use 'y' or 'z'.")
-    store = _Store()
+    store, title = _Store(), visible(title)
     content = {
         "title": title,
         "up": up,
@@ -245,8 +246,8 @@ class _Store:
 def _item(item: Item, store: _Store, quantise: bool | None) -> dict[str, Any]:
     thumbnail = base64.b64encode(item.thumbnail).decode("ascii")
     return {
-        "title": item.title,
-        "group": item.group,
+        "title": visible(item.title),
+        "group": visible(item.group),
         "score": item.score,
         "thumbnail": f"data:image/png;base64,{thumbnail}" if thumbnail else "",
         "panels": [_panel(panel, store, quantise) for panel in item.panels],
@@ -259,7 +260,7 @@ def _panel(panel: Panel, store: _Store, quantise: bool | None) -> Mapping[str, A
     if panel.centers is not None:
         centers = {"buffer": store.add(panel.centers.astype(np.float32)), "count": len(panel.centers)}
     return {
-        "title": panel.title,
+        "title": visible(panel.title),
         "note": panel.note,
         "points": store.points(panel.points, quantise),
         "centers": centers,
@@ -272,11 +273,11 @@ def _layer(layer: LabelLayer | ScalarLayer, store: _Store) -> dict[str, Any]:
     if isinstance(layer, LabelLayer):
         return {
             "kind": "labels",
-            "name": layer.name,
+            "name": visible(layer.name),
             "buffer": store.add(layer.index),
             "type": "u8" if layer.index.dtype == np.uint8 else "u16",
             "labels": layer.labels,
-            "names": layer.names,
+            "names": [visible(name) for name in layer.names],
             "colours": layer.colours,
             "ious": layer.ious,
             "counts": layer.counts,
@@ -284,7 +285,7 @@ def _layer(layer: LabelLayer | ScalarLayer, store: _Store) -> dict[str, Any]:
     steps = (layer.share() * np.float32(65535) + np.float32(0.5)).astype(np.uint16)
     return {
         "kind": "scalars",
-        "name": layer.name,
+        "name": visible(layer.name),
         "buffer": store.add(steps),
         "type": "u16",
         "low": layer.low,

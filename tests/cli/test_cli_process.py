@@ -1,11 +1,13 @@
 """The command line as a user meets it: processes, exit codes, and what goes to which stream."""
 
 import json
+import logging
 import subprocess
 import sys
 
 import pytest
 
+from pcl_clora.cli.common import WarningFormatter
 from tests.support.cli_cases import ROOT, write_config
 
 pytestmark = pytest.mark.slow
@@ -28,6 +30,12 @@ def test_a_wrong_key_is_one_message_that_names_the_right_one(shell, config):
     assert "'lrr'" in done.stderr
     assert "did you mean 'lr'" in done.stderr
     assert done.stdout == ""
+
+
+def test_warnings_are_shown_like_all_texts_of_others():
+    record = logging.LogRecord("pcl_clora", logging.WARNING, "", 0, "%s\nb", ("\x1b[2J\u202e",), None)
+
+    assert WarningFormatter().format(record) == "\\x1b[2J\\u202e\nb"
 
 
 def test_debug_shows_where_an_error_came_from(shell, tmp_path):

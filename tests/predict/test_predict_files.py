@@ -74,6 +74,16 @@ def test_a_bad_file_does_not_stop_the_others(classification_run, cloud, tmp_path
     assert (tmp_path / "out" / "3.json").is_file()
 
 
+def test_names_of_files_do_nothing_to_a_terminal(classification_run, cloud, tmp_path):
+    good, bad = cloud("a\n# b\x1b[31m\u202e.xyz"), tmp_path / "no\n\x1b[31m\u202e.xyz"
+
+    found = call(classification_run, good, bad, "--out", tmp_path / "out")
+
+    assert r"a\n# b\x1b[31m\u202e.xyz: " in found.stdout
+    assert rf"error: {tmp_path}/no\n\x1b[31m\u202e.xyz: there is no such file" in found.stderr
+    assert not {"\x1b", "\u202e"} & set(found.stdout + found.stderr)
+
+
 def test_json_says_which_file_is_bad(classification_run, cloud, tmp_path):
     good, bad = cloud("1.xyz"), cloud("2.xyz", count=1, scale=np.nan)
 

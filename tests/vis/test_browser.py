@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from pcl_clora.io.text import visible
 from pcl_clora.vis import Item, Legend, Panel, render_gallery, render_html
 from tests.support.vis_cases import CORNERS, HOSTILE, cloud
 
@@ -212,7 +213,7 @@ def test_hostile_names_stay_text(show):
     )
 
     assert browser.execute_script("return window.hacked") is None
-    assert browser.find_element("id", "title").get_attribute("textContent") == HOSTILE
+    assert browser.find_element("id", "title").get_attribute("textContent") == visible(HOSTILE)
     assert browser.find_elements("css selector", "body img") == []
 
 

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from pcl_clora.io.text import visible
 from pcl_clora.vis import Item, Legend, Panel, render_gallery, render_html
 from tests.support.vis_cases import HOSTILE, cloud, page_buffer, page_data
 
@@ -83,7 +84,18 @@ def test_hostile_names_do_not_become_markup():
     page = render_html(None, [hostile], title=HOSTILE)
 
     assert Tags(page.text).names == Tags(plain.text).names
-    assert page_data(page.text)["items"][0]["panels"][0]["layers"][0]["names"][0] == HOSTILE
+    assert page_data(page.text)["items"][0]["panels"][0]["layers"][0]["names"][0] == visible(HOSTILE)
+
+
+def test_names_do_not_turn_the_direction_of_a_page():
+    points, labels = cloud()
+    name = "a\u202eb\x1b[2J"
+    text = render_html(
+        None, [Panel(points, labels={name: labels}, legend=[name, "b", "c"], title=name)], title=name
+    ).text
+
+    assert page_data(text)["items"][0]["panels"][0]["title"] == r"a\u202eb\x1b[2J"
+    assert not {"\u202e", "\x1b"} & set(text)
 
 
 def test_the_page_names_no_address_and_forbids_the_network():
