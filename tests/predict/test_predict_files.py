@@ -75,12 +75,12 @@ def test_a_bad_file_does_not_stop_the_others(classification_run, cloud, tmp_path
 
 
 def test_names_of_files_do_nothing_to_a_terminal(classification_run, cloud, tmp_path):
-    good, bad = cloud("a\n# b\x1b[31m\u202e.xyz"), tmp_path / "no\n\x1b[31m\u202e.xyz"
+    good, bad = cloud("a\n# b\x1bc\u202e.xyz"), tmp_path / "no\n\x1bc\u202e.xyz"
 
     found = call(classification_run, good, bad, "--out", tmp_path / "out")
 
-    assert r"a\n# b\x1b[31m\u202e.xyz: " in found.stdout
-    assert rf"error: {tmp_path}/no\n\x1b[31m\u202e.xyz: there is no such file" in found.stderr
+    assert r"a\n# b\x1bc\u202e.xyz: " in found.stdout
+    assert rf"error: {tmp_path}/no\n\x1bc\u202e.xyz: there is no such file" in found.stderr
     assert not {"\x1b", "\u202e"} & set(found.stdout + found.stderr)
 
 
