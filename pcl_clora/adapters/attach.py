@@ -19,6 +19,7 @@ from pcl_clora.adapters.files import (
 )
 from pcl_clora.adapters.methods.spaces import find_bank
 from pcl_clora.adapters.model import AdaptedModel
+from pcl_clora.adapters.peft_layout import is_peft_folder, load_peft
 from pcl_clora.adapters.registry import build_method, parse_adapter_config
 from pcl_clora.adapters.share import find_adapter
 from pcl_clora.config import ConfigError
@@ -76,7 +77,8 @@ def load_adapter(
 
     Args:
         path: a file that `save_adapter` wrote, a folder with one (`share.write_folder`), or "hub:user/name",
-            with "@revision" to pin it.
+            with "@revision" to pin it; or the
+            folder of a LoRA of peft, which becomes a `lora` and does not say its base.
         model: the backbone with the base weights, or an adapted model, which gets one more adapter.
         name: what to call it here; the file does not say.
         allow_other_base: load it although the base tensors differ from those it was trained on.
@@ -92,6 +94,8 @@ def load_adapter(
         HubError: if the hub does not have it.
         ValueError: if the name is taken.
     """
+    if is_peft_folder(path):
+        return _load_peft(path, model, name, trainable)
     path = find_adapter(path)
     header, state = open_adapter(path)
     settings = _settings_with_bank(path, header.adapter, bank)
@@ -126,6 +130,18 @@ def load_adapter(
             adapted.unload()
         raise
     adopt_settings(adapted.base, header.base_model, source=str(path))
+    adapted.set_trainable(name, trainable)
+    return adapted.eval()
+
+
+def _load_peft(path: str | Path, model: nn.Module, name: str, trainable: bool) -> AdaptedModel:
+    adapted = _as_adapted(model)
+    try:
+        load_peft(path, adapted, name)
+    except AdapterFileError:
+        if adapted is not model:
+            adapted.unload()
+        raise
     adapted.set_trainable(name, trainable)
     return adapted.eval()
 

@@ -41,7 +41,9 @@ def combine(model: AdaptedModel, weights: Mapping[str, float], name: str, head_o
     if slot.method.linear:
         config, low_rank = _same_settings(methods), dict[str, Tensor]()
     else:
-        config, low_rank = as_lora(stacked(changes), whole_roles(model.base, model.interface), slot.method)
+        config, low_rank = as_lora(
+            stacked(changes), whole_roles(model.base, model.interface), slot.method.config
+        )
     method = build_method(config)
     method.from_file = True  # a sum of ranks may be more than a layer is wide
     makes_head = "head" in config.train and hasattr(model.base, "make_classifier")
@@ -140,14 +142,14 @@ def low_rank_change(tuner: TunerLayer, key: str, path: str) -> Factors:
 def whole_roles(base: nn.Module, interface: ModelInterface) -> dict[str, tuple[Role, int]]:
     """Say which role and block a whole layer plays: path -> (role, index of the block)."""
     places: dict[str, tuple[Role, int]] = {}
-    for role in (role for role in ROLES if role in interface.linears):
+    for role in (role for role in ROLES if role in interface.linears):  # no slices of a fused layer
         for site in find_linears(base, interface, role):
             places[site.path] = (role, site.block)
     return places
 
 
 def as_lora(
-    changes: Mapping[str, Factors], places: Mapping[str, tuple[Role, int]], like: AdapterMethod
+    changes: Mapping[str, Factors], places: Mapping[str, tuple[Role, int]], like: AdapterConfig
 ) -> tuple[LoRAConfig, dict[str, Tensor]]:
     """Write low-rank updates as one LoRA adapter whose scale is 1.
 
@@ -156,7 +158,7 @@ def as_lora(
     Args:
         changes: path of a layer -> factors.
         places: path -> role and block, see `whole_roles`.
-        like: what it trains besides is that of this method.
+        like: what it trains besides is what these settings say.
 
     Returns:
         (settings, tensors by the names of its file).
@@ -170,8 +172,8 @@ def as_lora(
         alpha=float(rank),
         targets=roles,
         blocks=() if set(blocks) == all_blocks else blocks,
-        train=like.config.train,
-        freeze=like.config.freeze,
+        train=like.train,
+        freeze=like.freeze,
     )
     state = {}
     for path, (role, block) in places.items():

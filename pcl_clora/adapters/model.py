@@ -16,6 +16,7 @@ from pcl_clora.adapters.base import AdapterMethod, AdapterStateError, TunerLayer
 from pcl_clora.adapters.combine import combine
 from pcl_clora.adapters.config import AdapterConfig
 from pcl_clora.adapters.paths import at_or_inside, base_tensors, live_path, tuner_layers, walk
+from pcl_clora.adapters.peft_layout import save_peft
 from pcl_clora.adapters.plan import count_parameters, file_keys
 from pcl_clora.adapters.routing import group_samples, put_in_order, take_rows
 from pcl_clora.adapters.slot import Slot
@@ -340,18 +341,22 @@ class AdaptedModel(SwitchedModel):
         self,
         path: str | Path,
         *,
+        layout: Literal["pcl_clora", "peft"] = "pcl_clora",
         dtype: Literal["float32", "float16"] = "float32",
         head_dtype: Literal["float32", "float16"] = "float32",
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the active adapter to a safetensors file, whole or not at all.
+        """Write the active adapter to a safetensors file, whole or not at all; or to a folder for peft.
 
         Tensors of the backbone that its weights do not fill, for example the class token of pre-trained ones,
         are random in every process; those that the network runs are written too, so that the file loads on
         the same weights anywhere.
 
         Args:
-            path: the file; missing folders are made.
+            path: the file, or the folder; missing folders are made.
+            layout: "peft" writes a low-rank adapter as that library's LoRA, which computes the same: `lora`,
+                and `clora` without bias as the LoRA of rank E R that it equals. `load_adapter` reads it as
+                `lora`. Its files say neither base nor metadata, and hold the head, but no class token.
             dtype: "float16" halves the size of everything; "float32" writes it as it is.
             head_dtype: "float16" halves the size of the head alone.
             metadata: what the header should say besides: base_id, base_weights, classes, input_rule,
@@ -359,9 +364,20 @@ class AdaptedModel(SwitchedModel):
 
         Raises:
             AdapterStateError: if no adapter is active, it is merged, or a value of it is not finite.
-            ValueError: if a value does not fit into half precision, or metadata cannot be written as json.
+            ValueError: if a value does not fit into half precision, something is trained that the layout has
+                no place for, other options are given with layout="peft", or metadata is no json.
         """
         self._require_unmerged("save it")
+        self._active_slot("save it")
+        if layout == "peft":
+            if (dtype, head_dtype) != ("float32", "float32") or metadata:
+                raise UserValueError(
+                    "layout='peft' takes neither dtype, head_dtype nor metadata; leave them out."
+                )
+            save_peft(self, path)
+            return
+        if layout != "pcl_clora":
+            raise UserValueError(f"layout={layout!r} is not known; choose pcl_clora or peft.")
         state = self.adapter_state()
         files.refuse_non_finite(state, f"Adapter {self._active!r} cannot be saved")
         left, idle = self._random_tensors(), (*self.interface.unused, *self.interface.training_only)

@@ -253,7 +253,7 @@ def get_interface(model: nn.Module) -> ModelInterface:
     if not isinstance(interface, ModelInterface):
         raise UserTypeError(
             f"{type(model).__name__} publishes no ModelInterface, so nothing can be attached to it; "
-            "use a model of create_model(), or set model.interface."
+            "use a model of create_model(), or set model.interface = describe_transformer(model)."
         )
     return interface
 
