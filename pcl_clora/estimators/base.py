@@ -141,7 +141,10 @@ class PointEstimator:
                     "warmup_epochs": min(2.0, epochs / 10),
                 },
                 "augment": self.augment,
-                "train": {"device": self.device, "progress": "off", "checkpoint_every_steps": 0},
+                "train": {
+                    **{"device": self.device, "progress": "off", "checkpoint_every_steps": 0},
+                    "novelty": 0,
+                },
             }
             cfg = build(RunConfig, merge(values, dict(self.settings or {})), source=type(self).__name__)
             run = Trainer(cfg, run_dir=Path(folder) / "run").fit()

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from pcl_clora.cli import app
 from pcl_clora.engine import RunFolder
 from pcl_clora.errors import UserValueError
-from pcl_clora.io import DataError
+from pcl_clora.io import DataError, write_points
+from pcl_clora.io.formats import WRITE_SUFFIXES
 from pcl_clora.predict import COLUMNS, Predictor, Row, find_clouds, predict_files, read_table, write_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -247,21 +248,26 @@ def test_several_models_give_a_row_each(classification_run, scans, tmp_path):
     assert {file.parent.name for file in (tmp_path / "folder").rglob("*.json")} == names
 
 
-def test_labels_of_points_stand_beside_the_table(segmentation_run, scans, tmp_path):
+@pytest.mark.parametrize("kind", ["ply", "npz", "las"])
+def test_labels_of_points_stand_beside_the_table(segmentation_run, scans, tmp_path, kind):
     from pcl_clora.io import read_points
+
+    if kind == "las":
+        pytest.importorskip("laspy")
 
     found = call(
         *(scans / "a.npy", "--run", segmentation_run, "--category", "mug", "--out", tmp_path / "o.csv"),
-        *("--labels", tmp_path / "labels", "--labels-as", "ply"),
+        *("--labels", tmp_path / "labels", "--labels-as", kind),
     )
 
     assert found.exit_code == 0, found.output
     (row,) = read_table(tmp_path / "o.csv")
-    labelled = read_points(tmp_path / "labels" / "a.ply")
+    labelled = read_points(tmp_path / "labels" / f"a.{kind}")
     assert row.label == "mug"
-    assert row.top[0][1] == pytest.approx(np.bincount(labelled.fields["labels"]).max() / 60)
+    found_labels = labelled.fields["prediction" if kind == "npz" else "labels"]
+    assert row.top[0][1] == pytest.approx(np.bincount(found_labels).max() / 60)
     assert labelled.fields["confidence"].shape == (60,)
-    assert sorted(file.name for file in (tmp_path / "labels").iterdir()) == ["a.json", "a.ply"]
+    assert sorted(file.name for file in (tmp_path / "labels").iterdir()) == ["a.json", f"a.{kind}"]
 
 
 def test_results_in_a_folder_are_gone_on_with_too(classification_run, scans, tmp_path):
@@ -334,3 +340,28 @@ def test_files_are_read_ahead_by_several_threads(classification_run, scans):
             np.testing.assert_allclose(said.probability, expected.probability, atol=1e-5)
     with pytest.raises(ValueError, match="give 1 or more"):
         next(predict_files(model, files, jobs=0))
+
+
+def can_hold_bare_points(suffix):
+    from pcl_clora.io.formats import format_of
+    from pcl_clora.io.points import not_held
+
+    kind = format_of(f"a{suffix}")
+    return kind is not None and kind.write is not None and not not_held(kind, np.zeros((3, 3)), {})
+
+
+@pytest.mark.parametrize("suffix", [suffix for suffix in WRITE_SUFFIXES if can_hold_bare_points(suffix)])
+def test_the_same_shape_gets_the_same_answer_from_every_format(classification_run, tmp_path, suffix):
+    for package in {".las": ("laspy",), ".laz": ("laspy", "lazrs"), ".e57": ("pye57",)}.get(suffix, ()):
+        pytest.importorskip(package)
+    points = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
+    model = Predictor(classification_run)
+    expected = model(points, name=f"a{suffix}")
+
+    write_points(tmp_path / f"a{suffix}", points)
+    found = call(tmp_path / f"a{suffix}", "--run", classification_run, "--out", tmp_path / "o.jsonl")
+
+    (row,) = read_table(tmp_path / "o.jsonl")
+    assert found.exit_code == 0, found.output
+    assert (row.label, row.points) == (expected.name, 300)
+    assert row.confidence == pytest.approx(float(expected.confidence), abs=0.01)  # las keeps millimetres
