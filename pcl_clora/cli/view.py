@@ -144,13 +144,14 @@ class Shown:
 def _file_panels(
     clouds: Sequence[tuple[str, Answer]], runs: Sequence[Path], data: Path | None, category: str, up: str
 ) -> list[Panel]:
-    from pcl_clora.predict import Predictor, parse_up
+    from pcl_clora.data.frame import parse_axis
+    from pcl_clora.predict import Predictor
 
     if not runs:
         return [panel for _, cloud in clouds for panel in cloud.panels(named=len(clouds) > 1)]
     from pcl_clora.vis.segmentation import segment_points, side_by_side
 
-    axis = None if up == "y" else parse_up(up)  # y is what a page shows; a run may know its data better
+    axis = None if up == "y" else parse_axis(up)  # y is what a page shows; a run may know its data better
     predictors = {run.name: Predictor(run, data=data, up=axis) for run in runs}
     found: list[Panel] = []
     for file, cloud in clouds:

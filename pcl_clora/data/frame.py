@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pcl_clora.config import ConfigError
-from pcl_clora.errors import UserValueError
+from pcl_clora.errors import UserValueError, warn_once
 from pcl_clora.io.formats import Axis
 
 # (column, sign) of x, y and z after a turn that brings the axis up; all are rotations.
@@ -72,6 +73,24 @@ def guess_up(points: NDArray[Any]) -> Axis | None:
         if size[place] > 0 and others.min() > _FLAT * size[place]:
             return found
     return None
+
+
+def warn_of_up(path: str | Path, says: str, taken: str, remedy: str) -> None:
+    """Say once, for a kind of file, that its format says another axis points up than the one that is taken.
+
+    Args:
+        path: of the file.
+        says: axis that points up by the format; "" where it says nothing.
+        taken: axis that is taken to point up.
+        remedy: the setting that turns such files, without its value.
+    """
+    if says and says != taken:
+        suffix = Path(str(path).partition("#")[0]).suffix.lower()
+        warn_once(
+            f"{path}: {says} points up in {suffix} files, and {taken} is taken to; "
+            f"{remedy}{says} turns them.",
+            kind=f"up of {suffix} as {taken}",
+        )
 
 
 def parse_axis(text: str) -> Axis | None:

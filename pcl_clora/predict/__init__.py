@@ -4,7 +4,7 @@ from pcl_clora.predict.embedding import Embedded, Embedder, embed
 from pcl_clora.predict.files import Clouds, find_clouds
 from pcl_clora.predict.journal import Journal
 from pcl_clora.predict.prediction import Prediction, nearest_kept
-from pcl_clora.predict.predictor import Predictor, load, load_several, parse_up
+from pcl_clora.predict.predictor import Predictor, load, load_several
 from pcl_clora.predict.search import ShapeIndex, build_index, load_index
 from pcl_clora.predict.several import answer_several
 from pcl_clora.predict.stream import Answered, Times, predict_files
@@ -35,7 +35,6 @@ __all__ = [
     "load_several",
     "make_row",
     "nearest_kept",
-    "parse_up",
     "part_colours",
     "predict_files",
     "read_table",

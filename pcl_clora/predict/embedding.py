@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from pcl_clora.data import InputRule
+from pcl_clora.data.frame import parse_axis
 from pcl_clora.data.input_rule import SeenCloud
 from pcl_clora.data.readers.whole import WholeCloud, read_whole
 from pcl_clora.engine import choose_device
@@ -21,7 +22,7 @@ from pcl_clora.models import build_model, load_weights
 from pcl_clora.models.builtin import BUILTIN, builtin_card, list_builtin
 from pcl_clora.models.layers.transformer import pool_max_mean
 from pcl_clora.models.registry import parse_model_config
-from pcl_clora.predict.predictor import BATCH_SIZE, Cloud, Predictor, parse_up
+from pcl_clora.predict.predictor import BATCH_SIZE, Cloud, Predictor
 from pcl_clora.predict.stream import Times, read_ahead
 
 DIM = 128  # numbers of a vector, unless told otherwise
@@ -62,7 +63,7 @@ class Embedder:
         if isinstance(model, Predictor):
             self._predictor = model
         elif str(model) != BUILTIN:
-            self._predictor = Predictor(model, device=device, up=parse_up(up or ""))
+            self._predictor = Predictor(model, device=device, up=parse_axis(up or ""))
         if self._predictor is not None:
             found = self._predictor
             if found.segments:
@@ -78,7 +79,7 @@ class Embedder:
                 backbone = build_model(parse_model_config({"name": self.name}))
             load_weights(backbone, BUILTIN)
             self._backbone = backbone.eval().to(choose_device(device))
-            axis = parse_up(up or "") or "y"
+            axis = parse_axis(up or "") or "y"
             self.rule = InputRule(centre_on="cut", cut="random", draw=("embedding",), repeat=True, up=axis)
         self.dim = min(dim or self.width, self.width)
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from pcl_clora.adapters import AdaptedModel
 from pcl_clora.adapters.files import AdapterFileError, AdapterHeader
 from pcl_clora.config import ConfigError
 from pcl_clora.data import InputRule, PartTaxonomy, PointDataset, Sample, build_dataset
+from pcl_clora.data.frame import parse_axis, warn_of_up
 from pcl_clora.data.input_rule import SeenCloud, Up
 from pcl_clora.data.readers.whole import WholeCloud, read_whole
 from pcl_clora.engine import PartSegmentationTask, RunConfig, choose_device
@@ -33,21 +34,6 @@ from pcl_clora.predict.prediction import Prediction
 BATCH_SIZE = 16  # clouds that go through the model together
 
 Cloud = str | Path | ArrayLike | Tensor
-
-
-def parse_up(text: str) -> Up | None:
-    """Read the name of an axis; None of an empty one.
-
-    Raises:
-        ConfigError: if it is no axis.
-    """
-    for axis in get_args(Up):
-        if text == axis:
-            known: Up = axis
-            return known
-    if text:
-        raise ConfigError(f"up={text!r} is no axis; use one of {', '.join(get_args(Up))}.")
-    return None
 
 
 def load(
@@ -82,7 +68,7 @@ def load(
         >>> model("scan.ply").name
         'chair'
     """
-    return Predictor(source, weights=weights, device=device, up=parse_up(up or ""), data=data)
+    return Predictor(source, weights=weights, device=device, up=parse_axis(up or ""), data=data)
 
 
 class Predictor:
@@ -342,6 +328,7 @@ class Predictor:
         if isinstance(cloud, str | Path):
             name, cloud = name or self.name_of(cloud), read_whole(cloud)
         if isinstance(cloud, WholeCloud):
+            warn_of_up(name, cloud.up, self.rule.up, "up=")
             return self.rule.see(cloud.points, name=name, faces=cloud.faces, inside=cloud.inside)
         if isinstance(cloud, Tensor):
             cloud = cloud.detach().cpu()
@@ -457,7 +444,7 @@ def load_several(
     """
     if not sources:
         raise UserValueError("There is nothing to load: give run folders or adapter files.")
-    axis, found = parse_up(up or ""), list[Predictor]()
+    axis, found = parse_axis(up or ""), list[Predictor]()
     for source in sources:
         named: dict[str, Any] = {"weights": weights, "device": device, "up": axis, "data": data}
         found.append(_beside(source, found, named) or Predictor(source, **named))

@@ -200,3 +200,20 @@ def test_broken_files_of_a_set_are_named(tmp_path):
     write_points(tmp_path / "a.ply", POINTS)
     with pytest.raises(DataError, match="no such file"):
         convert_file(tmp_path / "missing.las", tmp_path / "b.ply")
+
+
+@pytest.mark.parametrize(("up", "warned"), [("y", True), ("z", False)])
+def test_training_on_scans_that_lie_is_warned_about(tmp_path, caplog, monkeypatch, up, warned):
+    from pcl_clora.data import build_dataset, parse_data_config
+
+    monkeypatch.setattr("pcl_clora.errors._said", set())
+    for name in ("ball", "box"):
+        for number in range(2):
+            write_points(tmp_path / name / f"{number}.bin", POINTS)
+            write_points(tmp_path / name / f"{number}.npy", POINTS)
+    config = parse_data_config({"name": "folder", "root": str(tmp_path), "num_points": 8, "up": up})
+    dataset = build_dataset(config, "train")
+    for index in range(len(dataset)):
+        dataset[index]
+    told = [record.message.partition(": ")[2] for record in caplog.records]
+    assert told == ["z points up in .bin files, and y is taken to; data.up=z turns them."] * warned

@@ -108,3 +108,17 @@ def test_a_prediction_is_written_for_people_the_viewer_and_other_programs(segmen
         name = {"npz": "prediction", "ply": "labels"}[kind]
         np.testing.assert_array_equal(found.fields[name], prediction.label)
     assert found.fields["colors"].shape == (300, 3)
+
+
+def test_a_scan_whose_format_says_another_axis_is_warned_about_once(
+    classifier, tmp_path, caplog, monkeypatch
+):
+    from pcl_clora.io import write_points
+
+    monkeypatch.setattr("pcl_clora.errors._said", set())
+    points = np.random.default_rng(0).random((60, 3)).astype(np.float32)
+    for number in range(2):
+        write_points(tmp_path / f"{number}.bin", points)
+        classifier.predict_file(tmp_path / f"{number}.bin")
+    told = [record.message.partition(": ")[2] for record in caplog.records]
+    assert told == ["z points up in .bin files, and y is taken to; up=z turns them."]

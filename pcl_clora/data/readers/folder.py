@@ -15,6 +15,7 @@ from pydantic import Field, NonNegativeInt
 
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import SPLITS, Sample, check_split, split_validation
+from pcl_clora.data.frame import warn_of_up
 from pcl_clora.data.input_rule import InputRule
 from pcl_clora.data.readers.files import FileDataset, raise_all
 from pcl_clora.data.readers.folder_index import index_folder
@@ -88,6 +89,7 @@ class PointFolder(FileDataset):
     def read_file(self, file: Path, label: int, index: int) -> Sample:
         """Read one cloud, or sample one mesh."""
         content = read_points(file, dtype="float64")
+        warn_of_up(file, content.up, self._rule.up, "data.up=")
         name = self._rule.name_of(file, self.config.root)
         points, _ = self._rule.read(content.points, name=name, file=file, faces=content.faces)
         return Sample(points, label, index, str(file))

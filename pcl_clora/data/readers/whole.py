@@ -26,11 +26,13 @@ class WholeCloud:
         points: (N, 3), float64, as they are stored; or the vertices of a mesh.
         faces: (F, 3), int64, triangles of a mesh, or None.
         inside: (N,), bool, points that are not background, or None.
+        up: axis that points up by the format of the file; "" where it says nothing.
     """
 
     points: NDArray[Any]
     faces: NDArray[np.int64] | None = None
     inside: NDArray[np.bool_] | None = None
+    up: str = ""
 
 
 def read_whole(path: str | Path) -> WholeCloud:
@@ -52,7 +54,7 @@ def read_whole(path: str | Path) -> WholeCloud:
         raw = read_raw_object(path)
         return WholeCloud(raw.points, inside=raw.mask)
     content = read_points(path, dtype="float64")
-    return WholeCloud(content.points, content.faces)
+    return WholeCloud(content.points, content.faces, up=content.up)
 
 
 def count_clouds(path: str | Path) -> int | None:
