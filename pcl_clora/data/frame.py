@@ -104,5 +104,5 @@ def parse_axis(text: str) -> Axis | None:
             known: Axis = axis
             return known
     if text:
-        raise ConfigError(f"up={text!r} is no axis; use one of {', '.join(TURNS)}.")
+        raise ConfigError(f"up={text!r} is no axis; use one of {', '.join(get_args(Axis))}.")
     return None
