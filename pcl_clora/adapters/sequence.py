@@ -127,6 +127,27 @@ def check_split(model: nn.Module, interface: ModelInterface, blocks: Collection[
         as_split(getattr(owner, leaf), method)
 
 
+def check_patches(interface: ModelInterface, wanted: int, setting: str, *, further: int = 0) -> None:
+    """Require that a cloud has as many patches as a setting asks for, where the backbone says how many.
+
+    Args:
+        interface: of the backbone.
+        wanted: how many.
+        setting: what asks for them, such as "neighbors=20".
+        further: tokens that count too.
+
+    Raises:
+        ValueError: if it has fewer.
+    """
+    there = interface.num_patches + further
+    if interface.num_patches and wanted > there:
+        beside = f", and {further} tokens stand beside them" if further else ""
+        raise UserValueError(
+            f"{setting} is more than there are: this backbone cuts a cloud into {interface.num_patches} "
+            f"patches{beside}; lower it."
+        )
+
+
 def seen_by_all(tokens: Tokens, length: int, extra: int, causal: bool, device: torch.device) -> Tokens:
     """Let every token of a sequence look at `extra` ones behind it, and these at one another.
 

@@ -124,6 +124,7 @@ class ModelInterface:
         patch_entry: paths of the patch encoder's layers before its first maximum.
         causal: whether a block that is given no mask lets a token look back only.
         fetched: blocks whose outputs a segmentation head reads.
+        num_patches: G, patches of a cloud; 0 if it does not say.
     """
 
     embed_dim: int
@@ -141,6 +142,7 @@ class ModelInterface:
     patch_entry: tuple[str, ...] = ()
     causal: bool = False
     fetched: tuple[int, ...] = ()
+    num_patches: int = 0
 
     def place(self, name: Place) -> str:
         """Return the path of a place.

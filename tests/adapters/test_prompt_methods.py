@@ -237,10 +237,30 @@ def test_settings_that_mean_nothing_are_refused(settings, message):
         attach_adapter(cases.make_backbone("point_mae"), settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({**CHOOSING, "keep": [17, 2]}, r"keep=\[17, 2\] is more than there are: .* 16 patches; lower it"),
+        ({"method": "idpt", "neighbors": 17}, "neighbors=17 is more than there are"),
+        ({"method": "gft", "cross_blocks": [0], "neighbors": 68}, "and 51 tokens stand beside them"),
+        ({"method": "stag", "start": 1, "neighbors": 17}, "neighbors=17 is more"),
+        ({"method": "clora_geo", "neighbors": 17}, "neighbors=17 is more"),
+        ({"method": "point_peft", "neighbors": 17}, "neighbors=17 is more"),
+        ({"method": "pointgst", "local": 5}, "set a divisor of 16"),
+    ],
+    ids=str,
+)
+def test_more_patches_than_there_are_is_refused_before_anything_changes(settings, message):
+    base = cases.make_backbone("point_mae")
+    names = list(base.state_dict())
+
+    with pytest.raises(UserValueError, match=message):
+        attach_adapter(base, settings)
+
+    assert list(base.state_dict()) == names
+
+
 def test_prompts_beyond_what_a_cloud_has_are_refused_by_number():
-    model = attach_adapter(cases.make_backbone("point_mae"), {**CHOOSING, "keep": [17, 2]})
-    with pytest.raises(UserValueError, match=r"keep=\[17, 2\] chooses more patches than there are \(16\)"):
-        model(cases.make_points())
     model = attach_adapter(cases.make_backbone("point_mae"), {"method": "ppt", "num_extra": 200})
     with pytest.raises(ValueError, match="200"):
         model(cases.make_points())

@@ -18,7 +18,7 @@ from pcl_clora.adapters.config import AdapterConfig, unique
 from pcl_clora.adapters.methods.clora import CLoRA, CLoRAConfig
 from pcl_clora.adapters.methods.spaces import Spaces
 from pcl_clora.adapters.paths import chosen_blocks
-from pcl_clora.adapters.sequence import largest_of_neighbors, neighbor_rows
+from pcl_clora.adapters.sequence import check_patches, largest_of_neighbors, neighbor_rows
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.layers import product
@@ -110,6 +110,7 @@ class CLoRAGeo(CLoRA):
                 "clora_geo looks at the patches next to a patch, and this backbone takes images, which have "
                 "no patch centres; use clora."
             )
+        check_patches(interface, config.neighbors, f"neighbors={config.neighbors}")
         deltas, like = super().make_deltas(model, interface), next(model.parameters())
         shared = module_key("global") if config.sharing != "per_role" else "attention"
         if config.own_spaces or shared not in self.spaces:

@@ -24,6 +24,7 @@ from pcl_clora.adapters.sequence import (
     PrefixedPooling,
     PublishedConfig,
     SequenceMethod,
+    check_patches,
     family_head,
     patch_entry,
     seen_by_all,
@@ -248,6 +249,8 @@ class GFT(SequenceMethod):
                     f"{name} names {', '.join(map(str, beyond))}, but this backbone has {len(blocks)} "
                     f"blocks: name 0 to {len(blocks) - 1}."
                 )
+        further = config.num_prompts + interface.num_prefix
+        check_patches(interface, config.neighbors, f"neighbors={config.neighbors}", further=further)
         if not interface.takes_category:
             reads: tuple[str, Delta] = (
                 interface.place("pool"),

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from pcl_clora.adapters.base import Delta
 from pcl_clora.adapters.config import AdapterConfig
 from pcl_clora.adapters.feature_graph import FeatureEdgeConv
-from pcl_clora.adapters.sequence import PrefixedPooling, PublishedConfig, SequenceMethod, seen_by_all
+from pcl_clora.adapters.sequence import (
+    PrefixedPooling,
+    PublishedConfig,
+    SequenceMethod,
+    check_patches,
+    seen_by_all,
+)
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.entry import FileFacts
 from pcl_clora.models.interface import ModelInterface, Tokens
@@ -209,6 +215,7 @@ class IDPT(SequenceMethod):
             if len(blocks) != 1:
                 raise UserValueError(f"idpt's prompt comes in before one block, not before {len(blocks)}.")
             self.official_keys = classification_keys(blocks[0])
+            check_patches(interface, self.config.neighbors, f"neighbors={self.config.neighbors}")
             deltas = {interface.place("pool"): self._pooling(interface)}
             first = None
             for index in range(blocks[0], len(interface.blocks)):

@@ -18,6 +18,7 @@ from pcl_clora.adapters.sequence import (
     PublishedConfig,
     SequenceMethod,
     as_split,
+    check_patches,
     check_split,
     seen_by_all,
 )
@@ -294,6 +295,7 @@ class PointPEFT(SequenceMethod):
         config, dim, like = self.config, interface.embed_dim, next(model.parameters())
         blocks = self.chosen(interface)
         check_split(model, interface, blocks, config.method)
+        check_patches(interface, config.neighbors, f"neighbors={config.neighbors}")
         if config.mode == "paper":
             self.corners = nn.Parameter(nn.init.trunc_normal_(torch.empty(NUM_CORNERS, 3), std=0.02))
         self.attention.append(NeighborAttention(dim, config.num_heads))

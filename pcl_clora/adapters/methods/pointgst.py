@@ -221,4 +221,9 @@ class PointGST(SequenceMethod):
         """Make one path a block."""
         blocks, like = self.chosen(interface), next(model.parameters())
         check_split(model, interface, blocks, "pointgst")
+        if interface.num_patches % self.config.local:
+            raise UserValueError(
+                f"local={self.config.local} does not divide the {interface.num_patches} patches of a cloud; "
+                f"set a divisor of {interface.num_patches}."
+            )
         return {interface.blocks[index]: PointGSTDelta(self, interface, like) for index in blocks}

@@ -15,6 +15,7 @@ from pcl_clora.adapters.paths import LinearSite, find_linears
 from pcl_clora.adapters.sequence import (
     PublishedConfig,
     SequenceMethod,
+    check_patches,
     more_patches,
     on_patches_and_extras,
     outer_layers,
@@ -214,6 +215,8 @@ class PointLoRA(SequenceMethod):
         """Make what is shared, the updates, and one delta a block."""
         config, dim, like = self.config, interface.embed_dim, next(model.parameters())
         blocks = self.chosen(interface)
+        if not config.num_first:
+            check_patches(interface, config.keep[0], f"keep={list(config.keep)}")
         self.on_patches.append(small_mlp(dim, config.width))
         self.on_extra.append(small_mlp(dim, config.width))
         self.score.extend([nn.Linear(dim, dim // 2), nn.ReLU(), nn.Linear(dim // 2, 1)])

@@ -14,6 +14,7 @@ from pcl_clora.adapters.config import AdapterConfig, Task
 from pcl_clora.adapters.sequence import (
     PublishedConfig,
     SequenceMethod,
+    check_patches,
     largest_of_neighbors,
     neighbor_rows,
 )
@@ -166,6 +167,7 @@ class STAG(SequenceMethod):
         blocks = self.chosen(interface)
         if interface.takes_category:
             raise UserValueError("stag is offered for classification; use another method for segmentation.")
+        check_patches(interface, config.neighbors, f"neighbors={config.neighbors}")
         if config.start >= len(blocks):
             raise UserValueError(
                 f"start={config.start} is behind the last of {len(blocks)} blocks, so nothing comes back "

@@ -126,6 +126,7 @@ class PatchTransformer(nn.Module):
             num_prefix=self.prefix(1)[0].shape[1],
             num_pooled=self.num_pooled,
             patch_entry=("patch_embed.linear1", "patch_embed.norm1", "patch_embed.linear2"),
+            num_patches=self.config.num_groups,
         )
 
     def check_points(self, points: Tensor) -> None:
