@@ -28,6 +28,7 @@ from pcl_clora.config import ConfigError
 from pcl_clora.models import create_model
 from pcl_clora.models.interface import ModelInterface
 from tests.support import adapter_cases as cases
+from tests.support.engine_cases import FITTING
 
 CLORA = {"method": "clora", "rank": 4, "num_spaces": 3}
 
@@ -438,7 +439,7 @@ WITH_BLOCKS = [
 
 @pytest.mark.parametrize("method", WITH_BLOCKS)
 def test_a_subset_of_blocks_is_all_that_changes(method: str) -> None:
-    settings = {"method": method, "blocks": [-1], "train": []}
+    settings = {"method": method, **FITTING.get(method, {}), "blocks": [-1], "train": []}
     model = attach_adapter(cases.make_backbone("point_mae"), settings)
 
     changed = [name for name in model.plan if ".method." not in name]
