@@ -1,4 +1,7 @@
-"""Every format reads and writes; other libraries say what is right."""
+"""Every format reads and writes; other libraries say what is right.
+
+It is long, since all formats stand side by side.
+"""
 
 import subprocess
 import sys
@@ -280,6 +283,29 @@ class TestLas:
         write_points(tmp_path / "b.las", POINTS, many)
         found = read_points(tmp_path / "b.las", labels="labels")
         assert np.array_equal(found.fields["labels"], many["labels"])
+
+    def test_chunks_of_any_size_as_copc_has_them_are_read(self, tmp_path):
+        laspy, lazrs = pytest.importorskip("laspy"), pytest.importorskip("lazrs")
+        header = laspy.LasHeader(version="1.4", point_format=7)
+        cloud = laspy.LasData(header)
+        cloud.x, cloud.y, cloud.z = POINTS.T * 50
+        cloud.classification = FIELDS["labels"]
+        cloud.update_header()
+        packing = lazrs.LazVlr.new_for_compression(7, 0, True)
+        header.vlrs.append(laspy.vlrs.known.LasZipVlr(packing.record_data()))
+        header.are_points_compressed = True
+        with (tmp_path / "a.copc.laz").open("wb+") as file:
+            header.write_to(file, ensure_same_size=False)
+            file.seek(0, 2)
+            packer = lazrs.LasZipCompressor(file, packing)
+            packer.reserve_offset_to_chunk_table()
+            for rows in (slice(0, 7), slice(7, 40), slice(40, 60)):
+                packer.compress_many(np.frombuffer(cloud.points.array[rows].tobytes(), np.uint8))
+                packer.finish_current_chunk()
+            packer.done()
+        found = read_points(tmp_path / "a.copc.laz")
+        assert np.allclose(found.points, cloud.xyz)
+        assert np.array_equal(found.fields["labels"], FIELDS["labels"])
 
     def test_colours_of_16_bits_stay(self, tmp_path):
         pytest.importorskip("laspy")
