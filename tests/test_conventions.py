@@ -98,6 +98,13 @@ def test_tools_are_doors_without_logic(path):
     assert not re.search(r"^\s*(for|while|class|try)\b", source, re.MULTILINE)
 
 
+def test_the_room_of_models_is_seen_at_a_glance():
+    entries = [
+        entry.name for entry in (ROOT / "pcl_clora" / "models").iterdir() if entry.name != "__pycache__"
+    ]
+    assert len(entries) <= 14, f"{sorted(entries)}: a layer goes to layers/, a reader of files to weights/"
+
+
 @pytest.mark.parametrize(
     ("check", "bad", "good"),
     [

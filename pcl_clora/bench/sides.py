@@ -28,7 +28,7 @@ from pcl_clora.models import create_model
 from pcl_clora.models.backbones.pointgpt.layers import generation_loss
 from pcl_clora.models.backbones.pointgpt.network import PointGPTConfig
 from pcl_clora.models.config import TransformerConfig
-from pcl_clora.models.int8 import quantise
+from pcl_clora.models.layers.int8 import quantise
 
 PLAIN, PLAIN_LORA, PLAIN_FULL, PLAIN_PROBE = (
     "published", "published, LoRA", "published, full fine-tuning", "published, linear probe",

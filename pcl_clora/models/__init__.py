@@ -1,9 +1,9 @@
 """Backbones, heads and their weights."""
 
+from pcl_clora.models.backbones.describe import describe_transformer
 from pcl_clora.models.backbones.timm_vit.network import describe_timm
 from pcl_clora.models.config import ModelConfig
 from pcl_clora.models.create import create_model
-from pcl_clora.models.describe import describe_transformer
 from pcl_clora.models.errors import WeightsError
 from pcl_clora.models.interface import Backbone, ModelInterface, Role, Tokens, get_interface
 from pcl_clora.models.layers.masked_autoencoder import PretrainingOutput

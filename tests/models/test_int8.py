@@ -6,8 +6,9 @@ from torch import nn
 
 from pcl_clora.adapters import attach_adapter
 from pcl_clora.errors import UserValueError
-from pcl_clora.models import create_model, int8
-from pcl_clora.models.int8 import Int8Linear, int8_layers, observing_copy, quantise
+from pcl_clora.models import create_model
+from pcl_clora.models.layers import int8
+from pcl_clora.models.layers.int8 import Int8Linear, int8_layers, observing_copy, quantise
 from pcl_clora.models.layers.product import Linear
 from tests.support.model_cases import TINY
 
