@@ -24,6 +24,7 @@ from pcl_clora.cli import (
     evaluate,
     export,
     fewshot,
+    fit,
     methods,
     novelty,
     predict,
@@ -47,6 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.command("fit")(fit.fit)
 app.command("train")(train.train)
 app.command("pretrain")(pretrain.pretrain)
 app.command("probe")(probe.probe)

@@ -242,3 +242,34 @@ def split_validation(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
         order = torch.randperm(len(members), generator=generator)
         held_out[members[order[:count]]] = True
     return torch.nonzero(~held_out).flatten(), torch.nonzero(held_out).flatten()
+
+
+def split_folds(labels: Tensor, folds: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Divide samples for a cross-validation, every class as evenly as it goes.
+
+    Args:
+        labels: (n,), int64.
+        folds: how many.
+        seed: decides which.
+
+    Returns:
+        For every fold the indices of the other samples and of its own, int64, each ascending.
+
+    Raises:
+        ValueError: if a class has fewer samples than there are folds: some fold would not test it.
+    """
+    labels = torch.as_tensor(labels, dtype=torch.int64)
+    generator = torch.Generator().manual_seed(seed)
+    fold_of = torch.empty_like(labels)
+    for label in torch.unique(labels).tolist():
+        members = torch.nonzero(labels == label).flatten()
+        if len(members) < folds:
+            raise UserValueError(
+                f"folds={folds}, but class {label} has {len(members)} samples; use at most as many folds."
+            )
+        order = torch.randperm(len(members), generator=generator)
+        fold_of[members[order]] = (torch.arange(len(members)) + label) % folds
+    return [
+        (torch.nonzero(fold_of != fold).flatten(), torch.nonzero(fold_of == fold).flatten())
+        for fold in range(folds)
+    ]

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, model_validator
 
 from pcl_clora.data.config import DataConfig
-from pcl_clora.data.dataset import SPLITS, Sample, check_split, split_validation
+from pcl_clora.data.dataset import SPLITS, Sample, check_split, split_folds, split_validation
 from pcl_clora.data.frame import warn_of_up
 from pcl_clora.data.input_rule import InputRule
 from pcl_clora.data.readers.files import FileDataset, raise_all
 from pcl_clora.data.readers.folder_index import index_folder
-from pcl_clora.errors import warn_once
+from pcl_clora.errors import UserValueError, warn_once
 from pcl_clora.io import DataError, read_points
 
 
@@ -33,11 +33,25 @@ class FolderConfig(DataConfig):
     name: Literal["folder"] = "folder"
     test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)  # share of test where the folders do not say it
     seed: NonNegativeInt = 0  # decides that split and the points
+    folds: NonNegativeInt = 0  # parts of a cross-validation in place of that split; 0 = none
+    fold: NonNegativeInt = 0  # the part that is test, below folds
     normalize: bool = True  # move and scale every cloud into the unit sphere
     repeat: bool = (
         False  # fill up a cloud that has too few points with copies of its points; else it is an error
     )
     keep: bool = True  # keep clouds in memory once they are read
+
+    def left_out(self) -> frozenset[str]:
+        """Leave the cross-validation out where there is none."""
+        return super().left_out() | self.at_default("folds", "fold")
+
+    @model_validator(mode="after")
+    def _check_folds(self) -> FolderConfig:
+        if self.folds == 1 or (self.folds and self.fold >= self.folds) or (self.fold and not self.folds):
+            raise UserValueError(
+                f"fold={self.fold}, folds={self.folds}: give folds=2 or more and a fold below it, or neither."
+            )
+        return self
 
     @property
     def has_validation(self) -> bool:
@@ -78,8 +92,17 @@ class PointFolder(FileDataset):
         if index.layout == "class":
             everything = index.files["all"]
             labels = torch.tensor([label for _, label in everything])
-            parts = split_validation(labels, config.test_fraction, config.seed)
+            if config.folds:
+                parts = split_folds(labels, config.folds, config.seed)[config.fold]
+            else:
+                parts = split_validation(labels, config.test_fraction, config.seed)
             entries = [everything[at] for at in parts[SPLITS.index(split)].tolist()]
+        elif config.folds:
+            raise DataError(
+                config.root,
+                f"has splits of its own, so folds={config.folds} cannot divide it",
+                "set data.folds=0, or give a folder without splits",
+            )
         if not entries:
             raise DataError(
                 config.root, f"holds no files of the split {split!r}", "add them, see data/README.md"
