@@ -37,8 +37,11 @@ def in_layers(model, key):
     return not key.startswith(("head.", "prefix."))
 
 
-@pytest.mark.parametrize("setting", LINEAR)
-@pytest.mark.parametrize("factors", [(0.7, 0.3), (1.0, -1.0), (1.0, 1.0)], ids=["sum", "difference", "both"])
+@pytest.mark.parametrize(
+    ("setting", "factors"),
+    [(setting, (0.7, 0.3)) for setting in LINEAR]
+    + [(setting, factors) for setting in ("lora", "clora", "ssf") for factors in ((1.0, -1.0), (1.0, 1.0))],
+)
 def test_a_combination_changes_every_weight_by_the_weighted_sum(setting, factors):
     model = pair(setting)
     bare = copy.deepcopy(model).unload().state_dict()

@@ -128,7 +128,7 @@ def test_native_names_and_back_keep_every_tensor(name, tmp_path):
     assert all(torch.equal(back[key], tensors[key]) for key in tensors)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", ["idpt", "stag", "pointlora", "gft seg"])
 def test_native_files_fill_an_adapted_model(name, tmp_path):
     model, other = make_adapted(name), make_adapted(name, seed=5)
     convert_weights(model, tmp_path / "native.safetensors", to="native")
@@ -165,6 +165,19 @@ def test_a_file_says_its_method_and_settings(name, tmp_path):
     assert expected.items() <= found.items()
     assert f'"{name.split()[0]}"' in info.attach.replace("'", '"')
     assert info.create.startswith('create_model("point_mae"')
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if "mode" in ALL[name]])
+def test_the_mended_form_reads_released_files_and_names_what_it_leaves_out(name, tmp_path):
+    tensors = written(make_adapted(name), tmp_path / "official.pth")
+    base = make_base(3, **(SMALL_SEGMENTER if name in SEGMENTATION else {}))
+    model = attach_adapter(base, {**ALL[name], "mode": "corrected", "freeze": {"norm_stats": "frozen"}})
+
+    report = load_weights(model, tensors)
+
+    assert report.missing == ()
+    assert {reason.kind for reason in report.unexpected.values()} <= {"second", "method", "scalar"}
+    assert torch.isfinite(answer(model.eval())).all()
 
 
 def test_of_two_names_of_a_layer_the_one_read_last_counts(tmp_path):
