@@ -12,7 +12,7 @@ logs/<row>/seed0.log         what the run printed
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,11 +195,3 @@ def missing_corruptions(study: Study, record: Mapping[str, Any]) -> list[tuple[s
     return [
         (name, severity) for name, severity in study.corruptions if str(severity) not in done.get(name, {})
     ]
-
-
-def finished_runs(folder: StudyFolder, study: Study) -> Iterator[tuple[Run, dict[str, Any]]]:
-    """Go through the records of all finished runs that count."""
-    for run in study.runs():
-        record = folder.check(study, run) if run.trial is None else None
-        if record is not None:
-            yield run, record

@@ -255,10 +255,6 @@ class Predictor:
         """
         return self(Path(path), category)
 
-    def predict_whole(self, cloud: WholeCloud, name: str, category: str | int = "") -> Prediction:
-        """Predict a cloud that was read whole."""
-        return self(cloud.points, category, name=name, faces=cloud.faces, inside=cloud.inside)
-
     def predict_sample(self, sample: Sample) -> Prediction:
         """Predict a sample of the run's data, which lies in the frame of the model already."""
         category = "" if sample.category is None else sample.category

@@ -21,15 +21,6 @@ from pcl_clora.data.subset import require_training_clouds
 from pcl_clora.io import DataError, FileAccessError, explained, no_folder
 
 
-def detect_layout(root: str | Path) -> str:
-    """Name the data set that reads a folder, by the names of its files.
-
-    Raises:
-        DataError: if there is no such folder.
-    """
-    return _layout_of(Path(root)).name
-
-
 def _layout_of(root: Path) -> Layout:
     with explained(root, "read"):
         if not root.is_dir():
