@@ -88,6 +88,9 @@ def _content(results: StudyResults, pictures: Mapping[str, str], lines: Sequence
         if key.startswith(("error_mean ", "mean_error ")):
             label = key.removeprefix("error_mean ").replace("mean_error ", "mean error ")
             columns.append({"key": key, "label": label, "kind": "percent", "group": "corruption"})
+        if key.startswith("value_"):
+            label = key.removeprefix("value_")
+            columns.append({"key": key, "label": label, "kind": "number", "group": "accuracy"})
     columns = [c for c in columns if any(line.values.get(c["key"]) is not None for line in lines)]
     header, advice = advice_cells(results, advise(results)) if results.finished else ((), [])
     settings = {row.name: overrides_of(results, row) for row in results.rows}

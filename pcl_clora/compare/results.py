@@ -74,6 +74,12 @@ class RowResult:
         values = [record["metrics"].get(name) for record in self.records.values()]
         return None if None in values or not values else mean_and_deviation(values)
 
+    def last_values(self) -> dict[str, float]:
+        """Mean over seeds of what the terms beside the task loss were at the end, such as "value_sade"."""
+        last = [record["curve"][-1] for record in self.records.values() if record["curve"]]
+        names = [key for key in (last[0] if last else {}) if key.startswith("value_")]
+        return {name: float(np.mean([point[name] for point in last])) for name in names}
+
     def errors(self) -> dict[str, tuple[float, float | None]]:
         """Error rate under what all its runs were measured on: "corruption, severity" -> mean, deviation."""
         tables = [record.get("robustness", {}).get("oa", {}) for record in self.records.values()]

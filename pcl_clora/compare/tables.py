@@ -47,7 +47,8 @@ def table_lines(results: StudyResults) -> list[Line]:
         if number == 0 or results.task == "classification"
     }
     errors = list(dict.fromkeys(name for row in results.finished for name in row.errors()))
-    return [_line(results, row, baseline, near, errors) for row in results.rows]
+    terms = list(dict.fromkeys(name for row in results.finished for name in row.last_values()))
+    return [_line(results, row, baseline, near, errors, terms) for row in results.rows]
 
 
 def _has_runs(results: StudyResults, name: str) -> bool:
@@ -60,6 +61,7 @@ def _line(
     baseline: RowResult | None,
     near: Mapping[str, frozenset[str]],
     errors: Sequence[str],
+    terms: Sequence[str],
 ) -> Line:
     values: dict[str, Any] = {"row": row.name, "state": row.state, "n": len(row.records)}
     for headline in results.headlines:
@@ -77,6 +79,8 @@ def _line(
         values[f"error_mean {name}"], values[f"error_sd {name}"] = found.get(name, (None, None))
     for family in dict.fromkeys(name.partition(".")[0] for name in errors):
         values[f"mean_error {family}"] = row.mean_errors().get(family) if row.records else None
+    for name in terms:
+        values[name] = row.last_values().get(name) if row.records else None
     values |= _cost(row)
     values |= _provenance(row)
     return Line(values, frozenset(key for key, names in near.items() if row.name in names))
@@ -183,13 +187,16 @@ def markdown_tables(results: StudyResults, lines: Sequence[Line]) -> str:
     """Write the page table.md: accuracy, asked pairs, cost, robustness, and how the rows were made."""
     heads = results.headlines
     text = [f"# {markdown(results.title)}", f"Percent; {NOTES} Baseline: {markdown(results.baseline)}.\n"]
-    accuracy = []
+    accuracy: list[list[str]] = []
+    terms = [key for key in lines[0].values if key.startswith("value_")]
     for line in lines:
         cells = [line.values["row"], str(line.values["n"]), *(_with_sd(line, head.key) for head in heads)]
         cells.append(_difference(*(line.values[f"difference_{end}"] for end in ("low", "mean", "high"))))
-        cells += [percent(line.values["ece_mean"]), line.values["state"]]
-        accuracy.append(cells)
-    header = ("row", "n", *(head.label for head in heads), f"against {results.baseline}", "ECE", "state")
+        cells.append(percent(line.values["ece_mean"]))
+        cells += [_or_dash(lambda value: f"{value:.3g}", line.values[term]) for term in terms]
+        accuracy.append([*cells, line.values["state"]])
+    shown = [term.removeprefix("value_") for term in terms]
+    header = ("row", "n", *(h.label for h in heads), f"against {results.baseline}", "ECE", *shown, "state")
     text.append(_bold_near_best(units.markdown_table(header, accuracy), lines, heads))
     if results.pairs:
         cells = [
@@ -203,13 +210,13 @@ def markdown_tables(results: StudyResults, lines: Sequence[Line]) -> str:
     text += ["\n## Cost\n", units.markdown_table(*_cost_cells(lines))]
     names = [key for key in lines[0].values if key.startswith("error_mean ")]
     if names:
-        shown = [
+        rates = [
             [line.values["row"], *(percent(line.values[name]) for name in names), *_families(line)]
             for line in lines
         ]
         families = [key.removeprefix("mean_") for key in lines[0].values if key.startswith("mean_error ")]
         header = ("row", *(name.removeprefix("error_mean ") for name in names), *families)
-        text += ["\n## Error under corruption, percent\n", units.markdown_table(header, shown)]
+        text += ["\n## Error under corruption, percent\n", units.markdown_table(header, rates)]
     text += ["\n## How the rows were made\n", units.markdown_table(*_provenance_cells(lines))]
     failed = [
         f"* {markdown(row.name)}, {run}: {markdown(why)}"

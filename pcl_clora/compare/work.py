@@ -126,7 +126,12 @@ def _train(cfg: RunConfig, job: Mapping[str, Any]) -> tuple[dict[str, Any], Adap
         "platform": env["platform"],
         "outputs_sha256": sha256_file(job["outputs"]),
         "curve": [
-            {"epoch": line["epoch"], "loss": line["loss"], "score": line.get("oa", line.get("instance_miou"))}
+            {
+                "epoch": line["epoch"],
+                "loss": line["loss"],
+                "score": line.get("oa", line.get("instance_miou")),
+                **{key: value for key, value in line.items() if key.startswith("value_")},
+            }
             for line in read_metrics(files.metrics)
             if line["kind"] == "epoch"
         ],

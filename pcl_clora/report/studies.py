@@ -15,7 +15,11 @@ from pcl_clora.report.units import markdown_table
 FIRST_PAGE = "results.md"
 _COMMAND = re.compile(r"(?:pcl-clora|make) [^`\n]+")
 _BLOCK = re.compile(r"^```\n.*?^```|^    \S.*?$", re.S | re.M)
-_NO_COMMAND = ("pcl-clora report table", "pcl-clora bench show")  # print what is there
+_NO_COMMAND = (
+    "pcl-clora report table",
+    "pcl-clora bench show",
+    "pcl-clora compare table",
+)  # print what is there
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def studies_page(results: Path, docs: Path) -> str:
     """Write the page of a folder of results: study, section, command, commit.
 
     Args:
-        results: the folder; every folder in it is a study, and so is every file of `bench`.
+        results: the folder; every folder in it is a study, of `bench` every file, of `compare` every folder.
         docs: the pages that show them, each naming its folder as `results/...`.
 
     Raises:
@@ -99,7 +103,12 @@ def studies_page(results: Path, docs: Path) -> str:
 
 def _studies(results: Path) -> Iterator[Path]:
     for folder in sorted(path for path in results.iterdir() if path.is_dir()):
-        yield from sorted(folder.glob("*.json")) if folder.name == "bench" else [folder]
+        if folder.name == "bench":
+            yield from sorted(folder.glob("*.json"))
+        elif folder.name == "compare":
+            yield from sorted(path for path in folder.iterdir() if path.is_dir())
+        else:
+            yield folder
 
 
 def _sections(page: Path) -> Iterator[Section]:

@@ -14,11 +14,13 @@ import torch
 from typer.testing import CliRunner
 
 from pcl_clora.cli import app
+from pcl_clora.compare import load_study
 from pcl_clora.compare.folder import StudyFolder
 from pcl_clora.compare.study import Run
 from pcl_clora.config import ConfigError
 from pcl_clora.data import PointLoader, build_dataset
 from pcl_clora.engine import evaluate, load_run
+from pcl_clora.engine.run.snapshot import Snapshot
 from tests.support.cli_cases import ROOT
 from tests.support.study_cases import FAILING, Here, carry_out, tiny_study, write_study
 
@@ -227,29 +229,30 @@ def test_a_study_killed_twenty_times_loses_nothing_and_repeats_nothing(whole, tm
 
 
 @pytest.mark.slow
-def test_a_run_ends_with_the_study_that_was_killed_and_goes_on_with_the_next(tmp_path):
-    config = write_study(
-        tmp_path,
-        choose=None,
-        seeds=[0],
-        rows={"clora": {"settings": {"optim": {"epochs": 3}, "train": {"progress": "plain"}}}},
-    )
+def test_a_run_ends_with_the_study_that_was_killed_and_goes_on_with_the_next(tmp_path, monkeypatch):
+    row = {"settings": {"optim": {"epochs": 3}, "train": {"progress": "plain"}}}
+    config = write_study(tmp_path, choose=None, seeds=[0], rows={"clora": row})
     command = [sys.executable, "-m", "pcl_clora.cli", "compare", "--config", str(config), "--out", "out"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     log = tmp_path / "out" / "logs" / "clora" / "seed0.log"
     first = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     while not (log.is_file() and "epoch 1/3" in log.read_text()):
         assert first.poll() is None
-        time.sleep(0.05)
+        time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    second = subprocess.run(
-        command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True
-    )
-    assert second.returncode == 0, second.stderr
-    assert "[1/1] clora/seed0: " in second.stdout
-    assert "is at work" not in log.read_text()
-    assert "going on after step" in log.read_text()
+    restored, restore = [], Snapshot.restore
+    monkeypatch.setattr(Snapshot, "restore", lambda self, tree: restored.append(restore(self, tree)))
+    study, files = load_study(config), StudyFolder(tmp_path / "out")
+    for _ in range(200):  # the run takes a moment to end
+        outcome, _ = carry_out(study, files.path)
+        if not outcome.failed:
+            break
+        assert "another process" in str(outcome.failed)
+        time.sleep(0.05)
+    assert [str(run) for run in outcome.finished] == ["clora/seed0"]
+    assert len(restored) == 1
+    assert [point["epoch"] for point in files.check(study, Run("clora", 0))["curve"]] == [0, 1, 2]
 
 
 def test_part_segmentation_keeps_the_iou_of_every_cloud(tmp_path):

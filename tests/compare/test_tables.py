@@ -77,12 +77,12 @@ def test_runs_of_different_precision_are_never_averaged(folder):
 
 
 def test_a_failed_row_is_shown_as_failed_and_never_dropped(tmp_path):
-    study = tiny_study(tmp_path, choose=None, **FAILING)
+    study = tiny_study(tmp_path, choose=None, seeds=[0], **FAILING)
     carry_out(study, tmp_path / "out")
     write_study(study, StudyFolder(tmp_path / "out"))
     report(tmp_path / "out")
     table = (tmp_path / "out" / "table.md").read_text()
-    assert "| broken | 0 | - | - | - | - | failed: seed0 |" in table
+    assert "| broken | 0 | - | - | - | - | - | failed: seed0 |" in table
     assert "* broken, seed0: failed: " in table
     assert [row["row"] for row in json.loads((tmp_path / "out" / "table.json").read_text())["rows"]][
         -1
@@ -169,6 +169,8 @@ def test_a_study_that_ran_is_reported_from_its_small_files_alone(tmp_path):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     lines = by_name(report(kept) and read_results(kept))
-    record = files.check(study, Run("lora", 0))
+    record, clora = (files.check(study, Run(row, 0)) for row in ("lora", "clora"))
     assert lines["lora"].values["oa_mean"] == record["metrics"]["oa"]
     assert lines["lora"].values["macs_merged"] > 0
+    assert lines["clora"].values["value_sade"] == clora["curve"][-1]["value_sade"]
+    assert lines["lora"].values["value_sade"] is None

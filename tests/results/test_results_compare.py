@@ -1,0 +1,58 @@
+"""The committed studies: what stands in their tables follows from the files of their runs."""
+
+import pytest
+
+from pcl_clora.compare import load_study
+from pcl_clora.compare.folder import StudyFolder
+from pcl_clora.compare.results import read_results
+from pcl_clora.compare.study import Run
+from pcl_clora.compare.tables import markdown_tables, table_lines
+from pcl_clora.io import sha256_file
+from tests.support.cli_cases import ROOT
+
+STUDIES = sorted(path for path in (ROOT / "results" / "compare").glob("*") if path.is_dir())
+
+
+def name_of(path):
+    return path.name
+
+
+@pytest.fixture(params=STUDIES, ids=name_of)
+def study(request):
+    """The folder of a study and what it found."""
+    return request.param, read_results(request.param, partial=True)
+
+
+def test_the_table_is_what_the_files_of_the_runs_say(study):
+    folder, results = study
+    assert (folder / "table.md").read_text() == markdown_tables(results, table_lines(results))
+
+
+def test_every_run_says_where_and_how_it_was_made_and_its_outputs_are_its_own(study):
+    folder, results = study
+    files = StudyFolder(folder)
+    for row in results.finished:
+        for number, (seed, record) in enumerate(row.records.items()):
+            assert record["precision"] in ("float32", "bfloat16")
+            assert record["processor"]
+            assert record["versions"]["torch"]
+            assert len(record["git"]) == 40  # a commit, nothing changed
+            assert record["protocol"]["name"] == "honest"
+            assert record["best"]["selected_on"] == "last"
+            assert sha256_file(files.outputs(Run(row.row, seed))) == record["outputs_sha256"]
+            if "oa" in record["metrics"]:
+                assert row.scores[number].mean() == pytest.approx(record["metrics"]["oa"])
+
+
+def test_the_study_is_that_of_its_config(study):
+    folder, results = study
+    config = load_study(ROOT / "cfgs" / "compare" / f"{folder.name}.yaml")
+    assert results.content["settings"] == config.cfg.model_dump(mode="json")
+    assert list(results.content["rows"]) == list(config.rows)
+
+
+def test_a_study_with_runs_is_small_enough_to_be_committed(study):
+    folder, _ = study
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    assert max(sizes) < 150_000
+    assert not (folder / "runs").exists()
