@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ from pcl_clora.errors import UserValueError
 from pcl_clora.io import write_json
 from pcl_clora.io.text import visible
 
-_POLL_S, GRACE_S = 0.2, 30.0
+_POLL_S, GRACE_S, LOCKED_TRIES = 0.2, 30.0, 3
 
 
 @dataclass
@@ -159,6 +160,8 @@ class StudyRunner:
         self._tell, self._estimate = tell, estimate or (lambda run: 1.0)
         self._launch = launch or LaunchedProcess
         self._running: dict[Run, _Job] = {}
+        self._todo: list[Run] = []
+        self._refused: Counter[Run] = Counter()
         self._outcome = Outcome()
         self._estimated = self._took = 0.0
 
@@ -168,18 +171,18 @@ class StudyRunner:
         Raises:
             TrainingInterrupted: after Ctrl-C; runs are saved and go on with the same command.
         """
-        todo = []
+        self._todo = []
         for run in runs:
             if self._is_needless(run):
                 self._outcome.finished.append(run)
             else:
-                todo.append(run)
-        self._all, self._left = len(runs), list(todo)
+                self._todo.append(run)
+        self._all, self._left = len(runs), list(self._todo)
         if self._outcome.finished:
             self._tell(f"{len(self._outcome.finished)} of {len(runs)} runs are finished already")
         try:
-            while todo or self._running:
-                self._start_more(todo)
+            while self._todo or self._running:
+                self._start_more()
                 self._wait()
         except KeyboardInterrupt:
             raise self._interrupted() from None
@@ -193,8 +196,9 @@ class StudyRunner:
             return True
         return self._folder.is_finished(self._study, run)
 
-    def _start_more(self, todo: list[Run]) -> None:
+    def _start_more(self) -> None:
         """Start runs until there are enough; a run whose choice is not made yet waits for it."""
+        todo = self._todo
         for run in list(todo):
             if len(self._running) >= self._jobs:
                 return
@@ -256,6 +260,9 @@ class StudyRunner:
             score = record["score"] if run.trial is not None else _headline(record)
             what = "on validation" if run.trial is not None else "on test"
             self._say(run, f"{100 * score:.2f} {what}, {format_seconds(took)}")
+        elif code == LOCKED and self._refused[run] < LOCKED_TRIES:
+            self._refused[run] += 1  # perhaps the run of a study that was killed, about to end
+            self._todo.append(run)
         elif code == LOCKED:
             self._fail(run, "another process is at work on it", keep=False)
         else:

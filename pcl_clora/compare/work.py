@@ -89,8 +89,10 @@ def run_job(job: Mapping[str, Any]) -> None:
     cfg = build(RunConfig, job["config"], source=job["run"])
     path = Path(job["record"])
     if job["trial"] is not None:
-        best = Trainer(cfg, run_dir=job["run_dir"]).fit_to_choose()
+        trainer = Trainer(cfg, run_dir=job["run_dir"])
+        best = trainer.fit_to_choose()
         told = {"run": job["run"], "trial": job["trial"], "settings": identity(cfg)}
+        told["precision"] = trainer.precision
         where = environment(torch.device("cpu"))
         score = best["oa"] if "oa" in best else best["instance_miou"]
         seen = {key: where[key] for key in ("git", "processor", "versions", "threads")}

@@ -20,6 +20,7 @@ from pcl_clora.compare.study import Run
 from pcl_clora.config import ConfigError
 from pcl_clora.data import PointLoader, build_dataset
 from pcl_clora.engine import evaluate, load_run
+from pcl_clora.engine.run.lock import RunLock
 from pcl_clora.engine.run.snapshot import Snapshot
 from tests.support.cli_cases import ROOT
 from tests.support.study_cases import FAILING, Here, carry_out, tiny_study, write_study
@@ -128,6 +129,16 @@ def test_a_failed_run_is_named_and_the_others_go_on(tmp_path):
     again = Here()
     carry_out(study, tmp_path / "out", again)
     assert again.started == ["broken/seed0"]  # tried again, and nothing else
+
+
+def test_a_run_that_another_process_has_is_tried_again_behind_the_others_and_then_named(tmp_path):
+    study, launch = tiny_study(tmp_path, choose=None, seeds=[0]), Here()
+    files = StudyFolder(tmp_path / "out")
+    with RunLock(files.run_dir(Run("lora", 0))):
+        outcome, _ = carry_out(study, files.path, launch)
+    assert launch.started == ["lora/seed0", "clora/seed0", *["lora/seed0"] * 3]
+    assert outcome.failed == {Run("lora", 0): "another process is at work on it"}
+    assert not files.failure(Run("lora", 0)).exists()
 
 
 def test_a_choice_is_made_among_the_trials_that_did_not_fail(tmp_path):

@@ -14,7 +14,8 @@ import yaml
 from pcl_clora.compare import Study, load_study
 from pcl_clora.compare.folder import StudyFolder
 from pcl_clora.compare.runner import Outcome, StudyRunner
-from pcl_clora.compare.work import run_job
+from pcl_clora.compare.work import LOCKED, run_job
+from pcl_clora.engine.run.lock import RunLockedError
 from pcl_clora.io import save_tensors, write_json
 from tests.support.cli_cases import write_config
 
@@ -64,6 +65,9 @@ class Here:
         with log.open("a") as file, redirect_stdout(file):
             try:
                 run_job(job)
+            except RunLockedError as error:
+                print(error)
+                self._code = LOCKED
             except Exception as error:
                 print(error)
                 self._code = 1
