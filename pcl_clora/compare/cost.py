@@ -42,8 +42,8 @@ def measure_cost(
 
     Returns:
         The content of cost.json: "rows", each with memory_mib and latency_ms of `cost_report`, step_ms (a
-        training step of a whole batch) and step_clouds; and what it was measured on. With one thread steps
-        are in processor time, which leaves out what others ran in between; latencies are by the wall.
+        training step of a whole batch) and step_clouds; and what it was measured on. With one thread
+        processor time counts, which leaves out what others ran in between.
 
     Raises:
         RunLockedError: if runs of the study go on in the folder.
@@ -74,9 +74,9 @@ def _measure(study: Study, name: str, repeats: int) -> dict[str, Any]:
         torch.manual_seed(0)
         model = attach_adapter(build_model(cfg.model), cfg.adapter)
         clouds = cfg.optim.batch_size
-        measured = cost_report(model, cfg.data.num_points, repeats=repeats, batch_size=clouds)
-        step = make_step(cfg, clouds)[1]
         clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+        measured = cost_report(model, cfg.data.num_points, repeats=repeats, batch_size=clouds, clock=clock)
+        step = make_step(cfg, clouds)[1]
         seconds = interleaved_seconds({"step": step}, repeats, clock=clock)["step"]
     return {
         "memory_mib": measured["memory_mib"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -42,6 +42,7 @@ def cost_report(
     with_memory: bool = True,
     with_latency: bool = True,
     seed: int = 0,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, Any]:
     """Measure what a model costs. The model is left as it was; it must not be merged.
 
@@ -53,6 +54,7 @@ def cost_report(
         with_memory: measure peak memory of a forward pass and of a training step.
         with_latency: measure time.
         seed: of the random clouds; no count depends on it.
+        clock: seconds from any moment on, by which latencies are measured; by default those of the wall.
 
     Returns:
         A dict of json values:
@@ -82,7 +84,7 @@ def cost_report(
     if image := get_interface(model).input_shape:
         report["image"] = list(image)
     report["memory_mib"] = _memory(model, merged, inputs) if with_memory else None
-    report["latency_ms"] = _latency(model, merged, inputs, repeats) if with_latency else None
+    report["latency_ms"] = _latency(model, merged, inputs, repeats, clock) if with_latency else None
     return report
 
 
@@ -242,8 +244,14 @@ def _generators_kept(device: torch.device) -> AbstractContextManager[None]:
     return torch.random.fork_rng(devices=[device], device_type=device.type)
 
 
-def _latency(model: nn.Module, merged: nn.Module, inputs: Sequence[Tensor], repeats: int) -> dict[str, Any]:
-    measured = model_latency_ms({"unmerged": model, "merged": merged}, *inputs, repeats=repeats)
+def _latency(
+    model: nn.Module,
+    merged: nn.Module,
+    inputs: Sequence[Tensor],
+    repeats: int,
+    clock: Callable[[], float] | None,
+) -> dict[str, Any]:
+    measured = model_latency_ms({"unmerged": model, "merged": merged}, *inputs, repeats=repeats, clock=clock)
     return {
         **measured,
         "grouping": grouping_latency_ms(merged, *inputs, repeats=min(repeats, 3)),

@@ -78,7 +78,12 @@ def interleaved_seconds(
 
 
 def model_latency_ms(
-    models: Mapping[str, nn.Module], points: Tensor, *more: Tensor, repeats: int, warmup: int = 1
+    models: Mapping[str, nn.Module],
+    points: Tensor,
+    *more: Tensor,
+    repeats: int,
+    warmup: int = 1,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, float]:
     """Time the forward pass of several models turn by turn, in evaluation mode and without gradients.
 
@@ -88,6 +93,7 @@ def model_latency_ms(
         more: further inputs of the models, such as categories.
         repeats: rounds that count.
         warmup: rounds before that do not.
+        clock: as in `interleaved_times`.
 
     Returns:
         Name -> milliseconds per cloud: median time of a batch / B.
@@ -98,7 +104,7 @@ def model_latency_ms(
             return float(model(points, *more).sum())  # reading the value waits for the device
 
     runs = {name: (lambda model=model: forward(model)) for name, model in models.items()}
-    seconds = interleaved_seconds(runs, repeats, warmup)
+    seconds = interleaved_seconds(runs, repeats, warmup, clock)
     return {name: 1000 * value / points.shape[0] for name, value in seconds.items()}
 
 
