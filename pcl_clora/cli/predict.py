@@ -65,7 +65,10 @@ def predict(
         bool, typer.Option("--resume", help="Skip what an earlier call has done, even a killed one.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 if any file could not be predicted.")
+        bool,
+        typer.Option(
+            "--strict", help="Exit with 1 if any file could not be predicted; always so without a table."
+        ),
     ] = False,
     data: Annotated[
         Path | None, typer.Option(help="Folder of the run's data, if it is asked for names and not found.")
@@ -103,7 +106,7 @@ def predict(
     failed = asked.tell(times, total)
     if pages is not None:
         show(*(f"{page}" for page in pages.finish()))
-    if failed and strict:
+    if failed and (strict or not asked.is_table):
         raise typer.Exit(1)
 
 

@@ -54,7 +54,7 @@ def test_files_of_one_name_do_not_overwrite_one_another(classification_run, clou
     assert together.exit_code == 0, together.output
     assert sorted(file.name for file in out.iterdir()) == ["a_1.json", "b_1.json"]
     alone = [call(classification_run, file, "--out", tmp_path / "one") for file in (first, second, first)]
-    assert [one.exit_code for one in alone] == [0, 0, 0]
+    assert [one.exit_code for one in alone] == [0, 1, 0]
     assert "holds the result of" in alone[1].stderr
     assert "a/1.xyz" in json.loads((tmp_path / "one" / "1.json").read_text())["file"]
 
@@ -65,8 +65,8 @@ def test_a_bad_file_does_not_stop_the_others(classification_run, cloud, tmp_path
 
     found = call(classification_run, good, bad, tmp_path / "4.off", last, "--out", tmp_path / "out")
 
-    assert found.exit_code == 0
-    assert call(classification_run, bad, "--out", tmp_path / "out", "--strict").exit_code == 1
+    assert found.exit_code == 1
+    assert call(classification_run, bad, good, "--out", tmp_path / "out.csv").exit_code == 0
     assert found.stdout.count("confidence") == 2
     assert f"error: {bad}" in found.stderr
     assert "4.off" in found.stderr
@@ -90,7 +90,7 @@ def test_json_says_which_file_is_bad(classification_run, cloud, tmp_path):
     found = call(classification_run, good, bad, "--out", tmp_path / "out", "--json")
 
     content = json.loads(found.stdout)
-    assert found.exit_code == 0
+    assert found.exit_code == 1
     assert set(content[str(bad)]) == {"error"}
     assert content[str(good)]["warnings"] == []
 
@@ -113,7 +113,7 @@ def test_something_else_of_that_name_is_not_overwritten(classification_run, clou
 
     found = call(classification_run, cloud("1.xyz"), "--out", tmp_path)
 
-    assert found.exit_code == 0
+    assert found.exit_code == 1
     assert "holds something else" in found.stderr
     assert json.loads((tmp_path / "1.json").read_text()) == {"mine": 1}
 
