@@ -100,6 +100,28 @@ def test_the_number_of_threads_changes_no_bit(threads, kind, batch):
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), count
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the system does not list threads")
+def test_small_clouds_wake_no_thread_and_large_ones_do():
+    program = (
+        "import os, torch; from pcl_clora import ops\n"
+        "count = lambda: len(os.listdir('/proc/self/task'))\n"
+        "small, large = torch.rand(8, 64, 3), torch.rand(32, 1024, 3)\n"
+        "torch.set_num_threads(2); before = count()\n"
+        "ops.farthest_point_sample(small, 8); ops.knn(small, small[:, :8].contiguous(), 8)\n"
+        "ops.group_points(small, 8, 8); ops.ball_query(small, small[:, :8].contiguous(), 0.1, 8)\n"
+        "ops.chamfer_distance(small[:2, :16], small[:2, :16]); between = count()\n"
+        "ops.group_points(large, 64, 32); print(between - before, count() - between)\n"
+    )
+    environment = {
+        **os.environ,
+        "PCL_CLORA_OPS": "native",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+    }
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["0", "1"], done.stderr
+
+
 def test_gradients_add_up_in_the_order_of_the_indices(threads):
     threads(3)
     generator = torch.Generator().manual_seed(0)

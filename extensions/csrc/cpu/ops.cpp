@@ -40,11 +40,20 @@ T* out(Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
-// One thread per cloud where there are enough clouds, else all threads in one cloud after another.
+// Work is counted in looks at a point, of about half a nanosecond. Clouds are not shared out to threads for less
+// than it costs to wake one.
+constexpr int64_t kWorthAThread = 1 << 15;
+constexpr int64_t kQuery = 256;  // looks at a point that a query costs besides those at the points
+
+int64_t looks_of_queries(int64_t queries, int64_t n) { return queries * (n + kQuery); }
+int64_t looks_of_samples(int64_t samples, int64_t n) { return samples * (n / 8 + kQuery / 2); }  // no selection
+
+// One thread for some clouds where there are enough clouds, else all threads in one cloud after another.
 template <class F>
-void for_clouds(int64_t batch, const F& function) {
+void for_clouds(int64_t batch, int64_t looks, const F& function) {
+  const int64_t grain = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, looks));
   if (batch >= num_threads())
-    return parallel(batch, 1, [&](int64_t begin, int64_t end) {
+    return parallel(batch, grain, [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b) function(b);
     });
   for (int64_t b = 0; b < batch; ++b) function(b);
@@ -151,7 +160,7 @@ Tensor farthest_point_sample(
     const T* cloud = data<T>(points);
     int64_t* to = out<int64_t>(idx);
     refuse_non_finite(cloud, "points", n, lengths.of);
-    for_clouds(batch, [&](int64_t b) {
+    for_clouds(batch, looks_of_samples(num_samples, n), [&](int64_t b) {
       kernels<T>().farthest_points(
           cloud + b * n * 3, lengths.of[b], num_samples, start_index, skip_origin, to + b * num_samples);
     });
@@ -179,7 +188,7 @@ std::tuple<Tensor, Tensor> knn(
     refuse_non_finite(query, "queries", queries);
     T* to = out<T>(dist2);
     int64_t* to_idx = out<int64_t>(idx);
-    for_clouds(batch, [&](int64_t b) {
+    for_clouds(batch, looks_of_queries(m, n), [&](int64_t b) {
       kernels<T>().knn(
           cloud + b * n * 3, lengths.of[b], query + b * m * 3, m, k, to + b * m * k, to_idx + b * m * k);
     });
@@ -211,7 +220,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> group_points(
     refuse_non_finite(cloud, "points", n, lengths.of);
     T *to_center = out<T>(center), *to_neighborhood = out<T>(neighborhood);
     int64_t *to_idx = out<int64_t>(idx), *to_center_idx = out<int64_t>(center_idx);
-    for_clouds(batch, [&](int64_t b) {
+    for_clouds(batch, looks_of_queries(g, n), [&](int64_t b) {
       kernels<T>().group(
           cloud + b * n * 3, lengths.of[b], g, k, start_index, skip_origin, to_center + b * g * 3,
           to_neighborhood + b * g * k * 3, to_idx + b * g * k, to_center_idx + b * g);
@@ -236,7 +245,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> chamfer_distance(const Tensor& a_in, 
     refuse_non_finite(from_b, "b", b);
     T *to_a = out<T>(dist_a), *to_b = out<T>(dist_b);
     int64_t *to_idx_a = out<int64_t>(idx_a), *to_idx_b = out<int64_t>(idx_b);
-    for_clouds(batch, [&](int64_t i) {
+    for_clouds(batch, looks_of_queries(n, m) + looks_of_queries(m, n), [&](int64_t i) {
       const T *cloud_a = from_a + i * n * 3, *cloud_b = from_b + i * m * 3;
       kernels<T>().knn(cloud_b, m, cloud_a, n, 1, to_a + i * n, to_idx_a + i * n);
       kernels<T>().knn(cloud_a, n, cloud_b, m, 1, to_b + i * m, to_idx_b + i * m);
@@ -261,7 +270,7 @@ Tensor ball_query(const Tensor& points_in, const Tensor& queries_in, double radi
     refuse_non_finite(query, "queries", queries);
     int64_t* to = out<int64_t>(idx);
     const T r = static_cast<T>(radius);
-    for_clouds(batch, [&](int64_t b) {
+    for_clouds(batch, looks_of_queries(m, n), [&](int64_t b) {
       kernels<T>().ball(
           cloud + b * n * 3, n, query + b * m * 3, m, r * r, num_samples, to + b * m * num_samples);
     });
@@ -317,7 +326,7 @@ void scatter(
   };
   const int64_t threads = num_threads();
   if (batch >= threads || each * channels < (1 << 15))
-    return for_clouds(batch, [&](int64_t b) { add(b, 0, n); });
+    return for_clouds(batch, each * channels, [&](int64_t b) { add(b, 0, n); });
   for (int64_t b = 0; b < batch; ++b)
     parallel(n, (n + threads - 1) / threads, [&](int64_t begin, int64_t end) { add(b, begin, end); });
 }
