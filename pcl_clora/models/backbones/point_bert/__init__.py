@@ -15,7 +15,9 @@ from pcl_clora.models.layers import family_keys
 
 
 def _are(file: FileFacts) -> bool:
-    return file.has("reduce_dim.weight")
+    """Others of the family have such a layer too where encoder_dim is set; their heads are of more layers."""
+    others = file.any(r"^cls_head_finetune\.8\.|^convs3\.")
+    return file.has("reduce_dim.weight") and not others
 
 
 def _read_task(file: FileFacts) -> Task | None:
