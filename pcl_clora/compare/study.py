@@ -266,7 +266,8 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     """
     path = Path(path)
     cfg = build(StudyConfig, read_yaml(path), source=str(path))
-    values = merge(read_yaml(path.parent / cfg.base), cfg.settings)
+    own = {"train": {"novelty": 0}}  # nobody predicts with the runs of a study, unless its files say so
+    values = merge(own, merge(read_yaml(path.parent / cfg.base), cfg.settings))
     last = parse_overrides(overrides)
     base = build(RunConfig, merge(values, last), source=f"{path}, base {cfg.base}")
     if cfg.robustness is not None and base.model.task != "classification":

@@ -346,11 +346,11 @@ def test_two_views_are_one_cloud_drawn_and_augmented_twice(tmp_path: Path) -> No
     seen: list[torch.Tensor] = []
 
     class Listening(Trainer):
-        def _training_points(self, batch: Batch) -> Batch:
-            views = super()._training_points(batch)
+        def _training_points(self, batch: Batch) -> tuple[Batch, Any]:
+            views, patches = super()._training_points(batch)
             seen.append(views.points)
             assert torch.equal(views.index, batch.index.repeat(2))
-            return views
+            return views, patches
 
     Listening(build(RunConfig, TWO_VIEWS), run_dir=tmp_path).fit()
     assert [tuple(points.shape) for points in seen] == [(24, 64, 3)] * STEPS
