@@ -71,7 +71,8 @@ def test_a_file_loads_in_another_process(tmp_path: Path) -> None:
         "for file in sorted(Path(sys.argv[1]).glob('*.safetensors')):\n"
         "    model = pcl.create_model('point_mae_tiny', num_classes=3, weights='builtin')\n"
         "    answer = pcl.load_adapter(file, model)(points)\n"
-        "    print(torch.equal(answer, torch.load(file.with_suffix('.pt'), weights_only=True)))\n"
+        "    there = torch.load(file.with_suffix('.pt'), weights_only=True)\n"
+        "    print(file.stem, float((answer - there).abs().max() / there.abs().max()))\n"
     )
     torch.save(points, tmp_path / "points.pt")
 
@@ -80,7 +81,10 @@ def test_a_file_loads_in_another_process(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
     )  # fmt: skip
 
-    assert found.stdout.split() == ["True"] * len(list_adapters()), found.stderr
+    lines = dict(line.split() for line in found.stdout.splitlines())
+    assert sorted(lines) == list_adapters(), found.stderr
+    # Not the same bits everywhere: products of torch's library may depend on where in memory a matrix lies.
+    assert {name: off for name, off in lines.items() if float(off) > 1e-5} == {}
 
 
 def test_two_adapters_with_other_random_tensors_live_on_one_base(tmp_path: Path) -> None:
