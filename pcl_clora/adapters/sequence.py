@@ -8,7 +8,7 @@ and they look at one another only.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, cast
 
@@ -268,6 +268,19 @@ def family_head(model: nn.Module, in_features: int, num_classes: int, **more: An
     config = cast(Any, model).config
     sizes = {"width": config.head_width, "dropout": config.head_dropout}
     return ClassificationHead(in_features, num_classes, **sizes, **more)
+
+
+def lengthened(outputs: Sequence[Tensor], behind: Mapping[int, Tensor]) -> list[Tensor]:
+    """Put tokens behind the outputs of some blocks.
+
+    Args:
+        outputs: (B, T, D) of every block.
+        behind: number of a block -> (B, M, D).
+    """
+    return [
+        torch.cat([output, behind[index]], dim=1) if index in behind else output
+        for index, output in enumerate(outputs)
+    ]
 
 
 def neighbor_rows(tokens: Tokens, k: int) -> Tensor:

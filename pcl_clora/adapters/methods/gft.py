@@ -26,6 +26,7 @@ from pcl_clora.adapters.sequence import (
     SequenceMethod,
     check_patches,
     family_head,
+    lengthened,
     patch_entry,
     seen_by_all,
 )
@@ -170,10 +171,9 @@ class GFTDecoding(Delta):
         fetched: Sequence[int],
     ) -> Any:
         """What a segmentation head reads."""
-        outputs = list(outputs)
-        for index in self.levels:
-            prompts, graph = tokens.memo["gft", index]
-            outputs[index] = torch.cat([outputs[index], prompts], dim=1)
+        found = {index: tokens.memo["gft", index] for index in self.levels}
+        outputs = lengthened(outputs, {index: prompts for index, (prompts, _) in found.items()})
+        graph = found[self.levels[-1]][1]
         return base_layer(gather, tokens, outputs, self.levels)._replace(extra=graph.amax(dim=1))
 
 

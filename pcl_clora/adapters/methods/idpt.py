@@ -18,6 +18,7 @@ from pcl_clora.adapters.sequence import (
     PublishedConfig,
     SequenceMethod,
     check_patches,
+    lengthened,
     seen_by_all,
 )
 from pcl_clora.errors import UserValueError
@@ -146,9 +147,7 @@ class PromptedDecoding(Delta):
         fetched: Sequence[int],
     ) -> Any:
         """What a segmentation head reads."""
-        outputs = list(outputs)
-        for index in fetched:
-            outputs[index] = torch.cat([outputs[index], tokens.memo["idpt", index]], dim=1)
+        outputs = lengthened(outputs, {index: tokens.memo["idpt", index] for index in fetched})
         found = base_layer(gather, tokens, outputs, fetched)
         patches, prompts = found.features.tensor_split([tokens.center.shape[1]], dim=1)
         return found._replace(features=patches, pooled=prompts.flatten(1))

@@ -19,6 +19,7 @@ from pcl_clora.adapters.sequence import (
     as_split,
     check_split,
     family_head,
+    lengthened,
     more_patches,
     on_patches_and_extras,
     outer_layers,
@@ -87,9 +88,7 @@ class PromptedDecoding(Delta):
         fetched: Sequence[int],
     ) -> Any:
         """What a segmentation head reads."""
-        outputs = list(outputs)
-        for index in fetched:
-            outputs[index] = torch.cat([outputs[index], tokens.memo["ppt", index][0]], dim=1)
+        outputs = lengthened(outputs, {index: tokens.memo["ppt", index][0] for index in fetched})
         found = base_layer(gather, tokens, outputs, fetched)
         pooled = torch.cat([found.features.amax(dim=1), found.features.mean(dim=1)], dim=1)
         return found._replace(features=found.features[:, : tokens.center.shape[1]], pooled=pooled)
