@@ -232,6 +232,10 @@ class AdapterMethod(nn.Module):
                 raise UserTypeError(f"{name} is a {type(value).__name__}; provide() takes tensors.")
         self._provided = {**self._provided, **tensors}
 
+    def example_inputs(self, interface: ModelInterface) -> dict[str, Tensor]:
+        """Make what `provide` takes for one cloud, in the released sizes and without values, for counting."""
+        return {}
+
     def clear_provided(self) -> None:
         """Forget what was provided."""
         self._provided = {}

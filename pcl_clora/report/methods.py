@@ -11,7 +11,14 @@ import torch
 from rich.console import RenderableType
 from torch import nn
 
-from pcl_clora.adapters import AdaptedModel, attach_adapter, list_adapters
+from pcl_clora.adapters import (
+    AdaptedModel,
+    attach_adapter,
+    list_adapters,
+    list_published,
+    published_adapter,
+)
+from pcl_clora.adapters.config import AdapterConfig
 from pcl_clora.adapters.registry import method_class
 from pcl_clora.errors import PclCloraError
 from pcl_clora.models import create_model, published_form
@@ -40,8 +47,9 @@ class MethodRow:
     Attributes:
         settings: what to write in a config, the method first.
         trained: numbers that it trains besides head and tokens.
-        macs_published: multiply-adds of a cloud as papers count them: linear layers and convolutions; of a
-            method that merges, merged; of one that is offered as released and mended, as released.
+        macs_published: multiply-adds of a cloud as papers count them: calls of linear and convolution layers;
+            of a method that merges, merged; of one whose code is released, with that code's settings for
+            ScanObjectNN in paper mode.
         macs_executed: all matrix products that run, attention included, unmerged.
         macs_merged: the same after merging; None if it does not merge.
         file_bytes: size of the tensors in its file, head and tokens included.
@@ -86,8 +94,8 @@ def describe_methods() -> list[MethodRow]:
         for settings in _forms(name, method.config_type.model_fields):
             published, merged = plain
             if not method.mergeable:
-                paper = {"mode": "paper"} if "mode" in method.config_type.model_fields else {}
-                released = attach_adapter(base, {**settings, **paper})
+                released = attach_adapter(base, _as_released(settings))
+                released.method.provide(**released.method.example_inputs(released.interface))
                 with published_form(released):
                     published = sum(count_layers(released, points).values())
                 released.unload()
@@ -119,6 +127,14 @@ def backbone_names() -> tuple[str, ...]:
     networks = {entry.tasks["classification"]: entry for entry in reversed(entries())}
     own = [entry for entry in entries() if entry in networks.values() and not entry.same_network]
     return tuple(IMAGES if entry.variants else entry.name for entry in own)
+
+
+def _as_released(settings: dict[str, Any]) -> AdapterConfig | dict[str, Any]:
+    """Return the published settings of a method for the network and the data that are counted, if any."""
+    name = settings["method"]
+    if any(entry["method"] == name and entry["backbone"] == ON for entry in list_published()):
+        return published_adapter(backbone=ON, **settings)
+    return settings
 
 
 def _make_bases() -> Iterator[tuple[tuple[str, Task], nn.Module]]:

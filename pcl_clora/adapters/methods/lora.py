@@ -197,7 +197,10 @@ class LoRADelta(Delta):
 
     def forward(self, base_layer: nn.Module, x: Tensor) -> Tensor:
         """(..., C_in) -> (..., C_out)."""
-        y: Tensor = base_layer(x)
+        return self.added_to(base_layer(x), x)
+
+    def added_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """Add the updates of x (..., C_in) to what the bare layer makes of it, (..., C_out)."""
         down, up = self.stacked()
         hidden = product.linear(self.dropout(x), down.t())
         if self.scale not in (None, 1):

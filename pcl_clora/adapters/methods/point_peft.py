@@ -31,6 +31,7 @@ from pcl_clora.models.published import Rewritten
 
 NUM_CORNERS = NUM_PROMPTS = 10  # start points of the second sampling, and prompts of a block, as released
 TOP, BANK_SHARE, INNER = 8, 0.3, 18  # columns of the bank; share of what is mixed in; width of the attention
+BANK_SIZE = 11392  # columns of the released bank
 ADAPTER_SHARE = 0.7  # of the adapter behind the MLP
 
 
@@ -249,6 +250,11 @@ class PointPEFT(SequenceMethod):
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__(config)
         self.attention = nn.ModuleList()
+
+    def example_inputs(self, interface: ModelInterface) -> dict[str, Tensor]:
+        """Make a bank and the feature of one cloud, without values."""
+        dim, like = interface.embed_dim, next(self.parameters())
+        return {"bank": like.new_empty(dim, BANK_SIZE), "cp_feat": like.new_empty(1, dim)}
 
     @torch.no_grad()
     def prior(self, x: Tensor) -> Tensor | None:

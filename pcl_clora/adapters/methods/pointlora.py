@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from pcl_clora.adapters.base import Delta
+from pcl_clora.adapters.base import Delta, as_linear
 from pcl_clora.adapters.config import AdapterConfig
 from pcl_clora.adapters.methods.lora import LoRADelta, LowRank, LowRankConfig, Update
 from pcl_clora.adapters.paths import LinearSite, find_linears
@@ -27,6 +28,7 @@ from pcl_clora.models.entry import FileFacts
 from pcl_clora.models.interface import ModelInterface, Role, Tokens
 from pcl_clora.models.key_map import KeyMap, Rule
 from pcl_clora.models.method_files import MethodFiles
+from pcl_clora.models.published import Rewritten
 
 RELEASED_PATCHES = 128  # what the release takes for patches, whatever the backbone has
 SECOND_SHARE, EPS = 0.25, 1e-6  # of the second size in the loss; inside its logarithms
@@ -67,8 +69,10 @@ class Chosen(NamedTuple):
     pos: Tensor
 
 
-class UpdateWithMlp(LoRADelta):
+class UpdateWithMlp(Rewritten, LoRADelta):
     """y = W x + b + s B A x + mlp(x), with an MLP that all layers of the role share.
+
+    As published the layer's own product is a function call, which counters that hook layers do not see.
 
     Attributes:
         gain: 1, a factor of the MLP that the release holds and never trains; in paper mode only.
@@ -88,7 +92,9 @@ class UpdateWithMlp(LoRADelta):
     def forward(self, base_layer: nn.Module, x: Tensor) -> Tensor:
         """(..., C_in) -> (..., C_out)."""
         beside: Tensor = self._mlp[0](x)
-        return super().forward(base_layer, x) + (self.gain * beside if self.released else beside)
+        layer = as_linear(base_layer, "pointlora changes linear layers")
+        y = F.linear(x, layer.weight, layer.bias) if self.published else layer(x)
+        return self.added_to(y, x) + (self.gain * beside if self.released else beside)
 
     def merged_weight(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Refuse: the MLP is no weight."""
