@@ -22,7 +22,7 @@ from pcl_clora.models.config import TransformerConfig
 from pcl_clora.models.interface import ModelInterface, Opening, Tokens
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
 from pcl_clora.models.layers.product import Affine, Linear
-from pcl_clora.models.layers.transformer import NoPrefix, affine_parts
+from pcl_clora.models.layers.transformer import NoPrefix, affine_parts, max_over_tokens
 from pcl_clora.models.published import Rewritten
 
 LABEL_SLOPE = 0.2  # of the LeakyReLU behind the embedding of a category
@@ -229,7 +229,7 @@ class SegmentationHead(Rewritten, nn.Module):
         Returns:
             (B, N, P) logits.
         """
-        known = [features.amax(dim=1), features.mean(dim=1)] if pooled is None else [pooled]
+        known = [max_over_tokens(features), features.mean(dim=1)] if pooled is None else [pooled]
         known += [self.label(category)] if extra is None else [extra, self.label(category)]
         shared = torch.cat(known, dim=-1)
         x = self.propagation(points, center, features)

@@ -24,7 +24,7 @@ from pcl_clora.models.layers import shared_patches
 from pcl_clora.models.layers.checks import check_input
 from pcl_clora.models.layers.heads import ClassificationHead
 from pcl_clora.models.layers.product import Linear
-from pcl_clora.models.layers.transformer import Block, PatchEncoder, PrefixTokens
+from pcl_clora.models.layers.transformer import Block, PatchEncoder, PrefixTokens, max_over_tokens
 
 
 class PatchTransformer(nn.Module):
@@ -238,7 +238,7 @@ class PatchTransformer(nn.Module):
 
     def pool(self, features: Tensor) -> Tensor:
         """(B, 1 + G, D) -> (B, num_pooled D): the class token beside the maximum over the patch tokens."""
-        return torch.cat([features[:, 0], features[:, 1:].amax(dim=1)], dim=1)
+        return torch.cat([features[:, 0], max_over_tokens(features[:, 1:])], dim=1)
 
     def head_features(self, features: Tensor) -> Tensor:
         """(B, T, D) after the last norm -> (B, T, D), what the head pools."""

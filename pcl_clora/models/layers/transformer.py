@@ -22,7 +22,16 @@ CHUNK = 32  # patches that run through the patch encoder together, where that is
 
 def pool_max_mean(x: Tensor) -> Tensor:
     """Describe a sequence by the maximum beside the mean of its tokens: (B, T, D) -> (B, 2 D)."""
-    return torch.cat([x.amax(1), x.mean(1)], dim=1)
+    return torch.cat([max_over_tokens(x), x.mean(1)], dim=1)
+
+
+def max_over_tokens(x: Tensor) -> Tensor:
+    """(B, T, D) -> (B, D), the maximum over a sequence.
+
+    With a gradient on a CPU its backward pass keeps the places of the maxima and not the sequence, and writes
+    to them alone: the first one where several are equal, as in the published code.
+    """
+    return x.max(dim=1).values if _writes_to_maxima(x) else x.amax(dim=1)
 
 
 def plus(x: Tensor, extra: Tensor | None) -> Tensor:
@@ -349,7 +358,12 @@ def max_over_group(rows: Tensor, k: int) -> Tensor:
     every value again, which takes five times as long.
     """
     width = rows.shape[1]
-    if rows.is_cpu and rows.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if _writes_to_maxima(rows):
         as_image = rows.view(-1, k, 1, width).permute(0, 3, 1, 2)  # in memory as it is
         return F.adaptive_max_pool2d(as_image, (1, 1)).view(-1, width)
     return rows.view(-1, k, width).amax(dim=1)
+
+
+def _writes_to_maxima(x: Tensor) -> bool:
+    """Whether a maximum has a backward pass here that is worth its slower forward pass."""
+    return x.is_cpu and x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()

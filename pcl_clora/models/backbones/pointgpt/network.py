@@ -28,6 +28,7 @@ from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.key_map import KeyMap
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
 from pcl_clora.models.layers.product import Linear
+from pcl_clora.models.layers.transformer import max_over_tokens
 from pcl_clora.models.published import Rewritten
 
 
@@ -168,7 +169,7 @@ class PointGPT(Rewritten, PatchTransformer):
 
     def pool(self, features: Tensor) -> Tensor:
         """(B, 2 + G, D) -> (B, 2 D): the class token beside the maximum over the patch tokens."""
-        return torch.cat([features[:, 1], features[:, 2:].amax(dim=1)], dim=1)
+        return torch.cat([features[:, 1], max_over_tokens(features[:, 2:])], dim=1)
 
     def forward(self, points: Tensor) -> Tensor:
         """Classify clouds; in training also prepare `auxiliary_losses`.

@@ -20,7 +20,14 @@ from pcl_clora.models.config import MaskedConfig, PretrainingConfig, Transformer
 from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
 from pcl_clora.models.layers.transformer import Attention as SelfAttention
-from pcl_clora.models.layers.transformer import CrossAttention, DropPath, Mlp, PrefixTokens, plus
+from pcl_clora.models.layers.transformer import (
+    CrossAttention,
+    DropPath,
+    Mlp,
+    PrefixTokens,
+    max_over_tokens,
+    plus,
+)
 
 
 class ReConPretrainingConfig(PretrainingConfig):
@@ -147,7 +154,7 @@ class ReCon(PatchTransformer):
     def pool(self, features: Tensor) -> Tensor:
         """(B, 3 + G, D) -> (B, 4 D): the three tokens beside the maximum over the patch tokens."""
         tokens, patches = features.tensor_split([len(TOKEN_NAMES)], dim=1)
-        return torch.cat([tokens.flatten(1), patches.amax(dim=1)], dim=1)
+        return torch.cat([tokens.flatten(1), max_over_tokens(patches)], dim=1)
 
     def no_weight_decay(self) -> set[str]:
         """Name what weight decay spares besides biases and 1-D tensors: the three tokens."""
