@@ -16,10 +16,8 @@ from pcl_clora.config import ConfigError
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import PointDataset, Sample
 from pcl_clora.data.input_rule import InputRule
-from pcl_clora.data.part_taxonomy import PartTaxonomy
+from pcl_clora.data.part_taxonomy import CATEGORY, PartTaxonomy
 from pcl_clora.data.readers.files import FileDataset
-
-CATEGORY = "object"  # the one category of clouds whose points have labels
 
 
 class ArraysConfig(DataConfig):

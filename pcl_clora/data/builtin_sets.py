@@ -8,7 +8,9 @@ from pcl_clora.data.generated.procedural import ProceduralConfig, ProceduralShap
 from pcl_clora.data.generated.procedural_corpus import ProceduralCorpus, ProceduralCorpusConfig
 from pcl_clora.data.packed.read import PackedConfig, PackedDataset
 from pcl_clora.data.readers.digits import Digits, DigitsConfig
+from pcl_clora.data.readers.file_list import FileListConfig
 from pcl_clora.data.readers.folder import FolderConfig, PointFolder
+from pcl_clora.data.readers.labelled_folder import LabelledFolder, LabelledFolderConfig
 from pcl_clora.data.readers.modelnet_fewshot import ModelNetFewshot, ModelNetFewshotConfig
 from pcl_clora.data.readers.modelnet_hdf5 import ModelNet40Hdf5, ModelNet40Hdf5Config
 from pcl_clora.data.readers.modelnet_txt import ModelNet40Txt, ModelNet40TxtConfig
@@ -27,6 +29,8 @@ register_dataset("shapenetpart_hdf5", ShapeNetPartHdf5Config, ShapeNetPartHdf5)
 register_dataset("modelnet_fewshot", ModelNetFewshotConfig, ModelNetFewshot)
 register_dataset("fewshot", FewshotConfig, FewshotFold)
 register_dataset("folder", FolderConfig, PointFolder)
+register_dataset("file_list", FileListConfig, PointFolder)
+register_dataset("labelled_folder", LabelledFolderConfig, LabelledFolder)
 register_dataset("packed", PackedConfig, PackedDataset)
 register_dataset("procedural", ProceduralConfig, ProceduralShapes)
 register_dataset("procedural_corpus", ProceduralCorpusConfig, ProceduralCorpus)

@@ -23,6 +23,8 @@ class DataConfig(Config):
     # of a training cloud's points (added by build_dataset), or something that the reader does itself.
     paper_draws: ClassVar[Literal["unknown", "order", "in_reader"]] = "unknown"
 
+    reads_below: ClassVar[bool] = False  # whether clouds lie in any folder below `root`
+
     may_turn: ClassVar[bool] = True  # whether `up` means something: not where y points up already
 
     name: str  # which data set, see list_datasets()
@@ -48,6 +50,10 @@ class DataConfig(Config):
     def file_root(self) -> str:
         """Name the folder below which files are named for their draws; "" where that is not known."""
         return self.root
+
+    def listed_files(self) -> list[Path] | None:
+        """Name the files of the data where they are not all that lie below `root`; None elsewhere."""
+        return None
 
     @property
     def read_points(self) -> int:
@@ -99,7 +105,7 @@ class DataConfig(Config):
     def claims(self, folder: Path) -> bool:
         """Tell whether what is written into a folder would stand among the clouds of this data set."""
         root = Path(self.root).resolve()
-        inside = folder.resolve().is_relative_to(root) if self.name == "folder" else folder.resolve() == root
+        inside = folder.resolve().is_relative_to(root) if self.reads_below else folder.resolve() == root
         return bool(self.root) and inside
 
     def for_one_pass(self) -> DataConfig:

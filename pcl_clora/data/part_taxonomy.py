@@ -17,6 +17,7 @@ from pcl_clora.data.dataset import PointDataset
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import DataError, explained
 
+CATEGORY = "object"  # the one category of clouds that are not sorted into several
 REMEDY = "write a mapping of category to its parts, for example 'Chair: [back, seat, leg]'"
 
 

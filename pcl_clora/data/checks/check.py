@@ -8,6 +8,7 @@ from typing import Any
 
 from pcl_clora.data.checks.fewshot import check_fold
 from pcl_clora.data.checks.finding import Finding, RootInfo, problem
+from pcl_clora.data.checks.folder import is_list
 from pcl_clora.data.checks.layouts import LAYOUTS, Layout, find_layout
 from pcl_clora.data.config import DataConfig
 from pcl_clora.data.dataset import SPLITS
@@ -23,7 +24,7 @@ from pcl_clora.io import DataError, FileAccessError, explained, no_folder
 
 def _layout_of(root: Path) -> Layout:
     with explained(root, "read"):
-        if not root.is_dir():
+        if not root.is_dir() and not is_list(root):
             raise DataError(root, no_folder(root), "check the path; data/README.md says what to put where")
         return next(layout for layout in LAYOUTS if layout.recognise(root))
 
@@ -91,7 +92,7 @@ def check_data(data: DataConfig | Mapping[str, Any] | str | Path) -> list[Findin
         message = f"the data set {config.name} needs a folder; set data.root=<folder>, see data/README.md."
         return [Finding("error", "data.root", message)]
     root = Path(config.root)
-    if not root.is_dir():
+    if not root.is_dir() and config.name != "file_list":
         return check_root(root)
     findings = _found(layout, root, config)
     try:

@@ -1,8 +1,8 @@
-"""Check a folder of point files."""
+"""Check folders and lists of point files, with classes or with labelled points."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +16,86 @@ from pcl_clora.data.checks.finding import (
     problem,
 )
 from pcl_clora.data.config import DataConfig
-from pcl_clora.data.readers.folder import FolderConfig
-from pcl_clora.data.readers.folder_index import index_folder
+from pcl_clora.data.part_names import read_part_names
+from pcl_clora.data.readers.file_list import FileListConfig, index_list
+from pcl_clora.data.readers.folder_index import FolderIndex, index_folder
+from pcl_clora.data.readers.labelled_folder import LabelledFolderConfig, read_labelled
+from pcl_clora.data.readers.labelled_index import PART_FILES, index_labelled, part_file
+from pcl_clora.data.readers.sorted_files import SortedFilesConfig
 from pcl_clora.data.shapes import Mesh
-from pcl_clora.io import DataError, read_points
+from pcl_clora.io import DataError, PointFile, read_points
 
 
 def describe_folder(root: Path) -> RootInfo:
     """List classes and files."""
-    index = index_folder(root)
-    return RootInfo(
-        str(root), "folder", index.class_names, {k: len(files) for k, files in index.files.items()}
-    )
+    return _described(root, "folder", index_folder(root))
 
 
 def check_folder(root: Path, config: DataConfig | None = None) -> Iterator[Finding]:
     """Check every file, and whether the splits fit together."""
+    yield from _checked(root, config, lambda: index_folder(root), lambda file, _: read_points(file))
+
+
+def is_list(root: Path) -> bool:
+    """Say whether this may be a list of files."""
+    return root.is_file() and root.suffix.lower() in (".csv", ".tsv")
+
+
+def describe_list(root: Path) -> RootInfo:
+    """Read the list."""
+    return _described(root, "file_list", index_list(root))
+
+
+def check_list(root: Path, config: DataConfig | None = None) -> Iterator[Finding]:
+    """Check every line and every file."""
+    classes = config.classes if isinstance(config, FileListConfig) else ()
+    yield from _checked(root, config, lambda: index_list(root, classes), lambda file, _: read_points(file))
+
+
+def is_labelled(root: Path) -> bool:
+    """Say whether a folder has a yaml of part names."""
+    return any((root / name).is_file() for name in PART_FILES)
+
+
+def describe_labelled(root: Path) -> RootInfo:
+    """List categories and files."""
+    return _described(root, "labelled_folder", index_labelled(root, read_part_names(part_file(root))))
+
+
+def check_labelled(root: Path, config: DataConfig | None = None) -> Iterator[Finding]:
+    """Check every file with its labels, and which parts no point has."""
+    settings = config if isinstance(config, LabelledFolderConfig) else LabelledFolderConfig(root=str(root))
     try:
-        index = index_folder(root)
+        names = settings.part_names()
+    except DataError as error:
+        yield problem(error)
+        return
+    seen = np.zeros(names.taxonomy.num_parts, dtype=bool)
+
+    def read(file: Path, category: int) -> PointFile:
+        content, parts = read_labelled(file, settings.labels, names, category)
+        seen[np.unique(parts)] = True
+        return content
+
+    yield from _checked(root, settings, lambda: index_labelled(root, names), read)
+    never = [name for name, some in zip(names.taxonomy.part_names, seen, strict=True) if not some]
+    if never:
+        yield Finding("warning", str(root), f"no point is labelled {', '.join(never)}; it cannot be learnt.")
+
+
+def _described(root: Path, layout: str, index: FolderIndex) -> RootInfo:
+    counts = {split: len(files) for split, files in index.files.items()}
+    return RootInfo(str(root), layout, index.class_names, counts)
+
+
+def _checked(
+    root: Path,
+    config: DataConfig | None,
+    make_index: Callable[[], FolderIndex],
+    read: Callable[[Path, int], PointFile],
+) -> Iterator[Finding]:
+    try:
+        index = make_index()
     except DataError as error:
         yield problem(error)
         return
@@ -43,13 +105,14 @@ def check_folder(root: Path, config: DataConfig | None = None) -> Iterator[Findi
     fewest: tuple[int, str] | None = None
     for split, files in index.files.items():
         digests[split] = []
-        for file, _ in files:
+        for file, label in files:
             try:
-                content = read_points(file)
+                content = read(file, label)
             except DataError as error:
                 yield problem(error)
                 continue
-            digests[split].append((str(file), digest_of_file(file)))
+            if file.is_file():  # and no row of one
+                digests[split].append((str(file), digest_of_file(file)))
             if content.faces is None:
                 fewest = min(fewest or (len(content.points), str(file)), (len(content.points), str(file)))
             if not np.ptp(content.points, axis=0).any():
@@ -62,11 +125,11 @@ def check_folder(root: Path, config: DataConfig | None = None) -> Iterator[Findi
     labels = {split: np.array([label for _, label in files]) for split, files in index.files.items()}
     yield from class_balance(str(root), index.class_names, labels)
     for split in {"train", "test"} - index.files.keys() if index.layout != "class" else ():
-        yield Finding(
-            "error", str(root / split), f"no files of the split {split!r}; expected some, add them."
-        )
+        place = str(root / split if root.is_dir() else root)
+        yield Finding("error", place, f"no files of the split {split!r}; expected some, add them.")
     if fewest:
-        refused = isinstance(config, FolderConfig) and fewest[0] < config.read_points and not config.repeat
+        strict = isinstance(config, SortedFilesConfig) and not config.repeat
+        refused = strict and config is not None and fewest[0] < config.read_points
         message = f"the smallest cloud has {fewest[0]} points; set data.num_points to at most that"
         message += ", or data.repeat=true to fill up with copies." if refused else "."
         yield Finding("error" if refused else "info", fewest[1], message)

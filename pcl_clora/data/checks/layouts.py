@@ -8,7 +8,16 @@ from pathlib import Path
 
 from pcl_clora.data.checks.fewshot import check_fewshot, describe_fewshot, is_fewshot
 from pcl_clora.data.checks.finding import Finding, RootInfo
-from pcl_clora.data.checks.folder import check_folder, describe_folder
+from pcl_clora.data.checks.folder import (
+    check_folder,
+    check_labelled,
+    check_list,
+    describe_folder,
+    describe_labelled,
+    describe_list,
+    is_labelled,
+    is_list,
+)
 from pcl_clora.data.checks.hdf5 import check_hdf5, describe_hdf5, is_hdf5
 from pcl_clora.data.checks.packed import check_packed, describe_packed, is_packed
 from pcl_clora.data.checks.scanobjectnn import (
@@ -50,6 +59,7 @@ class Layout:
 
 # In the order in which they are tried; the last one takes any folder.
 LAYOUTS: tuple[Layout, ...] = (
+    Layout("file_list", is_list, describe_list, check_list),
     Layout("packed", is_packed, describe_packed, check_packed),
     Layout("shapenetpart_hdf5", is_part_hdf5, describe_part_hdf5, check_part_hdf5),
     Layout("shapenetpart_txt", is_part_text, describe_part_text, check_part_text),
@@ -58,6 +68,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout("scanobjectnn", is_scan, describe_scan, check_scan),
     Layout("scanobjectnn_raw", is_raw, describe_raw, check_raw),
     Layout("modelnet_fewshot", is_fewshot, describe_fewshot, check_fewshot),
+    Layout("labelled_folder", is_labelled, describe_labelled, check_labelled),
     Layout("folder", lambda _: True, describe_folder, check_folder),
 )
 

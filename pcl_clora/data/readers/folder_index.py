@@ -92,13 +92,11 @@ class _Leaf:
 def _arrange(root: Path) -> tuple[Layout, list[_Leaf], list[Path]]:
     """Tell the arrangement: its leaves, and the folders beside it."""
     folders = _folders(root)
-    named = {folder: split for folder in folders if (split := _split_of(folder))}
-    below = {
-        folder: [sub for sub in _folders(folder) if _split_of(sub) and _holds(sub)] for folder in folders
-    }
+    named = {folder: split for folder in folders if (split := split_of(folder))}
+    below = {folder: [sub for sub in _folders(folder) if split_of(sub) and _holds(sub)] for folder in folders}
     others = [folder for folder in folders if folder not in named]
     if any(below[folder] for folder in others):  # then a folder called train is a class as well
-        leaves = [_Leaf(_split_of(sub), folder.name, sub) for folder in folders for sub in below[folder]]
+        leaves = [_Leaf(split_of(sub), folder.name, sub) for folder in folders for sub in below[folder]]
         return "class/split", leaves, [folder for folder in folders if not below[folder]]
     splits = [
         folder for folder in named if not _holds(folder) and any(_holds(sub) for sub in _folders(folder))
@@ -211,13 +209,22 @@ def _fault(folder: Path, found: _Census) -> DataError | None:
     return None
 
 
-def _split_of(folder: Path) -> str:
+def split_of(folder: Path) -> str:
     """Name the split that a folder is called after; "" for none."""
     return next((split for split, names in SPLIT_NAMES.items() if folder.name.lower() in names), "")
 
 
 def _holds(folder: Path) -> bool:
     return bool(_files(folder))
+
+
+def point_files_below(folder: Path) -> list[Path]:
+    """List the point files in a folder and all folders below it, hidden ones not, in alphabetical order."""
+    return [
+        file
+        for file in _below(folder, depth=16)
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    ]
 
 
 def _below(folder: Path, suffixes: tuple[str, ...] = POINT_SUFFIXES, depth: int = 4) -> Iterator[Path]:

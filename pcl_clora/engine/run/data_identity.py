@@ -43,7 +43,7 @@ def data_identity(config: DataConfig, data: RunData) -> dict[str, Any]:
         "classes": list(data.class_names),
         "train": _clouds(data.train.dataset),
         "test": _clouds(data.test.dataset),
-        "files": [_files(part.root, in_folders=part.name == "folder") for part in configs],
+        "files": [_files_of(part) for part in configs],
     }
 
 
@@ -122,6 +122,16 @@ def _clouds(dataset: PointDataset) -> str:
     return f"{len(dataset)} clouds (labels {digest})"
 
 
+def _files_of(config: DataConfig) -> str:
+    """Name the files of a data set."""
+    listed = config.listed_files()
+    if listed is None:
+        return _files(config.root, in_folders=config.name == "folder")
+    above = config.file_root()
+    with explained(config.root, "read"):
+        return _digest([(os.path.relpath(file, above), file.stat().st_size) for file in listed])
+
+
 def _files(root: str, *, in_folders: bool) -> str:
     """Count the files below a folder that a reader may read; hidden ones and documents are left out.
 
@@ -142,5 +152,9 @@ def _files(root: str, *, in_folders: bool) -> str:
                 if name.lower().endswith(SUFFIXES) and name.lower().partition(".")[0] not in NO_CLOUDS:
                     path = os.path.join(folder, name)
                     found.append((os.path.relpath(path, root), os.stat(path).st_size))
+    return _digest(found)
+
+
+def _digest(found: list[tuple[str, int]]) -> str:
     digest = hashlib.sha256(repr(sorted(found)).encode()).hexdigest()[:8]
     return f"{len(found)} files of {sum(size for _, size in found):,} bytes (paths and sizes {digest})"
