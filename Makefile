@@ -73,8 +73,12 @@ bench: system venv-dev native
 	$(BIN)/python -m pip install --quiet -r requirements-bench.txt
 	$(BIN)/pcl-clora bench ops --out results/bench/ops.json
 	$(BIN)/pcl-clora bench show results/bench/ops.json --into docs/ops.md
+	$(BIN)/pcl-clora bench ops --isa avx2 --threads 1 --out results/bench/ops_avx2.json
+	$(BIN)/pcl-clora bench show results/bench/ops_avx2.json --into docs/ops.md
 	$(BIN)/pcl-clora bench model --out results/bench/model.json
 	$(BIN)/pcl-clora bench show results/bench/model.json --into docs/performance.md
+	$(BIN)/pcl-clora bench model --isa avx2 --threads 1 --out results/bench/model_avx2.json
+	$(BIN)/pcl-clora bench show results/bench/model_avx2.json --into docs/performance.md
 	$(BIN)/pcl-clora report cost --config cfgs/scanobjectnn/hardest_clora.yaml
 
 clean:

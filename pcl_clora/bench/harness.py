@@ -22,9 +22,23 @@ import torch
 
 from pcl_clora.engine import choose_device, environment
 from pcl_clora.engine.run.processor import processor_name, vector_flags
+from pcl_clora.errors import UserValueError
 from pcl_clora.io.safe import write_json
 from pcl_clora.report.latency import interleaved_times
 
+ISAS: dict[str, dict[str, str]] = {
+    "avx2": {
+        "PCL_CLORA_ISA": "avx2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2",
+    }
+}
+"""What a benchmark can be held to: the environment that holds our kernels, torch, oneDNN, MKL and FBGEMM.
+Libraries that are compared with ours go on choosing for themselves."""
+
+_LIMITS = (*ISAS["avx2"], "DNNL_MAX_CPU_ISA")
 _ROW = "row "  # what a line of the child process begins with when it holds a result
 
 
@@ -129,13 +143,29 @@ def best_peer(row: Mapping[str, Any]) -> str | None:
     return min(exact, key=lambda name: exact[name]) if exact else None
 
 
-def in_child(function: str, argument: Mapping[str, Any], threads: int) -> Iterator[dict[str, Any]]:
+def check_isa(isa: str) -> None:
+    """Refuse an instruction set that a benchmark cannot be held to; "" is none.
+
+    Raises:
+        UserValueError: naming those that are known, or the one that this processor does not have.
+    """
+    if isa and isa not in ISAS:
+        raise UserValueError(f"--isa {isa!r} is not known; use {', '.join(ISAS)}, or leave it out.")
+    flags = vector_flags()
+    if isa and flags and isa not in flags:
+        raise UserValueError(f"--isa {isa}: this processor does not have it; leave it out.")
+
+
+def in_child(
+    function: str, argument: Mapping[str, Any], threads: int, isa: str = ""
+) -> Iterator[dict[str, Any]]:
     """Run a generator of rows in a fresh process with a number of threads, which libraries read at start.
 
     Args:
         function: "module:name" of a function that takes `argument` and yields rows.
         argument: anything json can hold.
         threads: for OpenMP and torch; the process is also bound to so many cores, where the system can.
+        isa: name in `ISAS` of what the process is held to; "" for nothing but what the environment says.
 
     Yields:
         Rows, as soon as each is there.
@@ -148,7 +178,7 @@ def in_child(function: str, argument: Mapping[str, Any], threads: int) -> Iterat
     limits = {key: str(threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     process = subprocess.Popen(
         [sys.executable, "-c", code, json.dumps(argument)],
-        env={**os.environ, **limits},
+        env={**os.environ, **limits, **ISAS.get(isa, {})},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -175,14 +205,23 @@ def work(function: Callable[[Mapping[str, Any]], Iterator[dict[str, Any]]], thre
         sys.stdout.flush()
 
 
-def record(name: str, contenders: Sequence[Contender], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Put rows together with what they were measured on: machine, versions, git commit."""
+def record(
+    name: str, contenders: Sequence[Contender], rows: Sequence[Mapping[str, Any]], isa: str = ""
+) -> dict[str, Any]:
+    """Put rows together with what they were measured on: machine, versions, git commit.
+
+    "held_to" names the instruction set that the processes were held to, "limits" the variables that did it,
+    those of the caller's environment included.
+    """
+    limits = {name: os.environ[name] for name in _LIMITS if os.environ.get(name)} | ISAS.get(isa, {})
     packages = sorted({contender.package for contender in contenders if contender.package})
     return {
         "benchmark": name,
         "machine": {"cpu": processor_name(), "cores": os.cpu_count(), "flags": vector_flags()},
         "environment": environment(choose_device("cpu")),
         "peers": {package: _version(package) for package in packages},
+        "held_to": isa,
+        "limits": limits,
         "rows": list(rows),
     }
 

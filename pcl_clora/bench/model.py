@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcl_clora.bench.harness import in_child, load, record
+from pcl_clora.bench.harness import check_isa, in_child, load, record
 from pcl_clora.bench.parts import count_flops, matmul_peak, saved_bytes
 from pcl_clora.bench.sides import PLAIN, PLAIN_FULL, PLAIN_LORA, Bench, Network, Side
 from pcl_clora.errors import PclCloraError, UserValueError
@@ -68,6 +68,7 @@ def bench_model(
     quick: bool = False,
     repeats: int = 5,
     budget_s: float = 8.0,
+    isa: str = "",
     on_row: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> dict[str, Any]:
     """Measure all networks with every number of threads, each in a process of its own.
@@ -78,16 +79,18 @@ def bench_model(
         quick: networks of a few layers, to see that everything works; the times mean nothing.
         repeats: rounds, at most.
         budget_s: time for one form and row; a slow one has fewer rounds.
+        isa: instruction set that everything is held to, see `harness.ISAS`; "" for the processor's own.
         on_row: called with every row as soon as it is there.
 
     Returns:
         The record: machine, environment, product route, matmul peak and rows.
 
     Raises:
-        UserValueError: if `only` names something else.
+        UserValueError: if `only` or `isa` names something else.
         RuntimeError: if two forms do not compute the same; the child process says which.
     """
     networks, kinds = choose(only, quick=quick)
+    check_isa(isa)
     product.route()  # an unknown route in the environment is refused here and not in every child
     rows = []
     for number in threads:
@@ -99,10 +102,10 @@ def bench_model(
             "budget_s": budget_s,
             "threads": number,
         }
-        for row in in_child("pcl_clora.bench.model:measure", job, number):
+        for row in in_child("pcl_clora.bench.model:measure", job, number, isa):
             rows.append(row)
             on_row(row)
-    return record("model", (), rows) | {"quick": quick, "repeats": repeats, "budget_s": budget_s}
+    return record("model", (), rows, isa) | {"quick": quick, "repeats": repeats, "budget_s": budget_s}
 
 
 def choose(only: Sequence[str], *, quick: bool) -> tuple[list[str], list[str]]:
@@ -136,6 +139,7 @@ def _measure_network(name: str, network: Network, job: Mapping[str, Any]) -> Ite
     bench = Bench(network)
     peak = matmul_peak(bench.rows(step_size), bench.config.embed_dim, repeats=2 if quick else 12)
     shared = {"network": name, "threads": threads, "route": product.route(), "peak_gflops": peak}
+    shared["vectors"] = torch.backends.cpu.get_cpu_capability()
     if "forward" in job["kinds"]:
         flops: dict[str, float] = {}
         for size in forward_sizes:

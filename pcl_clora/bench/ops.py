@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pcl_clora import ops
-from pcl_clora.bench.harness import Contender, Verdict, best_peer, in_child, race, record
+from pcl_clora.bench.harness import Contender, Verdict, best_peer, check_isa, in_child, race, record
 from pcl_clora.errors import MissingPackageError
 
 NATIVE, REFERENCE = "pcl-clora, native", "pcl-clora, reference (plain torch)"
@@ -34,6 +34,7 @@ class Size:
         num_points: N of every cloud.
         samples: points to choose; for "knn" the number of queries, which are chosen points.
         target: ratio to the best exact peer that we aim at; 0 for none.
+        target_avx2: the same of kernels without AVX-512.
     """
 
     op: str
@@ -41,6 +42,7 @@ class Size:
     num_points: int
     samples: int
     target: float = 0.0
+    target_avx2: float = 0.0
 
     @property
     def label(self) -> str:
@@ -50,18 +52,18 @@ class Size:
 
 
 SIZES = (
-    Size("fps", 32, 1024, 64, 6.0),
-    Size("fps", 32, 2048, 128, 6.0),
-    Size("fps", 32, 8192, 512, 5.0),
-    Size("fps", 1, 100_000, 2048, 4.0),
+    Size("fps", 32, 1024, 64, 6.0, 5.0),
+    Size("fps", 32, 2048, 128, 6.0, 5.0),
+    Size("fps", 32, 8192, 512, 5.0, 5.0),
+    Size("fps", 1, 100_000, 2048, 4.0, 5.0),
     Size("fps", 1, 1_000_000, 2048, 2.8),
-    Size("knn", 32, 1024, 64, 6.0),
-    Size("knn", 32, 2048, 128, 4.0),
+    Size("knn", 32, 1024, 64, 6.0, 5.0),
+    Size("knn", 32, 2048, 128, 4.0, 4.0),
     Size("knn", 32, 8192, 512, 1.5),
     Size("knn", 1, 100_000, 2048, 1.0),
-    Size("group", 32, 1024, 64, 15.0),
-    Size("group", 32, 2048, 128, 15.0),
-    Size("group", 32, 8192, 512, 15.0),
+    Size("group", 32, 1024, 64, 15.0, 12.0),
+    Size("group", 32, 2048, 128, 15.0, 12.0),
+    Size("group", 32, 8192, 512, 15.0, 12.0),
     Size("group", 1, 100_000, 2048),
 )
 QUICK = (Size("fps", 2, 256, 16), Size("knn", 2, 256, 16), Size("group", 2, 256, 16))
@@ -138,6 +140,7 @@ def bench_ops(
     quick: bool = False,
     repeats: int = 30,
     budget_s: float = 4.0,
+    isa: str = "",
     on_row: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> dict[str, Any]:
     """Measure all sizes with every number of threads, each in a process of its own.
@@ -147,28 +150,33 @@ def bench_ops(
         quick: one small size per operator, to see that everything works; its times mean little.
         repeats: rounds, at most.
         budget_s: time for one contender and size; a slow one has fewer rounds.
+        isa: instruction set that ours is held to, see `harness.ISAS`; "" for the processor's own.
         on_row: called with every row as soon as it is there.
 
     Returns:
         The record: machine, environment, versions of the peers, and rows. A row holds op, size, threads,
         target, the contenders' times and verdicts, who is absent and why, the best exact peer, and the ratio
         of its time to ours, both minima.
+
+    Raises:
+        UserValueError: if `isa` is none that this processor can be held to.
     """
+    check_isa(isa)
     sizes = [asdict(size) for size in (QUICK if quick else SIZES)]
     rows = []
     for number in threads:
         job = {"sizes": sizes, "repeats": repeats, "budget_s": budget_s, "threads": number}
-        for row in in_child("pcl_clora.bench.ops:measure", job, number):
+        for row in in_child("pcl_clora.bench.ops:measure", job, number, isa):
             rows.append(row)
             on_row(row)
     everyone = [contender for op in JUDGES for contender in contenders(op)]
-    return record("ops", everyone, rows) | {"quick": quick, "repeats": repeats, "budget_s": budget_s}
+    return record("ops", everyone, rows, isa) | {"quick": quick, "repeats": repeats, "budget_s": budget_s}
 
 
 def measure(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Measure the sizes of a job in this process and yield their rows."""
     for fields in job["sizes"]:
-        size = Size(**fields)
+        size, kernels = Size(**fields), ops.describe_native()
         task = Task(size)
         judge = JUDGES[size.op]
         row = race(
@@ -186,6 +194,8 @@ def measure(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             "op": size.op,
             "size": size.label,
             **fields,
+            "isa": kernels and kernels["isa"],
+            "target": size.target_avx2 if kernels and kernels["isa"] == "avx2" else size.target,
             "neighbors": None if size.op == "fps" else NEIGHBORS,
             "threads": job["threads"],
             "best_exact_peer": best,

@@ -68,6 +68,7 @@ class AnyRecordShape(Shape):
     machine: MachineShape
     environment: EnvironmentShape
     peers: dict[str, str | None]
+    held_to: str = ""
 
 
 class RecordShape(AnyRecordShape):
@@ -128,12 +129,13 @@ def bench_markdown(result: Mapping[str, Any]) -> str:
 
 
 def put_into(page: str, result: Mapping[str, Any]) -> str:
-    """Replace what stands between the two marks of a benchmark on a page.
+    """Replace what stands between the two marks of a benchmark on a page; one held to avx2 has its own.
 
     Raises:
         ValueError: if the page does not have both marks.
     """
-    marks = (f"<!-- bench {result['benchmark']}: begin", f"<!-- bench {result['benchmark']}: end -->")
+    name = " ".join(filter(None, (result["benchmark"], result.get("held_to", ""))))
+    marks = (f"<!-- bench {name}: begin", f"<!-- bench {name}: end -->")
     before, begin, rest = page.partition(marks[0])
     line, newline, rest = rest.partition("\n")
     _, end, after = rest.partition(marks[1])
@@ -145,12 +147,13 @@ def put_into(page: str, result: Mapping[str, Any]) -> str:
 
 
 def machine_line(result: Mapping[str, Any]) -> str:
-    """Name machine, versions and commit."""
+    """Name machine, what it was held to, versions and commit."""
     environment = result["environment"]
+    held = f", held to {result['held_to']}" if result.get("held_to") else ""
     peers = ", ".join(f"{name} {number}" for name, number in result["peers"].items() if number)
     return (
-        f"{result['machine']['cpu']}, {result['machine']['cores']} cores; torch "
-        f"{environment['versions']['torch']}, numpy {environment['versions']['numpy']}; "
+        f"{result['machine']['cpu']}, {result['machine']['cores']} cores{held}; "
+        f"torch {environment['versions']['torch']}, numpy {environment['versions']['numpy']}; "
         f"{peers + '; ' if peers else ''}commit {(environment['git'] or 'unknown')[:12]}."
     )
 

@@ -9,6 +9,13 @@ import typer
 
 from pcl_clora.cli.common import AsJson, interruptible, print_json, show
 
+Isa = Annotated[
+    str,
+    typer.Option(
+        help="Hold our kernels, torch, oneDNN, MKL and FBGEMM to these instructions: avx2 [all there are]."
+    ),
+]
+
 app = typer.Typer(no_args_is_help=True, help="How fast this installation is, beside other libraries.")
 
 
@@ -26,6 +33,7 @@ def ops(
     quick: Annotated[
         bool, typer.Option("--quick", help="One small size per operator, to see that it works.")
     ] = False,
+    isa: Isa = "",
 ) -> None:
     """Time sampling, neighbour search and grouping on the CPU against other exact libraries.
 
@@ -46,6 +54,7 @@ def ops(
             quick=quick,
             repeats=repeats,
             budget_s=budget,
+            isa=isa,
             on_row=lambda row: None if as_json else show(row_line(row)),
         )
     if out:
@@ -74,6 +83,7 @@ def model(
     quick: Annotated[
         bool, typer.Option("--quick", help="Networks of two layers, to see that it works.")
     ] = False,
+    isa: Isa = "",
 ) -> None:
     """Time whole networks on the CPU: the published computation in plain modules against ours.
 
@@ -95,6 +105,7 @@ def model(
             quick=quick,
             repeats=repeats,
             budget_s=budget,
+            isa=isa,
             on_row=lambda row: None if as_json else show(model_line(row)),
         )
     if out:

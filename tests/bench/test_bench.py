@@ -7,8 +7,19 @@ import pytest
 import torch
 
 from pcl_clora import ops
+from pcl_clora.bench import harness
 from pcl_clora.bench import ops as bench_ops
-from pcl_clora.bench.harness import Contender, Verdict, best_peer, in_child, race, record, write_record
+from pcl_clora.bench.harness import (
+    ISAS,
+    Contender,
+    Verdict,
+    best_peer,
+    check_isa,
+    in_child,
+    race,
+    record,
+    write_record,
+)
 from pcl_clora.bench.ops import QUICK, SIZES, Size, Task, judge_groups, judge_neighbors, judge_sampling
 from pcl_clora.bench.view import bench_markdown, milliseconds, put_into, read_record, row_line
 from pcl_clora.report import ReportError
@@ -219,9 +230,41 @@ def test_a_page_is_renewed_between_its_marks(rows):
         put_into("# Title\n", result)
 
 
-def test_the_page_of_the_operators_repeats_the_committed_result():
+def test_a_record_that_was_held_to_avx2_says_so_and_has_marks_of_its_own(rows):
+    result = record("ops", [], rows, "avx2")
+    assert result["held_to"] == "avx2"
+    assert result["limits"] == ISAS["avx2"]
+    assert f"{result['machine']['cores']} cores, held to avx2; torch" in bench_markdown(result)
+    page = "<!-- bench ops: begin -->\nkept\n<!-- bench ops: end -->\n"
+    with pytest.raises(ValueError, match="bench ops avx2: begin"):
+        put_into(page, result)
+    both = put_into(page + page.replace("ops", "ops avx2"), result)
+    assert (
+        both
+        == page + f"<!-- bench ops avx2: begin -->\n{bench_markdown(result)}<!-- bench ops avx2: end -->\n"
+    )
+
+
+def test_limits_that_were_set_by_hand_are_in_the_record(monkeypatch, rows):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
+    assert record("ops", [], rows)["limits"]["ONEDNN_MAX_CPU_ISA"] == "AVX512_CORE"
+
+
+def test_an_instruction_set_that_is_not_known_or_not_there_is_refused(monkeypatch):
+    check_isa("")
+    with pytest.raises(ValueError, match=r"--isa 'sse9' is not known; use avx2"):
+        check_isa("sse9")
+    monkeypatch.setattr(harness, "vector_flags", lambda: ["sse2"])
+    with pytest.raises(ValueError, match="--isa avx2: this processor does not have it"):
+        check_isa("avx2")
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "results" / "bench").glob("ops*.json")), ids=lambda path: path.stem
+)
+def test_the_page_of_the_operators_repeats_the_committed_results(file):
     page = (ROOT / "docs" / "ops.md").read_text(encoding="utf-8")
-    result = json.loads((ROOT / "results" / "bench" / "ops.json").read_text(encoding="utf-8"))
+    result = json.loads(file.read_text(encoding="utf-8"))
     assert not result["quick"]
     assert put_into(page, result) == page
 
@@ -248,6 +291,17 @@ def test_times_have_three_digits(value, text):
 
 
 def test_every_size_of_the_targets_is_measured():
+    assert {(size.op, size.num_points): size.target_avx2 for size in SIZES if size.target_avx2} == {
+        ("fps", 1024): 5.0,
+        ("fps", 2048): 5.0,
+        ("fps", 8192): 5.0,
+        ("fps", 100_000): 5.0,
+        ("knn", 1024): 5.0,
+        ("knn", 2048): 4.0,
+        ("group", 1024): 12.0,
+        ("group", 2048): 12.0,
+        ("group", 8192): 12.0,
+    }
     targets = {(size.op, size.num_points): size.target for size in SIZES if size.target}
     assert targets == {
         ("fps", 1024): 6.0,
@@ -267,7 +321,11 @@ def test_every_size_of_the_targets_is_measured():
 
 def echo(job):
     """Say in a child process what it was given and how many threads it has."""
-    yield {"got": job["value"], "threads": torch.get_num_threads()}
+    yield {
+        "got": job["value"],
+        "threads": torch.get_num_threads(),
+        "isa": torch.backends.cpu.get_cpu_capability(),
+    }
     if job["value"] == "fail":
         raise ValueError("asked to fail")
 
@@ -275,8 +333,8 @@ def echo(job):
 @pytest.mark.slow
 def test_rows_come_from_a_process_of_their_own_whose_failure_is_seen(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    rows = in_child("tests.bench.test_bench:echo", {"value": "fail"}, 1)
-    assert next(rows) == {"got": "fail", "threads": 1}
+    rows = in_child("tests.bench.test_bench:echo", {"value": "fail"}, 1, "avx2")
+    assert next(rows) == {"got": "fail", "threads": 1, "isa": "AVX2"}
     with pytest.raises(RuntimeError, match="with 1 threads failed"):
         next(rows)
 
@@ -286,7 +344,7 @@ def test_the_command_prints_writes_and_shows(monkeypatch, tmp_path, rows):
 
     from pcl_clora.cli import app
 
-    monkeypatch.setattr(bench_ops, "in_child", lambda function, job, threads: iter(rows))
+    monkeypatch.setattr(bench_ops, "in_child", lambda function, job, threads, isa: iter(rows))
     file = tmp_path / "bench" / "ops.json"
     done = CliRunner().invoke(
         app, ["bench", "ops", "--quick", "--json", "--threads", "1", "--out", str(file)]
@@ -305,7 +363,7 @@ def test_without_the_folder_of_peers_our_own_backends_are_measured_and_it_says_s
     from pcl_clora.cli import app
 
     monkeypatch.setattr(bench_ops, "has_peers", lambda: False)
-    monkeypatch.setattr(bench_ops, "in_child", lambda function, job, threads: iter(()))
+    monkeypatch.setattr(bench_ops, "in_child", lambda function, job, threads, isa: iter(()))
     for op in bench_ops.JUDGES:
         assert [c.name for c in bench_ops.contenders(op)] == [bench_ops.NATIVE, bench_ops.REFERENCE]
     done = CliRunner().invoke(app, ["bench", "ops", "--quick", "--json"])
