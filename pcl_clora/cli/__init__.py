@@ -31,6 +31,7 @@ from pcl_clora.cli import (
     pretrain,
     probe,
     report,
+    serve,
     train,
     tune,
     view,
@@ -62,6 +63,7 @@ app.command("search")(embed.search)
 app.command("features")(embed.features)
 app.command("novelty")(novelty.novelty)
 app.command("view")(view.view)
+app.command("serve")(serve.serve)
 app.add_typer(compare.app, name="compare")
 app.add_typer(report.app, name="report")
 app.add_typer(bench.app, name="bench")

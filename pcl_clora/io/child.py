@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ WAIT = 10.0  # times as long it may take where others use the processor
 MOST_ARRAYS = 1 << 12
 
 
-class _Child:
+class Child:
     """A running process of parsers, for one caller at a time."""
 
     def __init__(self) -> None:
@@ -42,7 +43,7 @@ class _Child:
             stderr=subprocess.DEVNULL,
         )
 
-    def ask(self, request: dict[str, Any], seconds: float) -> tuple[dict[str, Any], dict[str, Array]]:
+    def ask(self, request: Mapping[str, Any], seconds: float) -> tuple[dict[str, Any], dict[str, Array]]:
         """Send one request and take the answer.
 
         Raises:
@@ -94,8 +95,11 @@ class _Child:
             return self.process.wait()
 
 
+inside: Callable[[dict[str, Any]], tuple[dict[str, Any], list[Array]]] | None = None
+"""What parses a file right here; set in a process of parsers, which needs no other one."""
+
 _lock = threading.Lock()
-_running: _Child | None = None
+_running: Child | None = None
 
 
 def stop() -> None:
@@ -149,30 +153,17 @@ def parse(path: Path, parser: str, part: str, max_points: int | None) -> Read:
     Raises:
         DataError: if the parser refuses the file, or crashes, or does not come to an end.
     """
-    global _running
     with (
         explained(path, "read"),
         path.open("rb") as file,
     ):  # what the system refuses is not the parser's fault
         size = os.fstat(file.fileno()).st_size
-    request: dict[str, Any] = {
-        "parser": parser, "path": str(path.absolute()), "part": part, "most": max_points,
-        "memory": _MEMORY[0] + _MEMORY[1] * size, "seconds": SECONDS[0] + SECONDS[1] * size,
-    }  # fmt: skip
-    with _lock:
-        if _running is None or _running.process.poll() is not None:
-            _running = _Child()
-        try:
-            said, arrays = _running.ask(request, WAIT * (1.0 + float(request["seconds"])))
-        except EOFError:
-            ended = _running.close()
-            _running = None
-            raise DataError(path, f"{_how(ended)}; the file is broken or hostile", AGAIN) from None
-        except BaseException:  # an interruption would leave half an answer in the pipe
-            _running.process.kill()
-            _running.close()
-            _running = None
-            raise
+    request = request_of(path, parser, part, max_points, size)
+    if inside is not None:
+        said, values = inside(request)
+        arrays = {named[0]: each for named, each in zip(said.get("arrays", ()), values, strict=True)}
+    else:
+        said, arrays = _ask_running(path, request)
     kind = path.suffix.lstrip(".").lower()
     if "problem" in said:
         raise DataError(path, said["problem"], said["remedy"])
@@ -184,7 +175,34 @@ def parse(path: Path, parser: str, part: str, max_points: int | None) -> Read:
     return points, {name.removeprefix("field "): values for name, values in arrays.items()}, faces
 
 
-def _how(ended: int) -> str:
+def request_of(path: Path, parser: str, part: str, max_points: int | None, size: int) -> dict[str, Any]:
+    """Put together what a parser is asked, with limits that go with the bytes of the file."""
+    return {
+        "parser": parser, "path": str(path.absolute()), "part": part, "most": max_points,
+        "memory": _MEMORY[0] + _MEMORY[1] * size, "seconds": SECONDS[0] + SECONDS[1] * size,
+    }  # fmt: skip
+
+
+def _ask_running(path: Path, request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Ask the process that all readers of this one share."""
+    global _running
+    with _lock:
+        if _running is None or _running.process.poll() is not None:
+            _running = Child()
+        try:
+            return _running.ask(request, WAIT * (1.0 + float(request["seconds"])))
+        except EOFError:
+            ended = _running.close()
+            _running = None
+            raise DataError(path, f"{how_ended(ended)}; the file is broken or hostile", AGAIN) from None
+        except BaseException:  # an interruption would leave half an answer in the pipe
+            _running.process.kill()
+            _running.close()
+            _running = None
+            raise
+
+
+def how_ended(ended: int) -> str:
     """Say how a process came to its end."""
     if ended >= 0:
         return f"its parser crashed (exit code {ended})"

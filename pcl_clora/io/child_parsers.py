@@ -4,7 +4,8 @@
 another. A file that crashes a library, hangs it or makes it ask for much memory ends this process only.
 
 One request is a line of json on standard input, one answer a line of json on standard output, followed by the
-bytes of the arrays that the line announces. It imports nothing of the package, so that it starts quickly.
+bytes of the arrays that the line announces. It imports nothing of the package, so that it starts quickly; but
+for `read_any`, which is the package's own reading of all formats, for files of strangers.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ _LAS_COLORS = ("red", "green", "blue")
 
 
 class Refused(Exception):
-    """A file that the parser does not take: what is wrong, and what to do."""
+    """A file that the parser does not take: what is wrong, what to do, and the kind of fault."""
 
-    def __init__(self, problem: str, remedy: str = "get or write the file again") -> None:
+    def __init__(self, problem: str, remedy: str = "get or write the file again", kind: str = "") -> None:
         super().__init__(problem)
-        self.remedy = remedy
+        self.remedy, self.kind = remedy, kind
 
 
 def read_las(path: str, part: str, most: int | None) -> Found:
@@ -250,7 +251,47 @@ def _joined(found: Found) -> Found:
     return {"points": found["points"][first[order]], "faces": place[where.reshape(-1)[found["faces"]]]}
 
 
+def read_any(path: str, part: str, most: int | None) -> Found:
+    """Read a file of any format by the package's own readers, with the parsers above in this process too.
+
+    A file of another format than its name says, or of more than `most` points or 4 times as many triangles,
+    is refused. `part` is what would follow the name behind "#".
+    """
+    from pathlib import Path
+
+    from pcl_clora.errors import MissingPackageError
+    from pcl_clora.io import DataError, child, format_of, formats, read_points
+
+    child.inside = parsed
+    try:
+        found, named = formats.recognised(Path(path)), format_of(path)
+    except DataError as error:
+        raise Refused(error.problem, error.remedy, "type") from None
+    if found is not None and found is not named:
+        suffix = found.suffixes[0]
+        raise Refused(f"is a {suffix} file by its content", f"let its name end in {suffix}", "type")
+    try:
+        content = read_points(f"{path}#{part}" if part else path, dtype="float64")
+    except DataError as error:
+        raise Refused(error.problem, error.remedy) from None
+    except MissingPackageError as error:
+        remedy = str(error).partition(": ")[2]
+        raise Refused("cannot be read here", f"tell who runs this: {remedy}", "package") from None
+    count, triangles = len(content.points), 0 if content.faces is None else len(content.faces)
+    if most is not None and (count > most or triangles > 4 * most):
+        raise Refused(
+            f"has {count:,} points and {triangles:,} triangles; at most {most:,} and {4 * most:,} are taken",
+            "thin it out, or cut out the object",
+            "large",
+        )
+    held: Found = {"points": content.points, "says": {"up": content.up}}
+    if content.faces is not None:
+        held["faces"] = content.faces
+    return held
+
+
 PARSERS: dict[str, Callable[[str, str, int | None], Found]] = {
+    "any": read_any,
     "las": read_las,
     "pcd": read_pcd,
     "e57": read_e57,
@@ -259,21 +300,27 @@ PARSERS: dict[str, Callable[[str, str, int | None], Found]] = {
 
 
 def answer(asked: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Parse one file: what the line of the answer says, and the arrays that follow it."""
+    """Parse one file under the limits of the request."""
     _limit(int(asked["memory"]), int(asked["seconds"]))
+    return parsed(asked)
+
+
+def parsed(asked: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Parse one file: what the line of the answer says, and the arrays that follow it."""
     try:
         found = PARSERS[asked["parser"]](asked["path"], asked["part"], asked["most"])
     except Refused as error:
-        return {"problem": str(error), "remedy": error.remedy}, []
+        return {"problem": str(error), "remedy": error.remedy, "kind": error.kind}, []
     except MemoryError:
         return {"problem": "announces more than fits into memory", "remedy": "get the file again"}, []
     except Exception as error:
         words = " ".join(str(error).split())[:200]
         return {"error": f"{type(error).__name__}: {words}" if words else type(error).__name__}, []
+    says = found.pop("says", {})
     arrays = {name: np.ascontiguousarray(values) for name, values in found.items()}
     arrays = {name: values.astype(values.dtype.newbyteorder("=")) for name, values in arrays.items()}
     said = [[name, values.dtype.str, values.shape] for name, values in arrays.items()]
-    return {"arrays": said}, list(arrays.values())
+    return {"arrays": said, **says}, list(arrays.values())
 
 
 def _limit(memory: int, seconds: int) -> None:

@@ -15,12 +15,13 @@ import stat
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from pcl_clora.errors import UserValueError
 from pcl_clora.io.errors import DataError, FileAccessError, check_is_file, explained, file_access_error
+
+if TYPE_CHECKING:  # readers of points, which a process of their own imports, do without torch
+    from torch import Tensor
 
 _HEADER_KEY = "header"
 AGAIN = "get or write the file again"
