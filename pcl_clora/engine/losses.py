@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,17 +25,22 @@ class LossTerms:
     task: Tensor
     extra: Mapping[str, Tensor]
 
-    def log(self) -> dict[str, float]:
-        """Write the terms as numbers: the total, and each extra term with its share of the total."""
-        total = float(self.total.detach())
-        values = {"loss": total}
-        if self.extra:
-            values["loss_task"] = float(self.task.detach())
-        for name, term in self.extra.items():
-            value = float(term.detach())
-            values[f"loss_{name}"] = value
-            values[f"share_{name}"] = value / total if total else 0.0
-        return values
+    def log(self, **beside: Tensor) -> dict[str, float]:
+        """Write the terms as numbers: the total, and each extra term with its share of the total.
+
+        All of them are read at once, since a device is waited for at every reading.
+
+        Args:
+            **beside: name -> (), further numbers to read with them.
+        """
+        task = {"loss_task": self.task} if self.extra else {}
+        read = _read({"loss": self.total, **task, **self.extra, **beside})
+        total = read["loss"]
+        values = {"loss": total, **{name: read[name] for name in task}}
+        for name in self.extra:
+            values[f"loss_{name}"] = read[name]
+            values[f"share_{name}"] = read[name] / total if total else 0.0
+        return {**values, **{name: read[name] for name in beside}}
 
 
 def classification_loss(
@@ -76,6 +83,13 @@ def segmentation_loss(
     """
     rows = logits.float().flatten(0, 1)
     return _add_up(F.cross_entropy(rows, part_labels.flatten(), label_smoothing=label_smoothing), extra)
+
+
+def _read(scalars: Mapping[str, Tensor]) -> dict[str, float]:
+    """Fetch scalars from their device in one go."""
+    dtype = reduce(torch.promote_types, (value.dtype for value in scalars.values()))
+    together = torch.stack([value.detach().to(dtype) for value in scalars.values()])
+    return dict(zip(scalars, together.tolist(), strict=True))
 
 
 def _add_up(task: Tensor, extra: Mapping[str, Tensor] | None) -> LossTerms:

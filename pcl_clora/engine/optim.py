@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -103,3 +103,28 @@ def build_optimizer(model: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
     params = [{key: value for key, value in group.items() if key != "names"} for group in groups]
     fused = all(p.device.type in ("cpu", "cuda") for group in params for p in group["params"])
     return torch.optim.AdamW(params, lr=learning_rate(0, cfg), fused=fused, foreach=not fused)
+
+
+def gradient_norm(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
+    """Return the norm of all gradients together, (), without waiting for the device."""
+    return nn.utils.get_total_norm(
+        [parameter.grad for parameter in parameters if parameter.grad is not None], foreach=True
+    )
+
+
+def step_if_finite(optimizer: torch.optim.Optimizer, loss: torch.Tensor, norm: torch.Tensor) -> None:
+    """Do a step of an optimiser, or none and leave its state alone where loss or norm is not finite.
+
+    The fused kernel decides that on the device, so that nobody waits; elsewhere both values are read.
+
+    Args:
+        optimizer: see `build_optimizer`.
+        loss: ().
+        norm: () of the gradient.
+    """
+    is_fine = loss.detach().isfinite() & norm.isfinite()
+    if optimizer.defaults["fused"]:
+        optimizer.found_inf = (~is_fine).float()  # type: ignore[attr-defined]
+    elif not is_fine:
+        return
+    optimizer.step()

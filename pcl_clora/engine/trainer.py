@@ -23,7 +23,7 @@ from pcl_clora.engine.events import RunLog
 from pcl_clora.engine.interrupt import PoliteStop, TrainingInterrupted
 from pcl_clora.engine.modes import autocast
 from pcl_clora.engine.novelty.calibration import calibrate_model, write_beside
-from pcl_clora.engine.optim import rate_at
+from pcl_clora.engine.optim import gradient_norm, rate_at, step_if_finite
 from pcl_clora.engine.patch_memory import KnownPatches
 from pcl_clora.engine.precision import Precision, choose_precision, kept_precision, say_precision
 from pcl_clora.engine.product_route import KEY, choose_product, kept_product
@@ -228,19 +228,18 @@ class Trainer:
         with autocast(self.device, self.precision == "bfloat16"), known:
             logits = task.run(self.parts.model, batch)
         terms = task.loss(logits, batch, self.parts.model.extra_losses(), cfg.optim.label_smoothing)
-        numbers = terms.log()
         self.parts.optimizer.zero_grad(set_to_none=True)
-        norm = math.nan
-        if math.isfinite(numbers["loss"]):
-            terms.total.backward()  # type: ignore[no-untyped-call]
-            if cfg.optim.double_step and self._gradient_is_finite():
-                self.parts.optimizer.step()
-            norm = float(
-                nn.utils.clip_grad_norm_(self.parts.trained, cfg.optim.clip_norm or math.inf, foreach=True)
-            )
-        if not math.isfinite(norm):
+        terms.total.backward()  # type: ignore[no-untyped-call]
+        if cfg.optim.double_step:
+            step_if_finite(self.parts.optimizer, terms.total, gradient_norm(self.parts.trained))
+        total_norm = nn.utils.clip_grad_norm_(
+            self.parts.trained, cfg.optim.clip_norm or math.inf, foreach=True
+        )
+        step_if_finite(self.parts.optimizer, terms.total, total_norm)
+        numbers = terms.log(grad_norm=total_norm)  # the only place where a step waits for its device
+        norm = numbers.pop("grad_norm")
+        if not (math.isfinite(numbers["loss"]) and math.isfinite(norm)):
             self.parts.snapshot.refuse_step(self.folder.nonfinite(state.step + 1), batch, numbers)
-        self.parts.optimizer.step()
         self.parts.average.update()
         with torch.no_grad():
             task.count(state.meter, logits, batch)
@@ -248,10 +247,6 @@ class Trainer:
         state.step, state.batch = state.step + 1, state.batch + 1
         place = {"kind": "train", "step": state.step, "epoch": state.epoch}
         return {**place, **numbers, "grad_norm": norm, "lr": lr}
-
-    def _gradient_is_finite(self) -> bool:
-        gradients = [parameter.grad for parameter in self.parts.trained if parameter.grad is not None]
-        return math.isfinite(float(nn.utils.get_total_norm(gradients)))
 
     def _training_points(self, batch: Batch) -> tuple[Batch, KnownPatches | None]:
         """Thin and augment clouds; (seed, epoch, batch) decide how, so resuming needs no state.

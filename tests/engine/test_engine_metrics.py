@@ -108,6 +108,7 @@ def test_the_loss_is_the_smoothed_cross_entropy_plus_the_methods_terms(smoothing
 def test_a_method_without_terms_logs_the_loss_alone() -> None:
     terms = classification_loss(torch.zeros(2, 3), torch.tensor([0, 1]))
     assert terms.log().keys() == {"loss"}
+    assert list(terms.log(norm=torch.tensor(2.0, dtype=torch.float64)).items())[1:] == [("norm", 2.0)]
 
 
 def test_half_precision_logits_give_a_float32_loss() -> None:

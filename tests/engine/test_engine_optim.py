@@ -12,7 +12,7 @@ from torch import nn
 from pcl_clora.adapters import attach_adapter, list_adapters
 from pcl_clora.engine import OptimConfig, build_optimizer, learning_rate
 from pcl_clora.engine.ema import WeightAverage
-from pcl_clora.engine.optim import parameter_groups, rate_at
+from pcl_clora.engine.optim import gradient_norm, parameter_groups, rate_at, step_if_finite
 from pcl_clora.models import create_model
 from tests.support.engine_cases import FITTING
 
@@ -115,3 +115,23 @@ def test_a_moving_average_of_decay_zero_follows_nothing() -> None:
     average = WeightAverage(model, decay=0.0)
     average.update()
     assert average.average == {}
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_step_is_done_where_loss_and_gradient_are_finite_and_leaves_no_trace_elsewhere(fused: bool) -> None:
+    def moved(guarded: bool, *bad: tuple[float, float]) -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        parameter, unused = nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(1))
+        optimizer = torch.optim.AdamW([parameter, unused], lr=0.1, fused=fused, foreach=not fused)
+        for loss, factor in ((1.0, 1.0), *bad, (2.0, 1.0)):
+            ours = torch.randn(3, 2, generator=generator) if factor == 1.0 else torch.full((3, 2), factor)
+            parameter.grad = ours
+            if guarded:
+                step_if_finite(optimizer, torch.tensor(loss), gradient_norm([parameter, unused]))
+            else:
+                optimizer.step()
+        return [parameter.detach(), *optimizer.state[parameter].values()]
+
+    expected = moved(False)
+    found = moved(True, (float("nan"), 0.5), (1.0, float("inf")), (float("inf"), float("nan")))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
