@@ -1,4 +1,4 @@
-"""`pcl-clora bench ops | model | pretrain | methods | page | show`."""
+"""`pcl-clora bench ops | model | pretrain | methods | page | serve | show`."""
 
 from __future__ import annotations
 
@@ -195,6 +195,38 @@ def page(
         print_json(result)
     else:
         show(plain_table("One panel, labels and one number a point", *page_table(result)))
+
+
+@app.command()
+def serve(
+    as_json: AsJson = False,
+    out: Annotated[Path | None, typer.Option(help="Also write the result here, as json.")] = None,
+    clients: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Clients at once; may be given several times [1, 10, 100]."),
+    ] = None,
+    requests: Annotated[int, typer.Option(min=1, help="Requests of all clients together.")] = 1000,
+    points: Annotated[int, typer.Option(min=2, help="Points of a cloud.")] = 2048,
+    queue: Annotated[int, typer.Option(min=1, help="Requests that the server takes at once.")] = 64,
+) -> None:
+    """Measure the server with the weights in the package: times, clouds a second, memory, refusals.
+
+    The clients are threads of this process and share the machine with the server, which runs in another one.
+    """
+    from pcl_clora.bench.harness import write_record
+    from pcl_clora.bench.serve import CLIENTS, bench_serve, serve_table
+    from pcl_clora.report.show import plain_table
+    from pcl_clora.serve import need_packages
+
+    need_packages()
+    with interruptible():
+        result = bench_serve(clients=clients or CLIENTS, requests=requests, points=points, queue=queue)
+    if out:
+        write_record(out, result)
+    if as_json:
+        print_json(result)
+    else:
+        show(plain_table(f"POST /predict, clouds of {points:,} points", *serve_table(result)))
 
 
 @app.command("show")

@@ -32,6 +32,7 @@ def serve(
     hostname: Annotated[
         list[str] | None, typer.Option(help="Name by which the server may be asked; may be repeated.")
     ] = None,
+    app: Annotated[bool, typer.Option(help="Whether the page for people is at /app.")] = True,
     types: Annotated[
         str, typer.Option(help="Endings of files that are taken, by commas; all by default.")
     ] = "",
@@ -49,8 +50,8 @@ def serve(
 ) -> None:
     """Answer over HTTP what models say of a cloud, and show it on a page; this machine only, unless told.
 
-    POST /predict and /embed take a file, GET /docs describes them, /health and /metrics watch the server;
-    docs/serve.md has all of it.
+    POST /predict and /embed take a file, GET /docs describes them, /health and /metrics watch the server, and
+    /app is for people. docs/serve.md has all of it.
 
     Example: pcl-clora serve --run runs/modelnet40_builtin_clora
     """
@@ -64,7 +65,7 @@ def serve(
     given = {"types": tuple(types.split(","))} if types else {}
     settings = ServeSettings.model_validate(
         {
-            "host": host, "port": port, "token": token, "hostnames": tuple(hostname or ()),
+            "host": host, "port": port, "token": token, "hostnames": tuple(hostname or ()), "app": app,
             "max_upload_mib": max_upload, "max_points": max_points, "timeout_s": timeout, "queue": queue,
             "batch": batch, "wait_ms": wait, "readers": readers, **given,
         }

@@ -31,16 +31,17 @@ def page(title: str, body: str) -> str:
     )
 
 
-def documentation_page(api: Mapping[str, Any], settings: ServeSettings) -> str:
+def documentation_page(api: Mapping[str, Any], settings: ServeSettings, base: str) -> str:
     """Write the documentation.
 
     Args:
         api: the OpenAPI description.
         settings: limits, which the page names.
+        base: address of the server, as whoever asks knows it.
     """
     info = api["info"]
     token = "curl -H 'Authorization: Bearer TOKEN'" if settings.token else ""
-    examples = _EXAMPLES.format(base=f"http://{settings.host}:{settings.port}")
+    examples = _EXAMPLES.format(base=base)
     examples = examples.replace("curl", token) if token else examples
     limits = (
         f"At most {settings.max_upload_mib:g} MiB and {settings.max_points:,} points a cloud, "

@@ -20,6 +20,7 @@ from pcl_clora.serve.service import Service
 from pcl_clora.serve.settings import LOOPBACK
 from pcl_clora.serve.uploads import drain
 
+APP = "/app"
 COOKIE = "pcl_clora_token"
 COUNTED = ("/predict", "/embed", "/health", "/metrics", "/docs", "/openapi.json")
 OPEN = ("/health", "/login")  # what needs no token
@@ -30,7 +31,11 @@ POLICY = (
 )
 """No page loads anything from, or sends anything to, another host; a browser holds it."""
 
-_ELSEWHERE = re.compile(rb"""<(meta|link|script)\b[^>]*?=\s*["']?(https?:)?//[^>]*>(\s*</script>)?""", re.I)
+_ELSEWHERE = re.compile(
+    rb"""<(meta|link|script)\b[^>]*?=\s*["']?(https?:)?//[^>]*>(\s*</script>)?|<link[^>]*manifest[^>]*>""",
+    re.I,
+)
+_ADDRESS = re.compile(rb"""https?://([^\s"'<>\\/]+)[^\s"'<>\\]*""")
 
 
 class Guard:
@@ -66,13 +71,15 @@ class Guard:
         request = Request(scope, receive)
         try:
             answer = await self._stop(request, path)
+            foreign = path.startswith(APP)  # pages of others; ours hold no address, and names of users may
+            safe = _Safe(counted, self.settings.is_local, request.headers.get("host", "") if foreign else "")
             if answer is not None:
                 await drain(request)
-                await answer(scope, receive, _Safe(counted, self.settings.is_local).send)
+                await answer(scope, receive, safe.send)
             else:
-                await self.app(scope, receive, _Safe(counted, self.settings.is_local).send)
+                await self.app(scope, receive, safe.send)
         finally:
-            place = path if path in COUNTED else "/app" if path.startswith("/app") else "other"
+            place = path if path in COUNTED else APP if path.startswith(APP) else "other"
             self.metrics.request(place, status, time.monotonic() - began)
 
     async def _stop(self, request: Request, path: str) -> Response | None:
@@ -122,10 +129,16 @@ class Guard:
 
 
 class _Safe:
-    """Adds headers of safety to an answer, and takes addresses of other hosts out of the head of a page."""
+    """Adds headers of safety to an answer, and takes addresses of other hosts out of a page.
 
-    def __init__(self, send: Send, local: bool) -> None:
-        self._send, self._local = send, local
+    Args:
+        send: where it goes.
+        local: whether only this machine asks.
+        host: of the request, where texts of the page are looked through too; "" for its head only.
+    """
+
+    def __init__(self, send: Send, local: bool, host: str) -> None:
+        self._send, self._local, self._host = send, local, host.encode("latin-1")
         self._start: Message | None = None
         self._page = b""
 
@@ -145,6 +158,8 @@ class _Safe:
             if message.get("more_body"):
                 return
             page, start = _ELSEWHERE.sub(b"", self._page), self._start
+            if self._host:
+                page = _ADDRESS.sub(lambda found: found[0] if found[1] == self._host else b"", page)
             self._start = None
             headers = MutableHeaders(scope=start)
             if "content-length" in headers:

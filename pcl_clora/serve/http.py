@@ -132,10 +132,14 @@ def make_api(service: Service) -> FastAPI:
         lifespan=life,
         responses={status: {**told, "model": FaultAnswer} for status, told in REFUSALS.items()},
     )
-    api.state.service = service
+    api.state.service, api.state.stop = service, []
     _add_handlers(api)
     _add_cloud_routes(api, service)
     _add_plain_routes(api, service)
+    if service.settings.app:
+        from pcl_clora.serve.app import add_app
+
+        add_app(api, service)
     api.add_middleware(Guard, service=service)
     return api
 
@@ -246,8 +250,13 @@ def _add_plain_routes(api: FastAPI, service: Service) -> None:
         return Response(service.metrics.text(), headers={"Content-Type": TYPE})
 
     @api.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(documentation_page(api.openapi(), service.settings))
+    async def docs(request: Request) -> HTMLResponse:
+        base = str(request.base_url).rstrip("/")
+        return HTMLResponse(documentation_page(api.openapi(), service.settings, base))
+
+    @api.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> Response:
+        return Response(status_code=204)
 
     @api.get("/", include_in_schema=False)
     async def root() -> RedirectResponse:

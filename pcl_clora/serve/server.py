@@ -15,6 +15,9 @@ from pcl_clora.predict import Predictor, load_several
 from pcl_clora.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
+    from types import FrameType
+
+    import uvicorn
     from fastapi import FastAPI
 
 NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
@@ -96,7 +99,20 @@ def serve(
             ws="none",
             timeout_graceful_shutdown=int(settings.timeout_s) + 1,
         )
-        uvicorn.Server(config).run(sockets=[listening])
+        _server(config, app).run(sockets=[listening])
+
+
+def _server(config: uvicorn.Config, app: FastAPI) -> uvicorn.Server:
+    """Make a server that tells open pages when a signal ends it; it would wait for them."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            super().handle_exit(sig, frame)
+            for stop in app.state.stop:
+                stop()
+
+    return Server(config)
 
 
 def listen(host: str, port: int) -> socket.socket:

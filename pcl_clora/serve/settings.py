@@ -21,7 +21,7 @@ class ServeSettings(Config):
     port: NonNegativeInt = Field(7860, le=65535)  # 0 for any that is free
     token: str = ""  # what every request has to show; "" for none
     hostnames: tuple[str, ...] = ()  # names by which the server may be asked; on the loopback its own
-    app: bool = False  # whether the page for people is there too, which needs gradio
+    app: bool = True  # whether the page for people is there too, which needs gradio
     max_upload_mib: PositiveFloat = 64.0  # of a request
     max_points: PositiveInt = 1_000_000  # of a cloud
     max_waiting_points: PositiveInt = 4_000_000  # of all clouds in memory
