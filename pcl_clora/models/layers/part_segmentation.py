@@ -83,7 +83,11 @@ class PointwiseLayer:
 
     def finish(self, x: Tensor) -> Tensor:
         """Apply what the parts do not hold, in place: (B, N, C') -> (B, N, C')."""
-        return F.relu(x if self.folds else rows_norm(x, self.norm), inplace=True)
+        if self.folds:
+            return F.relu(x, inplace=True)
+        # In place on what the norm made, not on a view of it, whose gradient would be copied twice.
+        rows: Tensor = self.norm(x.reshape(-1, x.shape[-1]))
+        return F.relu(rows, inplace=True).view_as(x)
 
 
 class FeaturePropagation(Rewritten, nn.Module):
