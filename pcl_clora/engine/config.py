@@ -81,6 +81,11 @@ class WeightsConfig(Config):
         ""  # weights file, folder of a finished run, hub:<id> or builtin; empty = random from the seed
     )
     allow_partial: bool = False  # accept a file that leaves tensors of the backbone unfilled
+    adapter: str = ""  # finished run whose adapter is trained on with more classes; what it learnt is held
+
+    def left_out(self) -> frozenset[str]:
+        """Name the settings that came later, where they have their default; see `Config.left_out`."""
+        return super().left_out() | self.at_default("adapter")
 
 
 class OptimConfig(Config):

@@ -25,6 +25,7 @@ from pcl_clora.data.input_rule import ThinnedDataset, thin
 from pcl_clora.data.subset import require_training_clouds
 from pcl_clora.data.transforms import Augment
 from pcl_clora.engine.config import RunConfig, differences, flatten, load_run_config
+from pcl_clora.engine.continued import Held, start_from
 from pcl_clora.engine.ema import WeightAverage
 from pcl_clora.engine.optim import build_optimizer, trained_parameters
 from pcl_clora.engine.patch_memory import PatchMemory, make_patch_memory
@@ -310,7 +311,9 @@ def make_parts(
     model.to(device)
     if cfg.optim.batch_size * data.task.views == 1:
         _refuse_single_clouds(cfg, model, data, device)
+    held = start_from(model, cfg.weights.adapter, data.class_names) if cfg.weights.adapter else Held()
     optimizer, average = build_optimizer(model, cfg.optim), WeightAverage(model, cfg.train.ema_decay)
+    held.hold(optimizer)
     state = RunState(data.task.meter(device))
     return RunParts(
         model=model,

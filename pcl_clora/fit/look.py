@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from pcl_clora.data import Batch, InputRule, PointLoader, build_dataset
+from pcl_clora.data import PartTaxonomy, build_dataset
 from pcl_clora.data.input_rule import Up
-from pcl_clora.data.readers.folder import FolderConfig
-from pcl_clora.data.readers.folder_index import FolderIndex, index_folder
-from pcl_clora.engine.probes.features import BATCH_SIZE, extract_features
+from pcl_clora.data.readers.file_list import FileListConfig
+from pcl_clora.data.readers.files import raise_all
+from pcl_clora.data.readers.folder_index import FolderIndex
+from pcl_clora.data.readers.labelled_folder import LabelledFolderConfig
+from pcl_clora.data.readers.sorted_files import SortedFilesConfig
 from pcl_clora.errors import UserValueError
-from pcl_clora.io import sha256_file
+from pcl_clora.fit.pose import Pose, find_pose
+from pcl_clora.io import DataError, sha256_file
 from pcl_clora.models import create_model
 
-MIN_CLASS = 5  # clouds of a class below which a split says little
+MIN_CLASS = 5  # clouds of a class, or with a part, below which a split says little
 MAX_RATIO = 10.0  # largest class / smallest class
+RARE_PART = 0.01  # share of the points below which a part is rare
 FEW_TEST = 50  # test clouds below which an accuracy is uncertain by more than about 10 points
-POSE_CLOUDS = 300  # clouds that the pose is chosen by
 DUPLICATE = 0.1  # of the median distance to the nearest neighbour: closer clouds are nearly the same
 LEVELS = 33  # quantiles of an outline
-POSES: tuple[Up, ...] = ("y", "z", "x")
 
 
 @dataclass(frozen=True)
@@ -35,110 +35,123 @@ class Look:
 
     Attributes:
         index: classes and files.
-        counts: clouds of every class, by name.
+        counts: clouds of every class, or category, by name.
         test: clouds of the split test; 0 where the folder has no splits.
-        up: the axis that is taken to point up.
-        poses: axis -> accuracy of the nearest neighbour among frozen features; empty where `up` was given.
+        pose: the axis that is taken to point up, and why.
+        parts: points of every part, by name; empty where clouds have classes.
         warnings: what may spoil the training, each a sentence with a remedy.
     """
 
     index: FolderIndex
     counts: dict[str, int]
     test: int
-    up: Up
-    poses: dict[str, float]
+    pose: Pose
+    parts: dict[str, int]
     warnings: tuple[str, ...]
 
+    @property
+    def up(self) -> Up:
+        """Axis that is taken to point up."""
+        return self.pose.up
 
-def look(config: FolderConfig, *, up: Up | None, model: str, weights: str) -> Look:
-    """Read a folder, choose its pose, and find what is wrong with it.
 
-    Frozen features of the backbone decide the pose: the axis under which the nearest neighbour of most clouds
-    is of their own class. Clouds of train and test are nearly the same where the distributions of their
-    coordinates are.
+@dataclass(frozen=True)
+class _Clouds:
+    """All clouds of a folder, as they lie in the files, thinned to what the model sees."""
+
+    points: Tensor  # (n, N, 3)
+    labels: Tensor  # (n,)
+    parts: Tensor | None  # (n, N)
+    files: list[Path]
+    in_test: Tensor  # (n,)
+
+
+def look(config: SortedFilesConfig, *, up: Up | None, model: str, weights: str) -> Look:
+    """Read all files, find their pose, and what is wrong with them.
+
+    Clouds of train and test are nearly the same where the distributions of their coordinates are.
 
     Args:
-        config: the folder.
-        up: axis that points up; None finds out.
+        config: the folder or list.
+        up: axis that points up; None finds out, see `find_pose`.
         model: name of the backbone.
         weights: its weights.
 
     Raises:
         DataError: if there are no classes or files are broken; the message lists them.
-        UserValueError: if there is one class only.
+        UserValueError: if there is one class only, or nothing to judge by.
     """
-    index = index_folder(config.root)
-    if len(index.class_names) < 2:
-        raise UserValueError(
-            f"{config.root} holds one class ({index.class_names[0]}); put the files of each class into a "
-            "folder of its own, two or more."
-        )
+    index, segments = config.index(), isinstance(config, LabelledFolderConfig)
     everything = [entry for entries in index.files.values() for entry in entries]
     counts = {name: 0 for name in index.class_names}
     for _, label in everything:
         counts[index.class_names[label]] += 1
-    clouds, labels, files, in_test = _read(config)
-    backbone = create_model(model, weights=weights)
-    chosen = torch.linspace(0, len(clouds) - 1, min(POSE_CLOUDS, len(clouds))).long()
-    poses: dict[str, float] = {}
+    _refuse(config, index, counts)
+    clouds = _read(config)
+    pose = Pose("y" if up is None else up, False, "as told")
     if up is None:
-        for axis in POSES:
-            features = _features(backbone, clouds[chosen], axis)
-            poses[axis] = _neighbour_accuracy(features, labels[chosen])
-    pose: Up = max(POSES, key=lambda axis: poses[axis]) if up is None else up  # the first of equals
-    found = [
-        *_small(counts),
-        *_few_test(index, config),
-        *_twins(files, labels, in_test, index),
-        *_near(_outline(clouds), files, in_test),
-    ]
-    return Look(index, counts, len(index.files.get("test", ())), pose, poses, tuple(found))
+        backbone = create_model(model, weights=weights)
+        pose = find_pose(clouds.points, clouds.labels, clouds.files, backbone, classes=not segments)
+    found = [*_small(counts, index), *_few_test(index)]
+    parts: dict[str, int] = {}
+    if isinstance(config, LabelledFolderConfig) and clouds.parts is not None:
+        taxonomy = config.part_names().taxonomy
+        parts = _count_points(clouds.parts, taxonomy)
+        found += _rare(parts, clouds.parts, taxonomy)
+    found += [*_twins(clouds, index), *_near(clouds, drawn=index.layout == "class")]
+    return Look(index, counts, len(index.files.get("test", ())), pose, parts, tuple(found))
 
 
-def _read(config: FolderConfig) -> tuple[Tensor, Tensor, list[Path], Tensor]:
-    """Read all clouds of both splits, as they lie in the files, thinned to what the model sees."""
-    points, labels, files, in_test = [], [], [], []
+def _refuse(config: SortedFilesConfig, index: FolderIndex, counts: Mapping[str, int]) -> None:
+    """Refuse what nothing can be learnt from, or judged by."""
+    if not isinstance(config, LabelledFolderConfig) and len(index.class_names) < 2:
+        where = "label them" if isinstance(config, FileListConfig) else "put them into a folder of its own"
+        raise UserValueError(
+            f"{config.root} holds one class ({index.class_names[0]}); give the files of each class, two or "
+            f"more, and {where}."
+        )
+    if index.layout == "class" and max(counts.values()) < 2:
+        what = "One file" if isinstance(config, LabelledFolderConfig) else "One file a class"
+        raise UserValueError(
+            f"{what} ({config.root}) leaves none that judges the model; give five or more, of which some "
+            "are held out."
+        )
+    for split in ("train", "test") if index.layout != "class" else ():
+        if split not in index.files:
+            raise DataError(config.root, f"holds no files of the split {split!r}", "add them")
+
+
+def _read(config: SortedFilesConfig) -> _Clouds:
+    """Read all clouds of both splits; what is broken is one error."""
+    points, labels, parts, files, in_test = [], [], [], [], []
+    problems: list[DataError] = []
     for split in ("train", "test"):
         dataset = build_dataset(config, split)
         for number in range(len(dataset)):
-            sample = dataset[number]
+            try:
+                sample = dataset[number]
+            except DataError as error:
+                problems.append(error)
+                continue
             points.append(sample.points)
             labels.append(sample.label)
             files.append(Path(sample.path))
             in_test.append(split == "test")
-    return torch.stack(points), torch.tensor(labels), files, torch.tensor(in_test)
+            if sample.part_labels is not None:
+                parts.append(sample.part_labels)
+    raise_all(config.root, problems)
+    labelled = torch.stack(parts) if len(parts) == len(points) else None
+    return _Clouds(torch.stack(points), torch.tensor(labels), labelled, files, torch.tensor(in_test))
 
 
-@dataclass(frozen=True)
-class _Turned:
-    """Clouds in memory, turned, as a loader gives them."""
-
-    points: Tensor
-
-    def batches(self, _: int) -> Iterator[Batch]:
-        for start in range(0, len(self.points), BATCH_SIZE):
-            piece = self.points[start : start + BATCH_SIZE]
-            place = torch.arange(start, start + len(piece))
-            yield Batch(piece, torch.zeros(len(piece), dtype=torch.int64), place)
-
-
-def _features(backbone: torch.nn.Module, clouds: Tensor, up: Up) -> Tensor:
-    turned = _Turned(InputRule(up=up).turn(clouds))
-    features, _ = extract_features(backbone, cast(PointLoader, turned), clouds.shape[1])
-    return F.normalize(features - features.mean(dim=0), dim=1)
-
-
-def _neighbour_accuracy(features: Tensor, labels: Tensor) -> float:
-    likeness = features @ features.t()
-    likeness.fill_diagonal_(-torch.inf)
-    return float((labels[likeness.argmax(dim=1)] == labels).double().mean())
-
-
-def _small(counts: dict[str, int]) -> Iterator[str]:
+def _small(counts: Mapping[str, int], index: FolderIndex) -> Iterator[str]:
     small = {name: count for name, count in counts.items() if count < MIN_CLASS}
+    single = [name for name, count in counts.items() if count < 2] if index.layout == "class" else []
     if small:
         listed = ", ".join(f"{name} ({count})" for name, count in small.items())
         yield f"classes with fewer than {MIN_CLASS} clouds: {listed}; add some, or leave the class out."
+    if single:
+        yield f"classes of one cloud are trained on and never judged: {', '.join(single)}; add clouds."
     most, least = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
     if counts[most] > MAX_RATIO * counts[least]:
         yield (
@@ -147,14 +160,42 @@ def _small(counts: dict[str, int]) -> Iterator[str]:
         )
 
 
-def _few_test(index: FolderIndex, config: FolderConfig) -> Iterator[str]:
+def _few_test(index: FolderIndex) -> Iterator[str]:
     test = len(index.files.get("test", ()))
     if index.layout != "class" and test < FEW_TEST:
         yield f"the test split has {test} clouds: one more or less right is {100 / max(test, 1):.0f} %."
 
 
-def _twins(files: Sequence[Path], labels: Tensor, in_test: Tensor, index: FolderIndex) -> Iterator[str]:
+def _count_points(parts: Tensor, taxonomy: PartTaxonomy) -> dict[str, int]:
+    counts = torch.bincount(parts.flatten(), minlength=taxonomy.num_parts).tolist()
+    return dict(zip(taxonomy.part_names, counts, strict=True))
+
+
+def _rare(counts: Mapping[str, int], parts: Tensor, taxonomy: PartTaxonomy) -> Iterator[str]:
+    """Find parts that few points or few clouds have."""
+    clouds = {name: int((parts == label).any(dim=1).sum()) for label, name in enumerate(taxonomy.part_names)}
+    never = [name for name, count in clouds.items() if not count]
+    few = [f"{name} ({count})" for name, count in clouds.items() if 0 < count < MIN_CLASS]
+    total = max(sum(counts.values()), 1)
+    rare = [
+        f"{name} ({100 * count / total:.2f} %)"
+        for name, count in counts.items()
+        if 0 < count < RARE_PART * total
+    ]
+    if never:
+        yield f"no point is labelled {', '.join(never)}, so it cannot be learnt; take it out of the yaml."
+    if few:
+        yield f"parts that fewer than {MIN_CLASS} clouds have: {', '.join(few)}; add clouds that have them."
+    if rare:
+        yield (
+            f"parts with less than {100 * RARE_PART:.0f} % of the points: {', '.join(rare)}; look at their "
+            "own IoU, and raise data.num_points if a cloud shows too few of them."
+        )
+
+
+def _twins(clouds: _Clouds, index: FolderIndex) -> Iterator[str]:
     """Find files of the same bytes under two classes, or in both splits."""
+    files, labels = clouds.files, clouds.labels
     sizes: dict[int, list[int]] = {}
     for number, file in enumerate(files):
         if file.is_file():
@@ -164,10 +205,14 @@ def _twins(files: Sequence[Path], labels: Tensor, in_test: Tensor, index: Folder
         for number in numbers if len(numbers) > 1 else ():
             first = seen.setdefault(sha256_file(files[number]), number)
             pair = f"{files[first]} and {files[number]} are the same file"
+            if first == number:
+                continue
             if labels[first] != labels[number]:
                 names = ", ".join(index.class_names[int(labels[at])] for at in (first, number))
                 yield f"{pair} under two classes ({names}); remove one."
-            elif bool(in_test[first]) != bool(in_test[number]):
+            elif index.layout == "class":
+                yield f"{pair}: the accuracy will be too good where they are parted; remove one."
+            elif bool(clouds.in_test[first]) != bool(clouds.in_test[number]):
                 yield f"{pair}, in train and in test: the accuracy will be too good; remove one."
 
 
@@ -178,21 +223,30 @@ def _outline(clouds: Tensor) -> Tensor:
     return torch.quantile(values, levels, dim=1).permute(1, 0, 2).flatten(1)
 
 
-def _near(outlines: Tensor, files: Sequence[Path], in_test: Tensor) -> Iterator[str]:
-    """Find test clouds that are nearly a training cloud."""
-    if not in_test.any() or in_test.all():
+def _near(clouds: _Clouds, *, drawn: bool) -> Iterator[str]:
+    """Find clouds that are nearly the same: one of test and one of train; any two where a seed splits."""
+    files, in_test, outlines = clouds.files, clouds.in_test, _outline(clouds.points)
+    if len(files) < 2 or not (drawn or (in_test.any() and not in_test.all())):
         return
     distance = torch.cdist(outlines, outlines)
     distance.fill_diagonal_(torch.inf)
     limit = DUPLICATE * distance.min(dim=1).values.median()
-    across = distance[in_test][:, ~in_test]
-    near, partner = across.min(dim=1)
+    rows = torch.arange(len(files)) if drawn else in_test.nonzero().flatten()
+    others = rows if drawn else (~in_test).nonzero().flatten()
+    near, partner = distance[rows][:, others].min(dim=1)
     pairs = torch.nonzero(near <= limit).flatten().tolist()
     if pairs:
-        tests, trains = in_test.nonzero().flatten(), (~in_test).nonzero().flatten()
-        first = pairs[0]
-        yield (
-            f"{len(pairs)} test clouds are nearly the same as a training cloud, for example "
-            f"{files[int(tests[first])]} and {files[int(trains[partner[first]])]}: the accuracy will be too "
-            "good; put copies and parts of one scan into the same split."
+        first, second = files[int(rows[pairs[0]])], files[int(others[partner[pairs[0]]])]
+        what = (
+            "clouds are nearly the same as another one" if drawn else "test clouds are nearly the same as a "
         )
+        yield (
+            f"{len(pairs)} {what}{'' if drawn else 'training cloud'}, for example {first} and {second}: the "
+            "accuracy will be too good; put copies and parts of one scan into the same split, in folders "
+            "train and test."
+        )
+
+
+def listed(names: Sequence[str], counts: Mapping[str, int]) -> str:
+    """Write counts as "a 3, b 4"."""
+    return ", ".join(f"{name} {counts[name]}" for name in names)

@@ -1,27 +1,29 @@
-"""Train on a folder of files: look at it, cross-validate where there are few, train, and write a page."""
+"""Train on a user's own files: look at them, cross-validate where there are few, train, and write a page."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pcl_clora.config import build, merge, parse_overrides
+from pcl_clora.data import PartDataset, build_dataset
 from pcl_clora.data.input_rule import Up
-from pcl_clora.data.readers.folder import FolderConfig
+from pcl_clora.data.readers.sorted_files import SortedFilesConfig
 from pcl_clora.engine import RunConfig, RunResult, Trainer
 from pcl_clora.errors import UserValueError
-from pcl_clora.fit.look import Look, look
+from pcl_clora.fit.extend import Extension, extend, forgetting, told_forgetting
+from pcl_clora.fit.judged import JudgedClasses, JudgedParts, told
+from pcl_clora.fit.look import Look, listed, look
+from pcl_clora.fit.pose import Pose
+from pcl_clora.fit.settings import SettingsMaker, data_of
 from pcl_clora.io import write_json
 from pcl_clora.report import write_report
 
 STEPS = 400  # optimiser steps at least; the epochs follow
-BATCH_SIZE = 16
 FOLDS = 5
-FEW = 150  # clouds up to which a folder without splits is cross-validated
-Pose = Up | Literal["auto", "mixed"]
+FEW = 150  # clouds up to which files without splits are cross-validated
+UpOption = Up | Literal["auto", "mixed"]
 Tell = Callable[[str], None]
 
 
@@ -31,32 +33,38 @@ class FitResult:
 
     Attributes:
         run_dir: the run folder: what `predict --run`, `view --run` and `pcl_clora.load` take.
-        accuracy: share of clouds that were right: of the test split, or of all clouds, each judged by a model
-            that had not seen it, where the folder was cross-validated.
-        interval: its 95 % confidence interval (Wilson).
+        score: share of clouds that were right, or, where points have labels, the mean IoU of the clouds: of
+            the test split, or of all clouds, each judged by a model that had not seen it, where the files
+            were cross-validated.
+        interval: its 95 % confidence interval: Wilson's, or of a bootstrap over clouds.
         judged: how many clouds were judged.
         cross_validated: whether it was.
-        looked: what the folder holds.
+        looked: what the files hold.
         page: fit.html.
+        content: of fit.json, with all numbers of the page.
     """
 
     run_dir: Path
-    accuracy: float
+    score: float
     interval: tuple[float, float]
     judged: int
     cross_validated: bool
     looked: Look
     page: Path
+    content: dict[str, Any]
 
 
 def fit(
-    folder: str | Path,
+    source: str | Path,
     out: str | Path,
     *,
+    parts: str | Path = "",
+    labels: str = "",
+    extend_run: str | Path = "",
     method: str = "clora",
     model: str = "point_mae_tiny",
     weights: str = "builtin",
-    up: Pose = "auto",
+    up: UpOption = "auto",
     steps: int = STEPS,
     num_points: int = 1024,
     folds: int | None = None,
@@ -64,176 +72,138 @@ def fit(
     overrides: tuple[str, ...] = (),
     tell: Tell = print,
 ) -> FitResult:
-    """Adapt the weights in the package to a folder of files, one folder a class.
+    """Adapt the weights in the package to a user's own files, of any mix of formats.
 
     Args:
-        folder: ROOT/<class>/<file>, which is split by the seed, or with splits of its own, see
-            `data.readers.folder`; any mix of formats.
+        source: ROOT/<class>/<file>, which is split by the seed, or with splits of its own, see
+            `data.readers.folder`; a csv of path,label, see `data.readers.file_list`; or a folder of labelled
+            files, see `data.readers.labelled_folder`.
         out: folder of the run; a run that was interrupted goes on.
+        parts: yaml with the names of the labels of points; by default parts.yaml in the folder, if there.
+        labels: field or column that holds them; by default found by its name.
+        extend_run: folder of a finished fit that gets the classes of `source` besides its own; its backbone,
+            method, pose and points are kept.
         method: of the adapter.
         model: backbone.
         weights: its weights.
-        up: axis that points up in the files; "auto" chooses by frozen features, "mixed" trains on all
-            rotations.
+        up: axis that points up in the files; "auto" finds out, "mixed" trains on all rotations.
         steps: optimiser steps at least.
         num_points: points of a cloud that the model sees.
-        folds: of the cross-validation; 0 for none, None for 5 where a folder without splits has up to 150
-            clouds.
+        folds: of the cross-validation; 0 for none, None for 5 where files without splits are up to 150.
         seed: of splits, folds and training.
         overrides: key=value settings of the run, which come last.
         tell: called with a line about every step.
 
     Raises:
-        DataError: if the folder has no classes or broken files.
-        UserValueError: if a setting is wrong.
+        DataError: if there are no classes or labels, or files are broken.
+        UserValueError: if a setting is wrong, or there is nothing to learn or to judge by.
     """
     if steps < 1:
         raise UserValueError(f"steps={steps}; give 1 or more.")
     out = Path(out)
-    data = FolderConfig(root=str(folder), num_points=num_points, repeat=True, seed=seed)
+    data = data_of(source, parts, labels, num_points=num_points, seed=seed)
     axis: Up | None = None if up == "auto" else "y" if up == "mixed" else up
-    looked = look(data, up=axis, model=model, weights=weights)
-    total = sum(looked.counts.values())
-    tell(f"{total} clouds of {len(looked.counts)} classes: " + _listed(looked.counts))
-    if looked.poses:
-        tell(
-            f"up axis: {looked.up} (nearest neighbour of frozen features right: "
-            + ", ".join(f"{axis} {100 * value:.1f} %" for axis, value in looked.poses.items())
-            + "); --up decides otherwise"
-        )
+    more: Extension | None = None
+    if str(extend_run):
+        more = extend(extend_run, data, out)
+        data, axis = more.data, more.cfg.data.up
+    looked = _looked(data, axis, model, weights, mixed=up == "mixed")
+    _introduce(looked, tell, chosen=axis is None)
+    base = None if more is None else more.base
+    made = SettingsMaker(data, out, method, model, weights, looked, steps, seed, overrides, base)
+    run, content = _train(made, _folds(folds, looked), out, tell)
+    if more is not None:
+        content["forgetting"] = forgetting(more, content["confusion"], looked.index.class_names)
+        tell(told_forgetting(content["forgetting"]))
+    write_report(run.run_dir)
+    page = _write(out, run, looked, content)
+    tell(told(content) + (", each by a model that had not seen it" if content["folds"] else ""))
+    low, high = content["interval"]
+    score = content["miou" if made.segments else "accuracy"]
+    judged, folded = content["judged"], bool(content["folds"])
+    return FitResult(run.run_dir, score, (low, high), judged, folded, looked, page, content)
+
+
+def _looked(data: SortedFilesConfig, axis: Up | None, model: str, weights: str, *, mixed: bool) -> Look:
+    found = look(data, up=axis, model=model, weights=weights)
+    if not mixed:
+        return found
+    pose = Pose("y", True, "as told")
+    return Look(found.index, found.counts, found.test, pose, found.parts, found.warnings)
+
+
+def _introduce(looked: Look, tell: Tell, *, chosen: bool) -> None:
+    """Say what was found."""
+    total, names = sum(looked.counts.values()), looked.index.class_names
+    if looked.parts:
+        points = sum(looked.parts.values())
+        shares = ", ".join(f"{name} {100 * count / points:.1f} %" for name, count in looked.parts.items())
+        tell(f"{total} clouds with {len(looked.parts)} parts, of their points: {shares}")
+    else:
+        tell(f"{total} clouds of {len(names)} classes: {listed(names, looked.counts)}")
+    if chosen and looked.pose.mixed:
+        tell(f"up axis: mixed, trained on all rotations ({looked.pose.why}); --up decides otherwise")
+    elif chosen:
+        tell(f"up axis: {looked.pose.up} ({looked.pose.why}); --up decides otherwise")
     for warning in looked.warnings:
         tell(f"warning: {warning}")
-    made = _Maker(data, out, method, model, weights, looked, up == "mixed", steps, seed, overrides)
-    wanted = _folds(folds, looked, total)
-    confusion: list[list[int]] | None = None
-    for fold in range(wanted):
-        result = Trainer(made.config(fold, wanted), run_dir=out / f"fold_{fold}").fit()
-        confusion = _added(confusion, result.result["metrics"]["confusion"])
-        right, judged = _right(confusion)
-        tell(f"fold {fold + 1} of {wanted}: {right} of {judged} right so far")
-    run = Trainer(made.config(), run_dir=out).fit()
-    if confusion is None:
-        confusion = run.result["metrics"]["confusion"]
-    right, judged = _right(confusion)
-    interval = wilson(right, judged)
-    write_report(run.run_dir)
-    page = _write(out, run, looked, confusion, interval, wanted)
-    tell(
-        f"{right} of {judged} right: {100 * right / judged:.1f} % (95 %: {100 * interval[0]:.1f} to "
-        f"{100 * interval[1]:.1f} %){', each by a model that had not seen it' if wanted else ''}"
-    )
-    return FitResult(run.run_dir, right / judged, interval, judged, bool(wanted), looked, page)
 
 
-@dataclass(frozen=True)
-class _Maker:
-    """Makes the settings of the run and of its folds."""
+def _train(made: SettingsMaker, folds: int, out: Path, tell: Tell) -> tuple[RunResult, dict[str, Any]]:
+    """Train the folds and the model that stays; with the numbers of fit.json."""
+    classes, parts = JudgedClasses(), _judged_parts(made)
 
-    data: FolderConfig
-    out: Path
-    method: str
-    model: str
-    weights: str
-    looked: Look
-    mixed: bool
-    steps: int
-    seed: int
-    overrides: tuple[str, ...]
+    def run(cfg: RunConfig, folder: Path, *, counts: bool) -> RunResult:
+        watch = parts.watch if parts is not None and counts else None
+        result = Trainer(cfg, run_dir=folder, watch_test=watch).fit()
+        if parts is None and counts:
+            classes.add(result.result["metrics"]["confusion"])
+        return result
 
-    def config(self, fold: int = 0, folds: int = 0) -> RunConfig:
-        """Return the settings of a fold; of the run itself with folds=0."""
-        total = sum(self.looked.counts.values())
-        train = total - self.looked.test if self.looked.test else int(total * (1 - self.data.test_fraction))
-        batch = max(2, min(BATCH_SIZE, train // 2))
-        epochs = math.ceil(self.steps / max(train // batch, 1))
-        data = self.data.model_dump(exclude_defaults=True)
-        values: dict[str, Any] = {
-            "name": self.out.name or "fit",
-            "output": str(self.out.parent),
-            "seed": self.seed,
-            "model": {"name": self.model, "num_classes": len(self.looked.counts), "head_dropout": 0.3},
-            "weights": {"path": self.weights},
-            "adapter": {"method": self.method},
-            "data": {**data, "name": "folder", "root": self.data.root, "up": self.looked.up},
-            "optim": {
-                **{"epochs": epochs, "batch_size": batch, "lr": 2e-3, "step_unit": "step"},
-                **{"warmup_epochs": min(2.0, epochs / 10), "label_smoothing": 0.1},
-            },
-            "augment": "so3+scale_shift" if self.mixed else "scale_shift",
-            "train": {"checkpoint_every_steps": 0, "progress": "off", "eval_every_epochs": epochs},
-        }
-        if folds:
-            values["data"].update(folds=folds, fold=fold)
-        return build(RunConfig, merge(values, parse_overrides(list(self.overrides))), source="fit")
+    def content() -> dict[str, Any]:
+        return classes.content() if parts is None else parts.content(made.seed)
+
+    for fold in range(folds):
+        run(made.config(fold, folds), out / f"fold_{fold}", counts=True)
+        tell(f"fold {fold + 1} of {folds}: {told(content())} so far")
+    result = run(made.config(), out, counts=not folds)
+    return result, {**content(), "folds": folds, "steps": result.result["steps"]}
 
 
-def _folds(asked: int | None, looked: Look, total: int) -> int:
+def _judged_parts(made: SettingsMaker) -> JudgedParts | None:
+    if not made.segments:
+        return None
+    train = build_dataset(made.data, "train")
+    assert isinstance(train, PartDataset)
+    return JudgedParts(train.taxonomy)
+
+
+def _folds(asked: int | None, looked: Look) -> int:
     splits = looked.index.layout != "class"
     if asked is None:
         smallest = min(looked.counts.values())
-        return min(FOLDS, smallest) if not splits and total <= FEW and smallest > 1 else 0
+        few = sum(looked.counts.values()) <= FEW
+        return min(FOLDS, smallest) if not splits and few and smallest > 1 else 0
     if asked == 1 or asked < 0:
         raise UserValueError(f"folds={asked}; give 2 or more, or 0 for none.")
     if asked and splits:
-        raise UserValueError(f"folds={asked}, but the folder has splits of its own; leave folds out.")
+        raise UserValueError(f"folds={asked}, but the files have splits of their own; leave folds out.")
     return asked
 
 
-def wilson(right: int, judged: int, z: float = 1.959963985) -> tuple[float, float]:
-    """Return the confidence interval of a share.
-
-    Args:
-        right: how many of
-        judged: were right.
-        z: quantile of the normal distribution; 95 % by default.
-
-    Source: Wilson, Probable Inference, JASA 1927.
-    """
-    share, square = right / judged, z * z / judged
-    middle = (share + square / 2) / (1 + square)
-    half = z * math.sqrt(share * (1 - share) / judged + square / (4 * judged)) / (1 + square)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def _added(first: list[list[int]] | None, second: list[list[int]]) -> list[list[int]]:
-    if first is None:
-        return second
-    return [[a + b for a, b in zip(*rows, strict=True)] for rows in zip(first, second, strict=True)]
-
-
-def _right(confusion: list[list[int]]) -> tuple[int, int]:
-    return sum(row[at] for at, row in enumerate(confusion)), sum(map(sum, confusion))
-
-
-def _listed(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
-
-
-def _write(
-    out: Path,
-    run: RunResult,
-    looked: Look,
-    confusion: list[list[int]],
-    interval: tuple[float, float],
-    folds: int,
-) -> Path:
+def _write(out: Path, run: RunResult, looked: Look, content: dict[str, Any]) -> Path:
     """Write fit.json and the page."""
     from pcl_clora.fit.page import write_page
 
-    right, judged = _right(confusion)
-    content = {
-        "accuracy": right / judged,
-        "interval": list(interval),
-        "right": right,
-        "judged": judged,
-        "folds": folds,
-        "confusion": confusion,
+    content |= {
         "classes": looked.counts,
-        "up": looked.up,
-        "poses": looked.poses,
+        "up": "mixed" if looked.pose.mixed else looked.pose.up,
+        "pose": looked.pose.why,
+        "poses": looked.pose.accuracies,
         "warnings": list(looked.warnings),
         "precision": run.result.get("precision"),
         "versions": run.result.get("versions"),
+        "git": run.result.get("git"),
     }
     write_json(out / "fit.json", content)
     return write_page(out, content)

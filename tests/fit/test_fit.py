@@ -16,39 +16,10 @@ from pcl_clora.data.dataset import split_folds
 from pcl_clora.data.readers.folder import FolderConfig
 from pcl_clora.errors import UserValueError
 from pcl_clora.fit import fit
+from pcl_clora.fit.judged import wilson
 from pcl_clora.fit.look import look
-from pcl_clora.fit.run import wilson
 from pcl_clora.io import DataError
-
-SMALL = ("adapter.rank=2", "optim.batch_size=8")
-
-
-def shape(kind: str, rng: np.random.Generator, count: int = 96) -> np.ndarray:
-    """Points of a rod, a plate or a ball; rods and plates stand on y."""
-    points = rng.normal(size=(count, 3))
-    points /= np.linalg.norm(points, axis=1, keepdims=True)
-    return points * {"ball": (1, 1, 1), "plate": (1, 0.05, 1), "rod": (0.1, 1, 0.1)}[kind] + rng.normal(
-        scale=0.02, size=(count, 3)
-    )
-
-
-def write_folder(root: Path, *, each: int = 8, splits: bool = False, kinds=("ball", "plate", "rod")) -> Path:
-    """Files of mixed formats, a folder a class."""
-    rng = np.random.default_rng(0)
-    for kind in kinds:
-        for number in range(each):
-            part = ("test" if number % 4 == 0 else "train") if splits else "."
-            place = root / part / kind
-            place.mkdir(parents=True, exist_ok=True)
-            if number % 2:
-                np.savetxt(place / f"{number}.xyz", shape(kind, rng))
-            else:
-                np.save(place / f"{number}.npy", shape(kind, rng).astype(np.float32))
-    return root
-
-
-def silent(_: str) -> None:
-    """Say nothing."""
+from tests.support.fit_cases import SMALL, shape, silent, write_folder
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +36,7 @@ def test_every_cloud_is_judged_once_by_a_model_that_had_not_seen_it(fitted):
     found, lines = fitted
     assert found.cross_validated
     assert found.judged == 24
-    assert found.interval[0] <= found.accuracy <= found.interval[1]
+    assert found.interval[0] <= found.score <= found.interval[1]
     assert any("fold 2 of 2" in line for line in lines)
 
 
@@ -94,7 +65,7 @@ def test_the_command_goes_on_where_it_is_finished_already(fitted):
     root = found.run_dir.parent / "scans"
     command = ["fit", root, "--out", found.run_dir, "--steps", 12, "--points", 64, "--folds", 2, "--up", "y"]
     done = CliRunner().invoke(app, [*map(str, command), *SMALL, "--json"], catch_exceptions=False)
-    assert json.loads(done.stdout)["accuracy"] == found.accuracy
+    assert json.loads(done.stdout)["accuracy"] == found.score
 
 
 @pytest.mark.slow
@@ -102,7 +73,7 @@ def test_a_folder_with_splits_is_judged_on_its_test_split(tmp_path):
     root = write_folder(tmp_path / "scans", splits=True)
     found = fit(root, tmp_path / "run", steps=4, num_points=64, up="mixed", overrides=SMALL, tell=silent)
     assert (found.cross_validated, found.judged) == (False, 6)
-    with pytest.raises(UserValueError, match="folds=3, but the folder has splits of its own"):
+    with pytest.raises(UserValueError, match="folds=3, but the files have splits of their own"):
         fit(root, tmp_path / "other", folds=3, num_points=64, up="y", tell=silent)
 
 
@@ -145,8 +116,8 @@ def test_a_folder_without_faults_has_no_warning_about_them(tmp_path):
 
 def test_the_pose_is_that_whose_neighbours_agree_most(tmp_path):
     found = look_at(write_folder(tmp_path), up=None)
-    assert set(found.poses) == {"x", "y", "z"}
-    assert found.poses[found.up] == max(found.poses.values())
+    assert set(found.pose.accuracies) == {"x", "y", "z"}
+    assert found.pose.accuracies[found.up] == max(found.pose.accuracies.values())
 
 
 @pytest.mark.parametrize("right", [0, 3, 17, 40])
