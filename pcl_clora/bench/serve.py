@@ -31,7 +31,7 @@ CLIENTS = (1, 10, 100)
 REQUESTS = 1000  # of all clients together
 POINTS = 2048
 START_S = 120.0  # in which a server has to answer
-SERVER = "from pcl_clora.cli import main; main()"
+SERVER = (sys.executable, "-c", "from pcl_clora.cli import main; main()", "serve", "--port", "0")
 RUN = {
     "name": "served",
     "model": {"name": "point_mae_tiny", "num_classes": len(PROCEDURAL_CLASSES)},
@@ -117,11 +117,15 @@ def ask_all(port: int, bodies: Sequence[bytes], *, clients: int, requests: int, 
 
 
 @contextmanager
-def server(*arguments: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+def server(
+    *arguments: str, program: Sequence[str] = SERVER, **variables: str
+) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     """Run `pcl-clora serve` in another process, on any port.
 
     Args:
         arguments: of the command.
+        program: that starts a server; it prints the address first.
+        variables: of its environment.
 
     Yields:
         Its port and the process.
@@ -130,10 +134,10 @@ def server(*arguments: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
         RuntimeError: if it does not come up.
     """
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVER, "serve", "--port", "0", *arguments],
+        [*program, *arguments],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **variables},
     )
     try:
         assert process.stdout is not None

@@ -19,6 +19,11 @@ def serve(
     weights: Annotated[
         str, typer.Option(help="Weights that adapter files stand on, if they do not say so.")
     ] = "",
+    space: Annotated[
+        Path | None,
+        typer.Option(help="Write a folder that can be uploaded as a demo space, and serve nothing."),
+    ] = None,
+    title: Annotated[str, typer.Option(help="Title of the space.")] = "",
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines ask.")
     ] = "127.0.0.1",
@@ -56,7 +61,7 @@ def serve(
     Example: pcl-clora serve --run runs/modelnet40_builtin_clora
     """
     from pcl_clora.config import ConfigError
-    from pcl_clora.serve import ServeSettings
+    from pcl_clora.serve import ServeSettings, write_space
     from pcl_clora.serve import serve as run_server
 
     sources = [*(run or []), *(adapter or [])]
@@ -70,4 +75,8 @@ def serve(
             "batch": batch, "wait_ms": wait, "readers": readers, **given,
         }
     )  # fmt: skip
+    if space is not None:
+        written = write_space(space, sources, settings, weights=weights, title=title)
+        show(f"{written}: upload it as it is, or run `python {written / 'app.py'}`.")
+        return
     run_server(sources, settings, weights=weights, device=device, up=up, tell=show)

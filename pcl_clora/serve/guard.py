@@ -72,7 +72,9 @@ class Guard:
         try:
             answer = await self._stop(request, path)
             foreign = path.startswith(APP)  # pages of others; ours hold no address, and names of users may
-            safe = _Safe(counted, self.settings.is_local, request.headers.get("host", "") if foreign else "")
+            own = ["host", "x-forwarded-host"] if foreign else []
+            names = {request.headers.get(name, "").encode("latin-1") for name in own}
+            safe = _Safe(counted, self.settings.is_local, names)
             if answer is not None:
                 await drain(request)
                 await answer(scope, receive, safe.send)
@@ -134,11 +136,11 @@ class _Safe:
     Args:
         send: where it goes.
         local: whether only this machine asks.
-        host: of the request, where texts of the page are looked through too; "" for its head only.
+        names: of the server, where texts of the page are looked through too; empty for its head only.
     """
 
-    def __init__(self, send: Send, local: bool, host: str) -> None:
-        self._send, self._local, self._host = send, local, host.encode("latin-1")
+    def __init__(self, send: Send, local: bool, names: set[bytes]) -> None:
+        self._send, self._local, self._names = send, local, names
         self._start: Message | None = None
         self._page = b""
 
@@ -158,8 +160,8 @@ class _Safe:
             if message.get("more_body"):
                 return
             page, start = _ELSEWHERE.sub(b"", self._page), self._start
-            if self._host:
-                page = _ADDRESS.sub(lambda found: found[0] if found[1] == self._host else b"", page)
+            if self._names:
+                page = _ADDRESS.sub(lambda found: found[0] if found[1] in self._names else b"", page)
             self._start = None
             headers = MutableHeaders(scope=start)
             if "content-length" in headers:
