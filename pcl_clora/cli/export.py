@@ -28,7 +28,7 @@ def export(
     weights: Annotated[str, typer.Option(help="What an adapter file stands on, if it does not say so.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Write a trained classifier for other programs: adapter merged, norms folded, any number of clouds.
+    """Write a trained model for other programs: adapter merged, norms folded, any number of clouds.
 
     The graph takes patches; pcl_clora_runtime.py beside an ONNX file is numpy code that makes them. What was
     written is compared with torch and refused beyond 1e-4; int8 is refused where it is not faster.

@@ -20,7 +20,8 @@ from pcl_clora.engine import Trainer
 from pcl_clora.errors import UserValueError
 from pcl_clora.export import export_model, runtime
 from pcl_clora.export.graph import exportable, fold_norms, trace, without_own_ops
-from pcl_clora.export.write import ExportError, compare
+from pcl_clora.export.int8 import ExportError
+from pcl_clora.export.write import compare
 from pcl_clora.predict import load
 from tests.support import adapter_cases as cases
 from tests.support.engine_cases import CLORA, tiny_config
@@ -56,14 +57,22 @@ def shaken(name: str, **settings: object) -> torch.nn.Module:
     return cases.shake(attach_adapter(model, settings)).eval() if settings else model.eval()
 
 
+def inputs_of(module, count: int = 32):
+    return module.inputs(cases.make_points(count), torch.arange(count) % 2)
+
+
+def two(inputs):
+    return tuple(each[:2] for each in inputs)
+
+
 @pytest.mark.parametrize("name", BACKBONES)
 def test_folding_changes_no_logit_and_leaves_the_model_alone(name):
     model = shaken(name, method="clora", rank=2)
     points = cases.make_points(3)
     wanted = model(points)
     module = exportable(model)
-    groups = module.model.group(points)
-    torch.testing.assert_close(module(groups.center, groups.neighborhood), wanted, rtol=1e-4, atol=1e-5)
+    inputs = module.inputs(points, torch.zeros(3, dtype=torch.int64))
+    torch.testing.assert_close(module(*inputs), wanted, rtol=1e-4, atol=1e-5)
     assert torch.equal(model(points), wanted)
 
 
@@ -80,19 +89,19 @@ def test_every_norm_is_folded(name):
 @pytest.mark.parametrize("settings", METHODS, ids=lambda s: s["method"])
 def test_a_method_is_in_the_program_whether_it_merges_or_not(settings):
     module = exportable(shaken("point_mae", **settings))
-    groups = module.model.group(cases.make_points(32))
-    program = trace(module, groups.center[:2], groups.neighborhood[:2]).module()
-    assert compare(module, lambda c, n: program(c, n), groups.center, groups.neighborhood) < 1e-5
+    inputs = inputs_of(module)
+    program = trace(module, two(inputs)).module()
+    assert compare(module, lambda *given: program(*given), inputs) < 1e-5
 
 
 def test_neighbours_are_plain_torch_for_other_programs():
     pytest.importorskip("onnxruntime")
     module = exportable(shaken("point_mae", method="clora_geo", neighbors=4))
-    groups = module.model.group(cases.make_points(32))
-    program = without_own_ops(trace(module, groups.center[:2], groups.neighborhood[:2]))
+    inputs = inputs_of(module)
+    program = without_own_ops(trace(module, two(inputs)))
     assert not any("pcl_clora" in str(node.target) for node in program.graph.nodes)
     run = program.module()
-    assert compare(module, lambda c, n: run(c, n), groups.center, groups.neighborhood) < 1e-5
+    assert compare(module, lambda *given: run(*given), inputs) < 1e-5
 
 
 def test_an_onnx_file_says_what_it_is(onnx_file, predictor):
@@ -134,21 +143,19 @@ def test_a_torch_program_takes_any_number_of_clouds(predictor, tmp_path):
     assert written.difference < 1e-5
     program = torch.export.load(written.path).module()
     module = exportable(predictor.model)
-    groups = module.model.group(cases.make_points(5))
-    torch.testing.assert_close(
-        program(groups.center, groups.neighborhood), module(groups.center, groups.neighborhood)
-    )
+    inputs = inputs_of(module, 5)
+    torch.testing.assert_close(program(*inputs), module(*inputs))
 
 
 @pytest.mark.slow
 def test_int8_is_written_where_it_is_faster_and_refused_where_it_is_not(predictor, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    monkeypatch.setattr("pcl_clora.export.write._speedup", lambda *_: 0.5)
+    monkeypatch.setattr("pcl_clora.export.int8.speedup", lambda *_: 0.5)
     with pytest.raises(ExportError, match=r"int8 takes 2\.00 times"):
         export_model(predictor, tmp_path / "model.onnx", "int8")
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr("pcl_clora.export.write._speedup", lambda *_: 1.5)
+    monkeypatch.setattr("pcl_clora.export.int8.speedup", lambda *_: 1.5)
     written = export_model(predictor, tmp_path / "model.onnx", "int8")
     assert written.facts["agreement"] > 0.7
     assert 0 < written.difference < 2
@@ -157,9 +164,8 @@ def test_int8_is_written_where_it_is_faster_and_refused_where_it_is_not(predicto
 
 def test_a_program_that_differs_is_refused(predictor):
     module = exportable(predictor.model)
-    groups = module.model.group(cases.make_points(32))
     with pytest.raises(ExportError, match=r"differs from torch by 1\.00e-02"):
-        compare(module, lambda c, n: module(c, n) + 0.01, groups.center, groups.neighborhood)
+        compare(module, lambda *given: module(*given) + 0.01, inputs_of(module))
 
 
 def test_another_suffix_is_refused_with_the_name_to_give(predictor, tmp_path):
@@ -168,7 +174,7 @@ def test_another_suffix_is_refused_with_the_name_to_give(predictor, tmp_path):
 
 
 def test_what_is_no_classifier_of_patches_is_refused():
-    with pytest.raises(UserValueError, match="classifiers of point patches are"):
+    with pytest.raises(UserValueError, match="classifiers and part segmenters of point patches are"):
         exportable(torch.nn.Linear(3, 3))
 
 

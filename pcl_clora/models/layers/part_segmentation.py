@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,8 @@ from pcl_clora.models.published import Rewritten
 
 LABEL_SLOPE = 0.2  # of the LeakyReLU behind the embedding of a category
 DIST2_EPS = 1e-8  # added to squared distances before they are inverted
+
+Near = tuple[Tensor, Tensor]  # of every point three places (B, N, 3), int64, and their weights (B, N, 3)
 
 
 def interpolation_weights(points: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,7 +122,12 @@ class FeaturePropagation(Rewritten, nn.Module):
         self.fold = fold
 
     def forward(
-        self, points: Tensor, center: Tensor, features: Tensor, extra: Tensor | None = None
+        self,
+        points: Tensor,
+        center: Tensor,
+        features: Tensor,
+        extra: Tensor | None = None,
+        near: Near | None = None,
     ) -> Tensor:
         """Propagate.
 
@@ -129,11 +136,12 @@ class FeaturePropagation(Rewritten, nn.Module):
             center: (B, M, 3), where they are.
             features: (B, M, C).
             extra: (B, num_extra), if num_extra is not 0.
+            near: what `interpolation_weights` says of them, if it is at hand.
 
         Returns:
             (B, N, widths[1]).
         """
-        idx, weight = interpolation_weights(points, center)
+        idx, weight = interpolation_weights(points, center) if near is None else near
         first = PointwiseLayer(self.linear1, self.norm1, fold=self.fold)
         second = PointwiseLayer(self.linear2, self.norm2, fold=self.fold)
         if self.published:
@@ -219,6 +227,7 @@ class SegmentationHead(Rewritten, nn.Module):
         category: Tensor,
         extra: Tensor | None = None,
         pooled: Tensor | None = None,
+        near: Near | None = None,
     ) -> Tensor:
         """Classify points.
 
@@ -229,6 +238,7 @@ class SegmentationHead(Rewritten, nn.Module):
             category: (B,), int64, 0 <= category < num_categories.
             extra: (B, extra_features), global features of the backbone.
             pooled: (B, 2 C), what stands in place of maximum and mean over the features.
+            near: what `interpolation_weights` says of points and center, if it is at hand.
 
         Returns:
             (B, N, P) logits.
@@ -236,7 +246,7 @@ class SegmentationHead(Rewritten, nn.Module):
         known = [max_over_tokens(features), features.mean(dim=1)] if pooled is None else [pooled]
         known += [self.label(category)] if extra is None else [extra, self.label(category)]
         shared = torch.cat(known, dim=-1)
-        x = self.propagation(points, center, features)
+        x = self.propagation(points, center, features, near=near)
         first = PointwiseLayer(self.linear1, self.norm1, fold=self.fold)
         second = PointwiseLayer(self.linear2, self.norm2, fold=self.fold)
         if self.published:
@@ -367,12 +377,30 @@ class PartSegmenter(_Transformer):
         self.check_category(points, category)
         return self.forward_head(self.fetch(self.tokenize(points)), points, category)
 
-    def forward_head(self, features: Fetched, points: Tensor, category: Tensor) -> Tensor:  # type: ignore[override]
-        """What the transformer gives, points (B, N, 3) and category (B,) -> (B, N, num_parts) logits."""
+    def forward_head(  # type: ignore[override]
+        self, features: Fetched, points: Tensor, category: Tensor, **chosen: Any
+    ) -> Tensor:
+        """What the transformer gives, points (B, N, 3) and category (B,) -> (B, N, num_parts) logits.
+
+        Args:
+            features: see `fetch`.
+            points: float32.
+            category: int64.
+            chosen: what `choose_for_head` gave, if it is at hand.
+        """
         instead = {} if features.pooled is None else {"pooled": features.pooled}
         given = (features.center, features.features, category, features.extra)
-        result: Tensor = self.head(points, *given, **instead)
+        result: Tensor = self.head(points, *given, **instead, **chosen)
         return result
+
+    def choose_for_head(self, points: Tensor, center: Tensor) -> dict[str, Any]:
+        """Choose the points that the head looks up, from places alone; an exported graph is handed them.
+
+        Args:
+            points: (B, N, 3).
+            center: (B, G, 3), patch centres.
+        """
+        return {"near": interpolation_weights(points, center)}
 
     def check_category(self, points: Tensor, category: Tensor) -> None:
         """Require one int64 category a cloud, and on the CPU also in range.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,7 +16,13 @@ from pcl_clora.models.backbones.point_bert.keys import SEGMENTATION_KEYS
 from pcl_clora.models.backbones.point_bert.network import PointBERT, PointBERTConfig
 from pcl_clora.models.interface import ModelInterface
 from pcl_clora.models.layers.edge_conv import EdgeConv
-from pcl_clora.models.layers.part_segmentation import FeaturePropagation, PartSegmenter, PointwiseLayer
+from pcl_clora.models.layers.part_segmentation import (
+    FeaturePropagation,
+    Near,
+    PartSegmenter,
+    PointwiseLayer,
+    interpolation_weights,
+)
 from pcl_clora.models.layers.product import Linear
 from pcl_clora.models.published import Rewritten
 
@@ -87,7 +95,14 @@ class PointBERTSegmentationHead(Rewritten, nn.Module):
         self.fold, self.fps_compat = fold, fps_compat
 
     def forward(
-        self, points: Tensor, center: Tensor, features: Tensor, category: Tensor, extra: Tensor | None = None
+        self,
+        points: Tensor,
+        center: Tensor,
+        features: Tensor,
+        category: Tensor,
+        extra: Tensor | None = None,
+        level: Tensor | None = None,
+        near: Near | None = None,
     ) -> Tensor:
         """Classify points.
 
@@ -97,31 +112,51 @@ class PointBERTSegmentationHead(Rewritten, nn.Module):
             features: (B, G, 3 D), of three blocks side by side.
             category: (B,), int64.
             extra: not used.
+            level: (B, 512, 3), what `choose_level` gives, if it is at hand.
+            near: for the points, the level and its first 256, one behind another, the three places that
+                features come from, in level and twice in center, if that is at hand.
 
         Returns:
             (B, N, P) logits.
         """
-        many, few = self.num_points
+        low, middle, high = features.chunk(3, dim=-1)
+        level1 = self.choose_level(points) if level is None else level
+        level2 = level1[:, : self.num_points[1]].contiguous()
+        of_points, of_level1, of_level2 = self.split_near(near, points)
+        x2 = self.propagation2(level2, center, middle, near=of_level2)
+        x1 = self.propagation1(level1, center, low, near=of_level1)
+        x2 = self.graph2(level2, x2, center, high)
+        x1 = self.graph1(level1, x1, level2, x2)
+        code = F.one_hot(category, self.num_categories).to(x1.dtype)
+        x = self.propagation0(points, level1, x1, code, of_points)
+        last = PointwiseLayer(self.linear1, self.norm1, fold=self.fold)
+        x = last.published(x) if self.published else last(x)
+        logits: Tensor = self.linear2(self.dropout(x))
+        return logits
+
+    def split_near(self, near: Near | None, points: Tensor) -> tuple[Near | None, Near | None, Near | None]:
+        """Cut `near` of `forward` into that of the points, of the level, and of its first ones."""
+        if near is None:
+            return None, None, None
+        idx, weight = near
+        count, end = points.shape[1], points.shape[1] + self.num_points[0]
+        cuts = (slice(count), slice(count, end), slice(end, None))
+        first, second, third = ((idx[:, cut], weight[:, cut]) for cut in cuts)
+        return first, second, third
+
+    def choose_level(self, points: Tensor) -> Tensor:
+        """Choose the points that features climb to: (B, N, 3) -> (B, 512, 3), of which the first are 256.
+
+        Farthest point sampling adds points one by one, so the few are the first of the many.
+        """
+        many = self.num_points[0]
         if points.shape[1] < many:
             raise UserValueError(
                 f"A cloud of {points.shape[1]} points is too small for "
                 f"num_upsampled={list(self.num_points)}; give more points or lower this setting."
             )
-        low, middle, high = features.chunk(3, dim=-1)
-        # Farthest point sampling adds points one by one, so the few are the first of the many.
         chosen = ops.farthest_point_sample(points, many, compat=self.fps_compat)
-        level1 = ops.gather_points(points, chosen)
-        level2 = level1[:, :few].contiguous()
-        x2 = self.propagation2(level2, center, middle)
-        x1 = self.propagation1(level1, center, low)
-        x2 = self.graph2(level2, x2, center, high)
-        x1 = self.graph1(level1, x1, level2, x2)
-        code = F.one_hot(category, self.num_categories).to(x1.dtype)
-        x = self.propagation0(points, level1, x1, code)
-        last = PointwiseLayer(self.linear1, self.norm1, fold=self.fold)
-        x = last.published(x) if self.published else last(x)
-        logits: Tensor = self.linear2(self.dropout(x))
-        return logits
+        return ops.gather_points(points, chosen)
 
 
 class PointBERTSegmenter(PartSegmenter, PointBERT):
@@ -139,6 +174,13 @@ class PointBERTSegmenter(PartSegmenter, PointBERT):
         """Say where the parts are; the head reads each block apart, so its input cannot be taken over."""
         interface = super().describe()
         return replace(interface, places={"norm": interface.places["norm"]})
+
+    def choose_for_head(self, points: Tensor, center: Tensor) -> dict[str, Any]:
+        """Choose the points that the head looks up, from places alone; an exported graph is handed them."""
+        level = self.head.choose_level(points)
+        pairs = ((points, level), (level, center), (level[:, : self.head.num_points[1]], center))
+        idx, weight = zip(*(interpolation_weights(*pair) for pair in pairs), strict=True)
+        return {"level": level, "near": (torch.cat(idx, dim=1), torch.cat(weight, dim=1))}
 
     def adopt(self, recorded: Mapping[str, object]) -> dict[str, object]:
         """Take over settings that weights were trained with; the head chooses points too."""
