@@ -20,7 +20,14 @@ SHOWN_METRICS = {  # key of result.json -> what the card calls it, in percent
 }
 
 
-def make_card(header: AdapterHeader, *, name: str, file_bytes: int, picture: str = "") -> str:
+def make_card(
+    header: AdapterHeader,
+    *,
+    name: str,
+    file_bytes: int,
+    picture: str = "",
+    novelty: Mapping[str, Any] | None = None,
+) -> str:
     """Write the card of an adapter from what its file says of itself; what it does not say is left out.
 
     Args:
@@ -28,6 +35,7 @@ def make_card(header: AdapterHeader, *, name: str, file_bytes: int, picture: str
         name: title of the card.
         file_bytes: size of the file.
         picture: file name of a picture beside the card.
+        novelty: what the calibration of its novelty score says of itself.
 
     Returns:
         Markdown with the yaml head that model hubs read.
@@ -44,7 +52,7 @@ def make_card(header: AdapterHeader, *, name: str, file_bytes: int, picture: str
     ]
     if picture:
         lines.append(f"![figures of this adapter]({picture})")
-    lines += ["## Figures", _table(_figures(header))]
+    lines += ["## Figures", _table(_figures(header, novelty or {}))]
     if header.classes:
         listed = ", ".join(markdown(each) for each in header.classes[:MAX_CLASSES])
         more = len(header.classes) - MAX_CLASSES
@@ -70,7 +78,7 @@ def _weights_hint(header: AdapterHeader) -> str:
     return "" if said else "  # add weights=..., which this file does not say"
 
 
-def _figures(header: AdapterHeader) -> Iterator[tuple[str, str]]:
+def _figures(header: AdapterHeader, score: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, title in SHOWN_METRICS.items():
         value = header.metrics.get(key)
         if isinstance(value, int | float):
@@ -79,9 +87,26 @@ def _figures(header: AdapterHeader) -> Iterator[tuple[str, str]]:
         yield "protocol", _short(header.protocol)
     if header.computed:
         yield "computed in", _short(header.computed)
-    novelty = header.extra.get("novelty")
+    novelty = score or header.extra.get("novelty")
     if isinstance(novelty, Mapping) and "threshold" in novelty:
-        yield "novelty threshold", _short(novelty["threshold"])
+        of = f" of {novelty['score']}, 1 on the scale of predictions" if "score" in novelty else ""
+        yield "novelty threshold", f"{_short(novelty['threshold'])}{of}"
+    if "held_out" in score:
+        yield "novelty calibrated on", f"{score.get('known')} known and {score['held_out']} held-out clouds"
+
+
+def missing_from(header: AdapterHeader, *, picture: str = "", novelty: bool = False) -> list[str]:
+    """Say what a card would lack, each with how to get it."""
+    found = {
+        "figures: train a run, whose file has them": any(key in header.metrics for key in SHOWN_METRICS),
+        "names of the classes: train on data that name them": bool(header.classes),
+        "a licence: train with weights that state theirs": bool(header.licence),
+        "weights it stands on: save it from a run": bool(header.base_weights.get("source")),
+        "a novelty threshold: pcl-clora novelty RUN": novelty
+        or "part_segmentation" in str(header.base_model),
+        "a picture: name the folder of its run; pcl-clora report run RUN draws it": bool(picture),
+    }
+    return [what for what, is_there in found.items() if not is_there]
 
 
 def _settings(header: AdapterHeader) -> Iterator[tuple[str, str]]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pcl_clora.adapters.card import make_card
-from pcl_clora.adapters.files import AdapterFileError, read_header
+from pcl_clora.adapters.files import AdapterFileError, AdapterHeader, read_header
 from pcl_clora.errors import MissingPackageError, PclCloraError, UserValueError
-from pcl_clora.io import atomic_write, explained, write_text
+from pcl_clora.io import atomic_write, explained, load_tensors, write_text
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 HUB_PREFIX = "hub:"
 FILE, CARD = "adapter.safetensors", "README.md"
+NOVELTY = ".novelty.safetensors"  # ending of the file beside an adapter that says what is unlike its training
 _ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 
 
@@ -44,7 +46,7 @@ def find_adapter(source: str | Path) -> Path:
 
 
 def write_folder(file: str | Path, folder: str | Path, *, name: str = "", picture: str | Path = "") -> Path:
-    """Write the folder that is shared: the adapter file, its card, and a picture.
+    """Write the folder that is shared: the adapter file, its card, a picture, its novelty score.
 
     Args:
         file: the adapter file.
@@ -68,11 +70,29 @@ def write_folder(file: str | Path, folder: str | Path, *, name: str = "", pictur
     if picture:
         shown = f"figures{Path(picture).suffix}"
         atomic_write(folder / shown, lambda aside: _copy(Path(picture), aside))
+    novelty = _novelty(file, header)
+    if novelty and file.with_suffix(NOVELTY).resolve() != (folder / FILE).with_suffix(NOVELTY).resolve():
+        atomic_write(
+            (folder / FILE).with_suffix(NOVELTY), lambda aside: _copy(file.with_suffix(NOVELTY), aside)
+        )
     card = make_card(
-        header, name=name or folder.resolve().name, file_bytes=file.stat().st_size, picture=shown
+        header,
+        name=name or folder.resolve().name,
+        file_bytes=file.stat().st_size,
+        picture=shown,
+        novelty=novelty,
     )
     write_text(folder / CARD, card)
     return folder
+
+
+def _novelty(file: Path, header: AdapterHeader) -> dict[str, Any]:
+    """Read what the novelty score beside a file says of itself; nothing if there is none of these weights."""
+    beside = file.with_suffix(NOVELTY)
+    if not beside.is_file():
+        return {}
+    said = load_tensors(beside)[1]
+    return dict(said) if said.get("adapter_sha256") == header.tensors_sha256 else {}
 
 
 def push(folder: str | Path, repo: str, *, private: bool = False, message: str = "") -> str:
@@ -123,12 +143,22 @@ def _download(name: str) -> Path:
     except ImportError as error:
         raise _missing() from error
     try:
-        return Path(hf_hub_download(repo, FILE, revision=revision))
+        file = Path(hf_hub_download(repo, FILE, revision=revision))
     except Exception as error:
         raise HubError(
             f"{name} could not be had: {type(error).__name__}: {error}. Without network, get {FILE} of "
             f"{repo} on another machine and give its path."
         ) from error
+    with contextlib.suppress(Exception):  # many have none; it lands beside the adapter
+        hf_hub_download(repo, Path(FILE).with_suffix(NOVELTY).name, revision=revision)
+    return file
+
+
+def name_of(source: str | Path) -> str:
+    """Name an adapter of the hub, or of a shared folder: the repository's last part, or the folder's."""
+    if str(source).startswith(HUB_PREFIX):
+        return _parse(str(source))[0].partition("/")[2]
+    return Path(source).resolve().name
 
 
 def _parse(name: str) -> tuple[str, str | None]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pcl_clora.cli.common import AsJson, print_json, show
+from pcl_clora.cli.common import AsJson, complain, print_json, show
 
 if TYPE_CHECKING:
     from pcl_clora.adapters.files import AdapterHeader
@@ -127,6 +127,8 @@ def card(
     refuse_overwriting_inputs([out / "README.md"], [file])
     written = write_folder(file, out, name=name, picture=_picture(adapter))
     show(f"{written}: adapter.safetensors and README.md; load_adapter({str(written)!r}, model) loads it.")
+    for lacking in _lacking(file, adapter):
+        show(f"The card has no {lacking.removeprefix('a ')}.")
 
 
 @app.command()
@@ -155,10 +157,29 @@ def push(
     """Upload an adapter with its card to the hub; prints the name that loads just this one."""
     from pcl_clora.adapters.share import push_adapter
 
-    show(push_adapter(_file(adapter), repo, private=private, picture=_picture(adapter)))
+    file = _file(adapter)
+    for lacking in _lacking(file, adapter):
+        complain(f"The card has no {lacking.removeprefix('a ')}.")
+    show(push_adapter(file, repo, private=private, picture=_picture(adapter)))
+
+
+def _lacking(file: Path, source: str) -> list[str]:
+    """List what the card of an adapter lacks."""
+    from pcl_clora.adapters.card import missing_from
+    from pcl_clora.adapters.files import read_header
+    from pcl_clora.engine.novelty import load_novelty
+
+    header = read_header(file)
+    has_novelty = load_novelty(file, header.tensors_sha256) is not None
+    return missing_from(header, picture=_picture(source), novelty=has_novelty)
 
 
 def _picture(source: str) -> str:
-    """Name the picture of a run's report; empty if there is none."""
-    found = sorted(Path(source).glob("confusion*.png")) if Path(source).is_dir() else []
-    return str(found[0]) if found else ""
+    """Name the picture of a run's report, of its folder or the adapter file in it; empty if none."""
+    path = Path(source)
+    folders = [path] if path.is_dir() else [path.parent.parent, path.parent]
+    for name in ("confusion*.png", "segmentation*.png", "per_*.png", "curve.png", "figures.png"):
+        for folder in folders:
+            if found := sorted(folder.glob(name)):
+                return str(found[0])
+    return ""

@@ -20,7 +20,7 @@ class Target(str, Enum):
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run, or an adapter file.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run, an adapter file, or hub:user/name.")],
     out: Annotated[Path, typer.Option(help="The file to write: .onnx, or .pt2 for torch.")],
     to: Annotated[
         Target, typer.Option(help="onnx; torch (a program of torch.export); int8 (ONNX).")

@@ -29,7 +29,10 @@ def predict(
     run: Annotated[list[Path] | None, typer.Option(help="Folder of a finished run; may be repeated.")] = None,
     adapter: Annotated[
         list[Path] | None,
-        typer.Option(help="Adapter file; may be repeated. Those on one backbone are asked in one pass."),
+        typer.Option(
+            help="Adapter file, or hub:user/name@revision; may be repeated. Those on one backbone are asked "
+            "in one pass."
+        ),
     ] = None,
     weights: Annotated[
         str,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pcl_clora.adapters import AdaptedModel, load_adapter
 from pcl_clora.adapters.files import AdapterHeader, read_header
+from pcl_clora.adapters.share import HUB_PREFIX, find_adapter, name_of
 from pcl_clora.config import ConfigError
 from pcl_clora.data import InputRule, PartTaxonomy, build_dataset
 from pcl_clora.engine import (
@@ -59,18 +60,29 @@ class Opened:
 
 
 def adapter_file(source: str | Path) -> Path:
-    """Name the adapter file of a finished run's folder, or of itself.
+    """Name the adapter file of a finished run's folder, of a shared folder, of the hub, or itself.
+
+    Args:
+        source: a folder or file; or "hub:user/name", with "@revision" to pin it.
 
     Raises:
-        DataError: if there is neither.
+        DataError: if there is none.
+        HubError: if the hub does not have it.
     """
+    if str(source).startswith(HUB_PREFIX):
+        return find_adapter(source)
     path = Path(source)
     with explained(path, "read"):
         if path.is_dir():
-            return RunFolder(path).chosen
+            return find_adapter(path) if _is_shared(path) else RunFolder(path).chosen
         if not path.exists():
             raise DataError(path, "there is no such run folder or adapter file", "check the path")
     return path
+
+
+def _is_shared(folder: Path) -> bool:
+    """Tell a folder of `adapters card`, which holds an adapter, from one of a run."""
+    return find_adapter(folder) != folder and not RunFolder(folder).config.is_file()
 
 
 def header_of(source: str | Path) -> AdapterHeader:
@@ -98,8 +110,8 @@ def open_source(
     """Open the folder of a finished run, or an adapter file.
 
     Args:
-        source: the folder or the file. A file that does not say its weights, but lies in a run, opens
-            that run.
+        source: the folder or the file, or "hub:user/name@revision". A file that does not say its weights,
+            but lies in a run, opens that run.
         weights: what an adapter file stands on, where it does not say so, or they lie elsewhere.
         data: folder of the run's data, where it is not where the run found it; only asked for names.
         beside: put the adapter on this model, as one more, instead of building its backbone.
@@ -109,7 +121,8 @@ def open_source(
         AdapterFileError: if the file is at fault, or stands on another backbone than `beside`.
     """
     path, file = Path(source), adapter_file(source)
-    if path.is_dir() and not str(weights):
+    shared = str(source).startswith(HUB_PREFIX) or (path.is_dir() and _is_shared(path))
+    if path.is_dir() and not shared and not str(weights):
         return _open_run(path, data, beside)
     header, run = header_of(source), file.parent.parent
     in_run = RunFolder(run).chosen == file and RunFolder(run).config.is_file()
@@ -121,7 +134,7 @@ def open_source(
     base = beside if beside is not None else rebuild_base(file, header, weights)
     model = load_adapter(file, base, name, trainable=False)
     return Opened(
-        name=run.name if in_run else file.stem,
+        name=name_of(source) if shared else run.name if in_run else file.stem,
         file=file,
         header=header,
         model=model,

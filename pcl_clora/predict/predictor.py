@@ -47,7 +47,8 @@ def load(
     """Open a finished run or an adapter file for predictions.
 
     Args:
-        source: folder of a run, or an adapter file, which says the weights that it stands on.
+        source: folder of a run, or an adapter file, which says the weights that it stands on; also a folder
+            of `pcl-clora adapters card`, or "hub:user/name", with "@revision" to pin it.
         weights: what an adapter file stands on, where it does not say so (files of earlier versions) or they
             lie elsewhere: "builtin", "hub:<id>", a weights file, the folder of a run, "random:SEED".
         device: "auto", "cpu" or "cuda".

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,13 +11,15 @@ import yaml
 from typer.testing import CliRunner
 
 from pcl_clora.adapters import AdapterFileError, attach_adapter, load_adapter
-from pcl_clora.adapters.card import make_card
+from pcl_clora.adapters.card import make_card, missing_from
 from pcl_clora.adapters.differences import compare_adapters
 from pcl_clora.adapters.files import read_header
-from pcl_clora.adapters.share import HubError, find_adapter, push_adapter, write_folder
+from pcl_clora.adapters.share import NOVELTY, HubError, find_adapter, push_adapter, write_folder
 from pcl_clora.cli import app
 from pcl_clora.errors import UserValueError
+from pcl_clora.io import save_tensors
 from tests.support import adapter_cases as cases
+from tests.support.fake_hub import FakeHub
 
 METADATA = {
     "classes": ["chair", "table | lamp", "# sofa\n- x"],
@@ -43,35 +43,9 @@ def file(tmp_path) -> Path:
     return tmp_path / "run" / "a.safetensors"
 
 
-class Hub:
-    """A hub that keeps repositories in a folder."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def create_repo(self, repo: str, *, private: bool, exist_ok: bool) -> None:
-        assert exist_ok
-        (self.root / repo).mkdir(parents=True, exist_ok=True)
-
-    def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> SimpleNamespace:
-        assert commit_message
-        shutil.copytree(folder_path, self.root / repo_id, dirs_exist_ok=True)
-        return SimpleNamespace(oid="c0ffee")
-
-    def download(self, repo: str, name: str, *, revision: str | None) -> str:
-        path = self.root / repo / name
-        if revision not in (None, "c0ffee") or not path.is_file():
-            raise FileNotFoundError(f"404 {repo} {revision}")
-        return str(path)
-
-
 @pytest.fixture
-def hub(tmp_path, monkeypatch) -> Hub:
-    huggingface_hub = pytest.importorskip("huggingface_hub")
-    made = Hub(tmp_path / "hub")
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: made)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", made.download)
-    return made
+def hub(tmp_path, monkeypatch) -> FakeHub:
+    return FakeHub.put_in_place(tmp_path / "hub", monkeypatch)
 
 
 def test_a_card_has_figures_classes_licence_and_base(file):
@@ -82,6 +56,31 @@ def test_a_card_has_figures_classes_licence_and_base(file):
     assert "clora" in front["tags"]
     for wanted in ("87.65 %", "honest", "1.25", header.base_sha256, "builtin", "2 KiB", "Classes (3)"):
         assert wanted in card
+
+
+def test_a_card_says_what_the_novelty_score_beside_the_file_does(file, tmp_path):
+    facts = {"score": "knn", "threshold": 0.5, "known": 80, "held_out": 20}
+    beside = file.with_suffix(NOVELTY)
+    save_tensors(beside, {"x": torch.ones(1)}, {**facts, "adapter_sha256": read_header(file).tensors_sha256})
+    folder = write_folder(file, tmp_path / "shared")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "| novelty threshold | 0.5 of knn" in card
+    assert "80 known and 20 held-out clouds" in card
+    assert (folder / "adapter.novelty.safetensors").read_bytes() == beside.read_bytes()
+    save_tensors(beside, {"x": torch.ones(1)}, {**facts, "adapter_sha256": "of another"})
+    write_folder(file, tmp_path / "other")
+    assert not (tmp_path / "other" / "adapter.novelty.safetensors").exists()
+
+
+def test_what_a_card_lacks_is_said(file, tmp_path):
+    assert missing_from(read_header(file), picture="a.png", novelty=True) == []
+    trained().save_adapter(tmp_path / "bare.safetensors")
+    said = run("card", tmp_path / "bare.safetensors", "--out", tmp_path / "bare")
+    for what in ("figures", "names of the classes", "licence", "weights", "novelty threshold", "picture"):
+        assert f"The card has no {what}" in said
+    (tmp_path / "run" / "curve.png").write_bytes(b"png")
+    assert "no picture" not in run("card", file, "--out", tmp_path / "shown")
+    assert "![" in (tmp_path / "shown" / "README.md").read_text(encoding="utf-8")
 
 
 def test_names_in_a_card_are_no_markdown(file):

@@ -7,15 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import pcl_clora
 from pcl_clora.adapters.files import AdapterFileError, open_adapter, read_header, write_adapter
+from pcl_clora.adapters.share import HubError, push_adapter, write_folder
+from pcl_clora.cli import app
 from pcl_clora.config import ConfigError, build
 from pcl_clora.engine import RunConfig, RunFolder, Trainer
 from pcl_clora.engine.novelty import calibrate_run
 from pcl_clora.models.weights.load import LoadReport
-from pcl_clora.predict import Predictor, load_several
+from pcl_clora.predict import Predictor, load_several, read_table
 from tests.support.cli_cases import TINY
+from tests.support.fake_hub import FakeHub
 
 CLOSE = 1e-5
 
@@ -60,6 +64,31 @@ def test_a_bare_adapter_file_answers_as_its_run(run, request, tmp_path):
     assert not bare.model.training
     if whole.segments:
         assert bare.taxonomy == whole.taxonomy
+
+
+def test_an_adapter_of_the_hub_or_a_shared_folder_is_named_where_a_file_is(
+    classification_run, tmp_path, monkeypatch
+):
+    FakeHub.put_in_place(tmp_path / "hub", monkeypatch)
+    calibrated = tmp_path / "run"
+    shutil.copytree(classification_run, calibrated)
+    calibrate_run(calibrated)
+    name = push_adapter(RunFolder(calibrated).chosen, "me/chairs")
+    write_folder(RunFolder(calibrated).chosen, tmp_path / "tables")
+    wanted = Predictor(calibrated)(cloud())
+
+    for source, called in ((name, "chairs"), (tmp_path / "tables", "tables")):
+        found = pcl_clora.load(source)
+        assert found.name == called
+        assert np.array_equal(found(cloud()).probability, wanted.probability)
+        assert found(cloud()).novelty == wanted.novelty is not None
+    np.save(tmp_path / "scan.npy", cloud())
+    command = ["predict", str(tmp_path / "scan.npy"), "--out", str(tmp_path / "a.csv")]
+    done = CliRunner().invoke(app, [*command, "--adapter", name, "--adapter", str(tmp_path / "tables")])
+    assert done.exit_code == 0, done.output
+    assert [row.model for row in read_table(tmp_path / "a.csv")] == ["chairs", "tables"]
+    with pytest.raises(HubError, match="404 me/chairs 1234"):
+        pcl_clora.load("hub:me/chairs@1234")
 
 
 def test_a_file_says_its_weights(builtin_run, classification_run):

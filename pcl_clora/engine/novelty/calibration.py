@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pcl_clora.adapters import AdaptedModel
 from pcl_clora.adapters.files import read_header
+from pcl_clora.adapters.share import NOVELTY
 from pcl_clora.config import ConfigError
 from pcl_clora.data import PointDataset
 from pcl_clora.data.input_rule import thin
@@ -69,7 +70,7 @@ class NoveltyScale:
 
 def novelty_file(adapter: str | Path) -> Path:
     """Name the file that belongs to an adapter file: best/adapter.novelty.safetensors."""
-    return Path(adapter).with_suffix(".novelty.safetensors")
+    return Path(adapter).with_suffix(NOVELTY)
 
 
 def load_novelty(adapter: str | Path, digest: str) -> NoveltyScale | None:
