@@ -77,7 +77,7 @@ def check_labelled(root: Path, config: DataConfig | None = None) -> Iterator[Fin
         seen[np.unique(parts)] = True
         return content
 
-    yield from _checked(root, settings, lambda: index_labelled(root, names), read)
+    yield from _checked(root, config, lambda: index_labelled(root, names), read)
     never = [name for name, some in zip(names.taxonomy.part_names, seen, strict=True) if not some]
     if never:
         yield Finding("warning", str(root), f"no point is labelled {', '.join(never)}; it cannot be learnt.")
