@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -21,6 +21,7 @@ MOST_CLOUDS = 300  # that the pose is chosen by
 MIXED = 0.15  # share of the telling clouds whose nearest mate is turned, above which the axes are mixed
 FEWEST = 8  # telling clouds that are needed for that
 CLEARLY = 1.25  # times as far from itself turned as from a mate: then a cloud tells
+SURE = 2.0  # standard deviations of a sign test by which another axis than y has to be better
 AXES: tuple[Up, ...] = ("y", "z", "x")
 
 
@@ -49,7 +50,8 @@ def find_pose(
     What a format says (las, e57: z; glb: y) comes first, and formats that contradict one another mean mixed
     axes. Otherwise frozen features decide: the axes are mixed where the nearest other cloud of a class is
     often one that is turned to another axis; if not, the axis is the one under which the nearest neighbour of
-    most clouds is of their own class. Flat scans without classes point up along their flattest axis.
+    most clouds is of their own class, or y where no other is clearly better. Flat scans without classes point
+    up along their flattest axis.
 
     Args:
         clouds: (n, N, 3), as they lie in the files.
@@ -72,17 +74,29 @@ def find_pose(
         why = f"{100 * turned:.0f} % of the clouds are nearest to one of their class that is turned"
         return Pose("y", True, why)
     if classes:
-        accuracies: dict[str, float] = {
-            axis: _neighbour_accuracy(each, labels) for axis, each in zip(AXES, features, strict=True)
-        }
-        up = max(AXES, key=lambda axis: accuracies[axis])  # the first of equals
-        listed = ", ".join(f"{axis} {100 * value:.1f} %" for axis, value in accuracies.items())
-        return Pose(up, False, f"nearest neighbour of frozen features right: {listed}", accuracies)
+        found = zip(AXES, features, strict=True)
+        return choose_axis({axis: _neighbour_right(each, labels) for axis, each in found})
     flat = [guess_up(cloud.numpy()) for cloud in clouds]
     for axis in ("z", "y"):
         if 2 * flat.count(axis) > len(flat):
             return Pose(axis, False, "most clouds are by far the flattest along it")
     return Pose("y", False, "nothing says otherwise")
+
+
+def choose_axis(right: Mapping[Up, Tensor]) -> Pose:
+    """Choose the axis under which most clouds are right; y where no other is clearly better.
+
+    Args:
+        right: axis -> (n,), bool, whose nearest neighbour is of their own class.
+    """
+    accuracies: dict[str, float] = {axis: float(each.double().mean()) for axis, each in right.items()}
+    up = max(right, key=lambda axis: accuracies[axis])  # the first of equals
+    for_it, against = int((right[up] & ~right["y"]).sum()), int((right["y"] & ~right[up]).sum())
+    listed = ", ".join(f"{axis} {100 * value:.1f} %" for axis, value in accuracies.items())
+    why = f"nearest neighbour of frozen features right: {listed}"
+    if up != "y" and for_it - against <= SURE * (for_it + against) ** 0.5:
+        return Pose("y", False, f"{why}; no axis is clearly better", accuracies)
+    return Pose(up, False, why, accuracies)
 
 
 def turned_share(features: Tensor, labels: Tensor) -> tuple[float, int]:
@@ -135,11 +149,11 @@ def _features(backbone: nn.Module, clouds: Tensor, up: Up) -> Tensor:
     return features
 
 
-def _neighbour_accuracy(features: Tensor, labels: Tensor) -> float:
+def _neighbour_right(features: Tensor, labels: Tensor) -> Tensor:
     features = F.normalize(features - features.mean(dim=0), dim=1)
     likeness = features @ features.t()
     likeness.fill_diagonal_(-torch.inf)
-    return float((labels[likeness.argmax(dim=1)] == labels).double().mean())
+    return labels[likeness.argmax(dim=1)] == labels
 
 
 def _file(file: str | Path) -> str:

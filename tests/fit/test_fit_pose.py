@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pcl_clora.data import InputRule, generate_shape
-from pcl_clora.fit.pose import find_pose, turned_share
+from pcl_clora.fit.pose import choose_axis, find_pose, turned_share
 from pcl_clora.models import create_model
 
 
@@ -71,3 +71,10 @@ def test_the_share_counts_clouds_whose_likest_mate_is_turned():
     assert turned_share(features, torch.zeros(3, dtype=torch.int64)) == (pytest.approx(1 / 3), 3)
     alike = torch.stack([torch.stack([east, north]), torch.stack([east, north])])  # turning changes nothing
     assert turned_share(alike, torch.zeros(2, dtype=torch.int64)) == (0.0, 0)
+
+
+@pytest.mark.parametrize(("z", "up"), [(40, "z"), (12, "y")])
+def test_another_axis_than_y_has_to_be_clearly_better(z, up):
+    found = choose_axis({"y": torch.arange(40) < 10, "z": torch.arange(40) < z, "x": torch.arange(40) < 0})
+    assert found.accuracies["z"] > found.accuracies["y"]
+    assert (found.up, "no axis is clearly better" in found.why) == (up, up == "y")
