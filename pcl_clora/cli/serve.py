@@ -60,7 +60,7 @@ def serve(
 
     Example: pcl-clora serve --run runs/modelnet40_builtin_clora
     """
-    from pcl_clora.config import ConfigError
+    from pcl_clora.config import ConfigError, build
     from pcl_clora.serve import ServeSettings, write_space
     from pcl_clora.serve import serve as run_server
 
@@ -68,12 +68,14 @@ def serve(
     if not sources:
         raise ConfigError("No model is named: give --run FOLDER or --adapter FILE.")
     given = {"types": tuple(types.split(","))} if types else {}
-    settings = ServeSettings.model_validate(
+    settings = build(
+        ServeSettings,
         {
             "host": host, "port": port, "token": token, "hostnames": tuple(hostname or ()), "app": app,
             "max_upload_mib": max_upload, "max_points": max_points, "timeout_s": timeout, "queue": queue,
             "batch": batch, "wait_ms": wait, "readers": readers, **given,
-        }
+        },
+        source="the command line",
     )  # fmt: skip
     if space is not None:
         written = write_space(space, sources, settings, weights=weights, title=title)

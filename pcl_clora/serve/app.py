@@ -31,7 +31,6 @@ from pcl_clora.serve.uploads import file_name
 
 SHOWN_POINTS = 100_000  # of a cloud in the quick picture; the viewer's page has all
 KEPT_PAGES, KEPT_BYTES = 64, 128 << 20
-KEPT_S = 600  # seconds that files of the page for people are kept
 CSS = (
     ".gradio-container {max-width: 1200px !important} #viewer iframe {width: 100%; height: 560px; border: 0}"
 )
@@ -69,7 +68,7 @@ def add_app(api: FastAPI, service: Service) -> None:
         service: what answers.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing tells another host that it runs
-    os.environ["GRADIO_TEMP_DIR"] = str(service.folder / "app")  # goes with the server
+    os.environ["GRADIO_TEMP_DIR"] = str(service.app_folder)  # goes with the server
     import gradio
 
     pages = Pages()
@@ -115,9 +114,7 @@ class _Page:
         import gradio
 
         names, first = [one.name for one in self.predictors], self.predictors[0]
-        with gradio.Blocks(
-            title="pcl-clora", analytics_enabled=False, delete_cache=(KEPT_S // 10, KEPT_S)
-        ) as blocks:
+        with gradio.Blocks(title="pcl-clora", analytics_enabled=False) as blocks:
             gradio.Markdown(f"# What is this cloud?\nModels: {len(names)}. [For programs](/docs).")
             with gradio.Row():
                 with gradio.Column(scale=1):
@@ -182,13 +179,13 @@ class _Page:
     def _shown(self, name: str, said: Said) -> tuple[Any, ...]:
         """Make what the page shows of an answer."""
         predictor, prediction = said.predictions[0]
-        (self.service.folder / "app").mkdir(exist_ok=True)
+        self.service.app_folder.mkdir(exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="answer-", dir=self.service.folder))
         try:
             labelled = write_labelled(folder, said)
             picture = folder / "picture.ply"
             _write_picture(picture, predictor, prediction)
-            kept = Path(tempfile.mkdtemp(dir=self.service.folder / "app"))
+            kept = Path(tempfile.mkdtemp(dir=self.service.app_folder))
             stem = "".join(mark if mark.isalnum() or mark in "-_." else "_" for mark in Path(name).stem)[:80]
             shown = [
                 str(shutil.move(labelled, kept / f"{stem}_labelled.ply")),

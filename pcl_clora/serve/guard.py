@@ -9,11 +9,13 @@ import re
 import time
 from urllib.parse import parse_qs, urlsplit
 
+import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pcl_clora.serve.disk import sweep
 from pcl_clora.serve.documentation import page
 from pcl_clora.serve.refusals import Refusal
 from pcl_clora.serve.service import Service
@@ -21,6 +23,7 @@ from pcl_clora.serve.settings import LOOPBACK
 from pcl_clora.serve.uploads import drain
 
 APP = "/app"
+UPLOAD = "/app/gradio_api/upload"
 COOKIE = "pcl_clora_token"
 COUNTED = ("/predict", "/embed", "/health", "/metrics", "/docs", "/openapi.json")
 OPEN = ("/health", "/login")  # what needs no token
@@ -47,7 +50,8 @@ class Guard:
     """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
-        self.app, self.settings, self.metrics = app, service.settings, service.metrics
+        self.app, self.service = app, service
+        self.settings, self.metrics = service.settings, service.metrics
         names = set(self.settings.hostnames)
         self.names = names | {*LOOPBACK, "[::1]"} if self.settings.is_local or names else set()
         self.sign = hashlib.sha256(self.settings.token.encode()).hexdigest() if self.settings.token else ""
@@ -79,6 +83,9 @@ class Guard:
                 await drain(request)
                 await answer(scope, receive, safe.send)
             else:
+                if path == UPLOAD:
+                    most = int(self.settings.max_disk_mib * 2**20)
+                    await anyio.to_thread.run_sync(sweep, self.service.app_folder, most)
                 await self.app(scope, receive, safe.send)
         finally:
             place = path if path in COUNTED else APP if path.startswith(APP) else "other"

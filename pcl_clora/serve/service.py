@@ -124,6 +124,11 @@ class Service:
         """Whether it answers."""
         return self._batcher.alive
 
+    @property
+    def app_folder(self) -> Path:
+        """Where files of the page for people are."""
+        return self.folder / "app"
+
     def close(self) -> None:
         """Answer what waits, then end threads and processes, and remove what was uploaded."""
         self._batcher.close()

@@ -25,6 +25,7 @@ class ServeSettings(Config):
     max_upload_mib: PositiveFloat = 64.0  # of a request
     max_points: PositiveInt = 1_000_000  # of a cloud
     max_waiting_points: PositiveInt = 4_000_000  # of all clouds in memory
+    max_disk_mib: PositiveFloat = 1024.0  # of files that the page for people keeps
     types: tuple[str, ...] = TYPES  # endings of files
     timeout_s: PositiveFloat = 30.0  # of a request, from its first byte
     queue: PositiveInt = 64  # requests that are worked on or wait
