@@ -159,7 +159,7 @@ class TrainConfig(Config):
     product: Literal["auto", "torch", "onednn"] = "auto"
     # Points of a cloud in training: others in every step, or those of evaluation in every epoch.
     draw: Literal["fresh", "fixed"] = "fresh"
-    # Keep patches of clouds in memory, where fixed points make them the same in every epoch; auto: what fits.
+    # Keep patches of clouds that come again as they were (evaluations, fixed points); auto: what fits.
     cache: Literal["auto", "always", "never"] = "auto"
     ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0)  # evaluate a moving average of the weights; 0 = off
     checkpoint_every_steps: NonNegativeInt = 200  # besides the one after every epoch; 0 = only that

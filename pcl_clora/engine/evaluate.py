@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +14,11 @@ from pcl_clora.data import Batch, PointLoader, make_augment
 from pcl_clora.data.input_rule import thin
 from pcl_clora.engine.metrics.calibration import ReliabilityMeter
 from pcl_clora.engine.modes import autocast, evaluation_mode
+from pcl_clora.engine.patch_memory import EvaluatedTokens
 from pcl_clora.engine.randomness import make_generator
 from pcl_clora.engine.tasks import ClassificationTask, Output, Task, as_logits
 from pcl_clora.errors import UserValueError
+from pcl_clora.models.layers.shared_patches import shared_patches
 
 
 def evaluate(
@@ -32,6 +35,7 @@ def evaluate(
     reliability: bool = False,
     keep_logits: bool = False,
     watch: Callable[[Output, Batch], None] | None = None,
+    tokens: EvaluatedTokens | None = None,
 ) -> Any:
     """Predict every cloud of a loader and measure the result.
 
@@ -52,6 +56,7 @@ def evaluate(
         reliability: also compare confidences with accuracies, where the task predicts labels.
         keep_logits: also return logits and indices.
         watch: called with what the model said of every batch, and the batch.
+        tokens: of the patches, from an earlier evaluation of this loader; not looked at with votes.
 
     Returns:
         `ClassificationMetrics` or `SegmentationMetrics`, with the mean cross entropy of the (averaged)
@@ -74,7 +79,9 @@ def evaluate(
             batch = read.to(device)
             if votes == 1:
                 batch = thin(batch, num_points)
-                output = task.predict(model, batch, seed)
+                known = None if tokens is None else tokens.of(batch.index, batch.points)
+                with nullcontext() if known is None else shared_patches(known):
+                    output = task.predict(model, batch, seed)
             else:
                 output = _vote(model, task, batch, num_points, votes, vote_augment, (seed, number))
                 batch = thin(batch, num_points) if task.unit == "points" else batch

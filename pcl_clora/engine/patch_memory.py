@@ -1,4 +1,7 @@
-"""Patches of training clouds that are the same in every epoch (train.draw=fixed): cut once and kept.
+"""Patches that are the same in every epoch: cut once and kept.
+
+Those of evaluated clouds have the same tokens as long as nothing in the patch encoder trains: the second
+evaluation of a split finds what the first one computed. Those of training clouds need train.draw=fixed.
 
 Rotation, one factor for all axes and a shift change neither the order of farthest points nor who is whose
 neighbour. So where the augmentation is made of these, patches are chosen on the cloud as it is read, and
@@ -10,7 +13,7 @@ bits with every `train.cache`, and when it goes on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -20,6 +23,7 @@ from pcl_clora import ops
 from pcl_clora.adapters import AdaptedModel
 from pcl_clora.adapters.base import TunerLayer
 from pcl_clora.config import ConfigError
+from pcl_clora.data import PointLoader
 from pcl_clora.data.transforms import keeps_neighbours, take_points
 from pcl_clora.engine.config import RunConfig
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
@@ -56,6 +60,48 @@ class KnownPatches(SharedPatches):
         return self._encode() if known and self._encode is not None else compute()
 
 
+class EvaluatedTokens(SharedPatches):
+    """What a frozen patch encoder made of the clouds of a split, for the next evaluation of the same batches.
+
+    Args:
+        loader: of the split.
+    """
+
+    def __init__(self, loader: PointLoader) -> None:
+        super().__init__()
+        self.embeds = False
+        self._place = torch.zeros(len(loader.dataset), dtype=torch.int64)
+        self._place[loader.indices] = torch.arange(len(loader.indices))
+        self._known = torch.zeros(len(loader.indices), dtype=torch.bool)
+        self._tokens: Tensor | None = None
+        self._at, self._points, self._neighborhood = self._place, torch.empty(0), torch.empty(0)
+
+    def of(self, index: Tensor, points: Tensor) -> EvaluatedTokens:
+        """Return itself, for a batch: positions in the data set (B,), int64, and points (B, N, 3)."""
+        self._at, self._points = self._place[index.cpu()], points
+        return self
+
+    def groups(self, points: Tensor, compute: Callable[[], ops.PointGroups]) -> ops.PointGroups:
+        """Return groups, and know those of the batch again."""
+        groups = compute()
+        if points is self._points:
+            self._neighborhood = groups.neighborhood
+        return groups
+
+    def encoded(self, neighborhood: Tensor, compute: Callable[[], Tensor]) -> Tensor:
+        """Return the tokens of the batch's own patches as they were computed first, those of others anew."""
+        if neighborhood is not self._neighborhood:
+            return compute()
+        if self._tokens is not None and bool(self._known[self._at].all()):
+            return self._tokens[self._at].to(neighborhood.device)
+        tokens = compute()
+        if self._tokens is None:
+            self._tokens = tokens.new_empty((len(self._known), *tokens.shape[1:]), device="cpu")
+        self._tokens[self._at] = tokens.cpu()
+        self._known[self._at] = True
+        return tokens
+
+
 class PatchMemory:
     """Chooses the patches of training clouds before they are augmented, and keeps what it was told to keep.
 
@@ -71,6 +117,7 @@ class PatchMemory:
         self, base: PatchTransformer, num_clouds: int, *, frozen: bool, keep_groups: bool, keep_tokens: bool
     ) -> None:
         self._base, self._frozen, self._num_clouds = base, frozen, num_clouds
+        self.num_bytes = 0  # that it will take
         self._keep_groups, self._keep_tokens = keep_groups, keep_tokens
         self._groups: Tensor | None = None
         self._tokens: Tensor | None = None
@@ -155,7 +202,50 @@ def make_patch_memory(cfg: RunConfig, model: AdaptedModel, num_clouds: int) -> P
             (groups + tokens) / 2**20,
             "only which points they hold is" if keep_groups else "none are",
         )
-    return PatchMemory(base, num_clouds, frozen=frozen, keep_groups=keep_groups, keep_tokens=keep_tokens)
+    memory = PatchMemory(base, num_clouds, frozen=frozen, keep_groups=keep_groups, keep_tokens=keep_tokens)
+    memory.num_bytes = groups * keep_groups + tokens * keep_tokens
+    return memory
+
+
+def keep_evaluated(
+    cfg: RunConfig, model: AdaptedModel, loaders: Mapping[str, PointLoader], taken: int = 0
+) -> dict[str, EvaluatedTokens]:
+    """Make what keeps the tokens of the splits that a run evaluates more than once, where they stay the same.
+
+    Args:
+        cfg: the settings; train.cache says whether.
+        model: whose patch encoder it is.
+        loaders: "test" and, if there is one, "validation".
+        taken: bytes that are promised already.
+
+    Raises:
+        ConfigError: with train.cache=always, if they do not fit in memory.
+    """
+    base, chooser = model.base, cfg.protocol.select
+    rounds = -(-cfg.optim.epochs // cfg.train.eval_every_epochs)
+    looked_at = {"test": 1 + rounds * (chooser == "test" or cfg.train.test_curve)}
+    looked_at["validation"] = rounds * (chooser == "validation")
+    again = {name: loader for name, loader in loaders.items() if looked_at[name] > 1}
+    fixed = cfg.protocol.votes == 1 and cfg.data.kind != "images" and cfg.model.task != "pretraining"
+    if cfg.train.cache == "never" or not (again and fixed and isinstance(base, PatchTransformer)):
+        return {}
+    if not _is_frozen(base):
+        return {}
+    width = base.config.encoder_dim or base.config.embed_dim
+    size = sum(len(loader.indices) for loader in again.values()) * base.config.num_groups * width * 4
+    free = free_memory()
+    must = cfg.train.cache == "always"
+    left = float("inf") if free is None else (free if must else SHARE * free) - taken
+    if size > left:
+        told = f"The tokens of evaluated clouds would take {size / 2**20:,.0f} MiB"
+        if must:
+            raise ConfigError(
+                f"{told}, but {left / 2**20:,.0f} MiB of memory are free; set train.cache=auto, which keeps "
+                "what fits."
+            )
+        logger.warning("%s, more than what is left of half of the free memory; none are kept.", told)
+        return {}
+    return {name: EvaluatedTokens(loader) for name, loader in again.items()}
 
 
 def free_memory() -> int | None:

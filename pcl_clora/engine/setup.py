@@ -28,7 +28,12 @@ from pcl_clora.engine.config import RunConfig, differences, flatten, load_run_co
 from pcl_clora.engine.continued import Held, start_from
 from pcl_clora.engine.ema import WeightAverage
 from pcl_clora.engine.optim import build_optimizer, trained_parameters
-from pcl_clora.engine.patch_memory import PatchMemory, make_patch_memory
+from pcl_clora.engine.patch_memory import (
+    EvaluatedTokens,
+    PatchMemory,
+    keep_evaluated,
+    make_patch_memory,
+)
 from pcl_clora.engine.probes.features import FeatureProbe
 from pcl_clora.engine.randomness import capture_rng_state, restore_rng_state, seeded_apart
 from pcl_clora.engine.run.data_identity import data_identity
@@ -73,6 +78,11 @@ class RunData:
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes or categories, in label order."""
         return self.task.class_names
+
+    @property
+    def evaluated(self) -> dict[str, PointLoader]:
+        """The loaders of evaluations, by split."""
+        return {"test": self.test} | ({} if self.validation is None else {"validation": self.validation})
 
     def split(self, name: str) -> PointLoader:
         """Return the loader that an evaluation on "validation" or "test" uses."""
@@ -279,6 +289,7 @@ class RunParts:
         average: moving average of them.
         augment: changes the points of a training step.
         patches: those of training clouds, where they are the same in every epoch; None elsewhere.
+        evaluated: tokens of splits that are evaluated more than once, where they are the same every time.
         probe: of the features; None = none asked for.
         state: where the run stands.
         snapshot: all that moves, for a checkpoint.
@@ -291,6 +302,7 @@ class RunParts:
     average: WeightAverage
     augment: Augment
     patches: PatchMemory | None
+    evaluated: Mapping[str, EvaluatedTokens]
     probe: FeatureProbe | None
     state: RunState
     snapshot: Snapshot
@@ -315,6 +327,8 @@ def make_parts(
     optimizer, average = build_optimizer(model, cfg.optim), WeightAverage(model, cfg.train.ema_decay)
     held.hold(optimizer)
     state = RunState(data.task.meter(device))
+    patches = make_patch_memory(cfg, model, len(data.train.dataset))
+    taken = 0 if patches is None else patches.num_bytes
     return RunParts(
         model=model,
         data=data,
@@ -322,7 +336,8 @@ def make_parts(
         trained=tuple(trained_parameters(model).values()),
         average=average,
         augment=make_augment(cfg.augment),
-        patches=make_patch_memory(cfg, model, len(data.train.dataset)),
+        patches=patches,
+        evaluated=keep_evaluated(cfg, model, data.evaluated, taken),
         probe=None if cfg.probe is None else FeatureProbe(cfg.probe, amp=identity["train.amp"] is True),
         state=state,
         snapshot=Snapshot(model, optimizer, average, state, identity, data_identity(cfg.data, data)),

@@ -337,6 +337,7 @@ class Trainer:
             amp=self.precision == "bfloat16",
             reliability=purpose == "result",
             watch=self._watch_test if purpose == "result" else None,
+            tokens=self.parts.evaluated.get(split),
         )
         epoch = min(self.state.epoch, cfg.optim.epochs - 1)
         place = {"step": self.state.step, "epoch": epoch, "split": split, "purpose": purpose}

@@ -10,7 +10,8 @@ import torch
 from pcl_clora.adapters import attach_adapter
 from pcl_clora.config import ConfigError, config_hash
 from pcl_clora.engine import RunFolder, Trainer, TrainingInterrupted, patch_memory
-from pcl_clora.engine.patch_memory import KnownPatches, make_patch_memory
+from pcl_clora.engine.patch_memory import KnownPatches, keep_evaluated, make_patch_memory
+from pcl_clora.engine.setup import make_data
 from pcl_clora.io import read_json
 from pcl_clora.models import build_model
 from pcl_clora.models.layers.shared_patches import shared_patches
@@ -159,3 +160,87 @@ def test_a_cache_that_does_not_fit_is_refused_or_left_out(tmp_path, monkeypatch,
 def test_settings_of_the_patches_change_no_hash_at_their_default() -> None:
     assert not {"draw", "cache"} & set(tiny_config().model_dump()["train"])
     assert config_hash(tiny_config(FIXED)) != config_hash(tiny_config())
+
+
+SPLITS = {
+    "validation, and test to look at": (
+        {"protocol": {"select": "validation", "val_fraction": 0.15}, "train": {"test_curve": True}},
+        9 + 24,
+    ),
+    "the best of test": ({"protocol": {"name": "paper"}}, 24),
+    "a sorted sequence": ({"protocol": {"name": "paper"}, "model": POINTGPT}, 24),
+    "thinned": ({"protocol": {"name": "paper"}, "data": {"pool_points": 72}}, 24),
+}
+
+
+def watched_evaluations(cfg, folder):
+    """Run; patches that went through the patch encoder while it was evaluated, in clouds."""
+    trainer, embedded = Trainer(cfg, run_dir=folder), []
+    evaluate, prepare = trainer._evaluate, trainer._prepare
+
+    def counted(*given):
+        embedded.append(0)
+        try:
+            return evaluate(*given)
+        finally:
+            embedded.append(None)
+
+    def watched():
+        prepare()
+        encoder = trainer.parts.model.base.patch_embed
+        rows = encoder._rows
+
+        def seen(x, k):
+            if embedded and embedded[-1] is not None:
+                embedded[-1] += len(x) // k / 8
+            return rows(x, k)
+
+        encoder._rows = seen
+
+    trainer._prepare, trainer._evaluate = watched, counted
+    trainer.fit()
+    return [count for count in embedded if count is not None]
+
+
+@pytest.mark.slow  # whole runs
+@pytest.mark.parametrize("case", SPLITS)
+def test_a_split_is_embedded_once_and_evaluations_have_the_same_bits(tmp_path, case) -> None:
+    changes, num_clouds = SPLITS[case]
+    counts = {
+        how: watched_evaluations(tiny_config(CLORA, changes, cache(how)), tmp_path / how)
+        for how in ("auto", "never")
+    }
+    assert_same_run(tmp_path / "auto", tmp_path / "never")
+    assert sum(counts["auto"]) == num_clouds
+    assert len(counts["auto"]) > len([count for count in counts["auto"] if count])
+    assert all(counts["never"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"adapter": {"method": "full"}},  # the encoder trains
+        {"protocol": {"name": "paper", "select": "last"}},  # one evaluation
+        {"protocol": {"name": "paper", "votes": 2, "vote_augment": "rotate_y"}},  # other points every time
+        {"protocol": {"name": "paper"}, "train": {"cache": "never"}},
+    ],
+)
+def test_nothing_is_kept_where_tokens_change_or_are_asked_for_once(changes) -> None:
+    cfg = tiny_config(CLORA, {"protocol": {"name": "paper"}}, changes)
+    model = attach_adapter(build_model(cfg.model), cfg.adapter)
+    assert keep_evaluated(cfg, model, make_data(cfg).evaluated) == {}
+
+
+def test_tokens_of_evaluated_clouds_that_do_not_fit_are_refused_or_left_out(monkeypatch, caplog) -> None:
+    best = {"protocol": {"name": "paper"}}
+    cfg, must = tiny_config(CLORA, best), tiny_config(CLORA, best, cache("always"))
+    model, loaders = attach_adapter(build_model(cfg.model), cfg.adapter), make_data(cfg).evaluated
+    tokens = 24 * 8 * 24 * 4
+    monkeypatch.setattr(patch_memory, "free_memory", lambda: 2 * tokens)
+    assert list(keep_evaluated(cfg, model, loaders)) == ["test"]
+    with caplog.at_level(logging.WARNING, "pcl_clora"):
+        assert keep_evaluated(cfg, model, loaders, taken=1) == {}
+    assert "none are kept" in caplog.text
+    assert list(keep_evaluated(must, model, loaders, taken=tokens)) == ["test"]
+    with pytest.raises(ConfigError, match=r"memory are free; set train\.cache=auto"):
+        keep_evaluated(must, model, loaders, taken=tokens + 1)
