@@ -6,8 +6,9 @@ and its adapter file, so that a cloud that is predicted later is read as those o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,8 @@ from torch import Tensor
 from pcl_clora.config import Config
 from pcl_clora.data.dataset import Batch, PointDataset, Sample, stack_samples
 from pcl_clora.data.frame import TURNS
-from pcl_clora.data.norms import Norms, measure
+from pcl_clora.data.norms import Norms
+from pcl_clora.data.one_cloud import count_distinct, crowded_share, has_distinct, is_line, radius_and_offset
 from pcl_clora.data.shapes import Draw, Mesh
 from pcl_clora.data.transforms import (
     Compat,
@@ -41,26 +43,38 @@ MAX_OFFSET = 256.0
 SMALLEST, LARGEST = 1e-15, 1e15
 
 MOVE = "move the clouds nearer to the origin, or set data.normalize=true"
-CLOSE = 1e-3  # of the radius: points as near to one another are one point to a model
 LAYOUT_ROWS = (".h5", ".hdf5", ".dat", ".pkl")  # a row of these is a cloud of the layout that was trained on
 
 
-@dataclass(frozen=True)
 class SeenCloud:
     """One cloud as a model sees it.
 
+    Args:
+        points: (num_points, 3), float32.
+        whole: (N, 3), float32; or what makes it, called when it is asked for.
+        kept: (num_points,), int64, or None.
+        doubts: sentences.
+
     Attributes:
-        points: (num_points, 3), float32, what the model is given.
-        whole: (N, 3), float32, all points of the file in the same frame.
-        kept: (num_points,), int64, places of the given points in the file; None where they were drawn from
-            the surface of a mesh.
+        points: what the model is given.
+        kept: places of the given points in the file; None where they were drawn from the surface of a mesh.
         doubts: why the answer may be wrong, each a sentence without a full stop.
     """
 
-    points: Tensor
-    whole: Tensor
-    kept: Tensor | None
-    doubts: tuple[str, ...] = ()
+    def __init__(
+        self,
+        points: Tensor,
+        whole: Tensor | Callable[[], Tensor],
+        kept: Tensor | None,
+        doubts: tuple[str, ...] = (),
+    ) -> None:
+        self.points, self.kept, self.doubts = points, kept, doubts
+        self._whole = whole
+
+    @cached_property
+    def whole(self) -> Tensor:
+        """All points of the file in the frame of the model, (N, 3), float32."""
+        return self._whole if isinstance(self._whole, Tensor) else self._whole()
 
 
 class InputRule(Config):
@@ -224,24 +238,23 @@ class InputRule(Config):
         """
         array = self._checked(points)
         at_random, place = not self._is_spread(array, name), name or "the cloud"
-        rule, moving = self, self.model_copy(update={"framed_by": "reader"})
-        if self.frame == "unit_sphere" and float(np.abs(array).max()) > LARGEST:
-            rule = moving
-        taken = rule._take(array, name, place, faces, inside, at_random=at_random)
-        if self.frame == "unit_sphere" and not rule._moves and not self._fits(taken.points):
-            rule = moving
+        rule, taken = self, None
+        if self.frame == "unit_sphere" and not self._moves:  # those that do not lie there are brought there
+            if float(np.abs(array).max()) <= LARGEST:
+                taken = self._take(array, name, place, faces, inside, at_random=at_random)
+            if taken is None or not self._fits(taken.points):
+                rule, taken = self.model_copy(update={"framed_by": "reader"}), None
+        if taken is None:
             taken = rule._take(array, name, place, faces, inside, at_random=at_random)
         seen, kept = taken.points, None if taken.index is None else torch.from_numpy(taken.index)
-        whole = taken.whole
+        available = None if kept is None else len(taken.whole)
+        whole: Tensor | Callable[[], Tensor] = taken.whole
         if rule._moves:
-            whole = _like(whole, taken.anchor)
-            if kept is not None:
-                whole[kept] = seen
+            whole = partial(_placed, taken.whole, taken.anchor, kept, seen)
         if self.read_points > self.num_points:
             thinned = fps_index(seen[None], self.num_points, compat=self.fps)[0]
             seen, kept = seen[thinned], None if kept is None else kept[thinned]
-        available = None if kept is None else len(whole)
-        return SeenCloud(seen, whole, kept, tuple(self._doubts(seen, whole, available)))
+        return SeenCloud(seen, whole, kept, tuple(self._doubts(seen, taken.whole, available)))
 
     @property
     def _moves(self) -> bool:
@@ -330,34 +343,35 @@ class InputRule(Config):
 
     def _fits(self, taken: Tensor) -> bool:
         """Tell whether a cloud lies where those of the training lay, so that it is taken as it is."""
-        radius, offset = (float(value) for value in measure(taken.double()))
+        radius, offset = radius_and_offset(taken)
         if self.norms is None:
             return 0.8 <= radius <= 1.1 and offset <= 0.15
         return self.norms.hold(radius, offset)
 
     def _doubts(self, seen: Tensor, whole: Tensor, available: int | None) -> Iterator[str]:
-        """Find what makes an answer doubtful."""
-        radius, offset = (float(value) for value in measure(seen.double()))
-        distance = (whole.double() - whole.double().median(dim=0).values).norm(dim=-1)
-        crowded = float((distance <= CLOSE * distance.max()).double().mean())
-        if radius == 0 or not float(distance.max()):
+        """Find what makes an answer doubtful; `whole` may have any place and size where the rule moves it."""
+        radius, offset = radius_and_offset(seen)
+        crowded = crowded_share(whole)
+        if radius == 0 or crowded == 1:
             yield "all points coincide"
         elif crowded >= 0.5:
             yield (
                 f"{100 * crowded:.1f} % of the points lie within a thousandth of the cloud's radius of one "
                 "another: points far off leave no room for the shape"
             )
-        elif _is_line(seen):
+        elif is_line(seen):
             yield "all points lie on one line"
         if available is not None and available < self.num_points:
             yield f"the cloud has {available} points, the model sees {self.num_points}: filled up with copies"
         else:
-            distinct = _count_distinct(seen)
-            if 1 < distinct < self.num_points / 2:
+            few = self.num_points / 2
+            distinct = 0 if has_distinct(seen, few) else count_distinct(seen)
+            if 1 < distinct < few:
                 yield f"only {distinct} of the {self.num_points} points that the model sees are distinct"
-        size, most = (float(value) for value in _extent(whole.numpy()))
-        if self.frame == "file" and most > MAX_OFFSET * size > 0:
-            yield _blurred(size, most)
+        if self.frame == "file":
+            size, most = (float(value) for value in _extent(whole.numpy()))
+            if most > MAX_OFFSET * size > 0:
+                yield _blurred(size, most)
         if self.norms is not None and radius > 0:
             said = self.norms.doubt(radius, offset)
             if said:
@@ -381,12 +395,6 @@ def _extent(points: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float
     return (high - low).max(axis=-1), np.maximum(np.abs(low), np.abs(high)).max(axis=-1)
 
 
-def _count_distinct(points: Tensor) -> int:
-    """Count the different points of a cloud (N, 3), float32."""
-    rows = np.ascontiguousarray(points.numpy() + np.float32(0))  # -0.0 becomes 0.0
-    return len(np.unique(rows.view(np.dtype((np.void, 12)))))
-
-
 def _blurred(size: float, most: float) -> str:
     """Say how little float32 leaves of a cloud that lies far off for its size."""
     steps = size / float(np.spacing(np.float32(most)))
@@ -396,17 +404,14 @@ def _blurred(size: float, most: float) -> str:
     )
 
 
-def _is_line(points: Tensor) -> bool:
-    """Tell whether points (N, 3) lie within a thousandth of their extent of one line."""
-    spread = torch.linalg.svdvals(points.double() - points.double().mean(dim=0))
-    return bool(spread[1] <= CLOSE * spread[0])
-
-
-def _like(whole: Tensor, anchor: Tensor) -> Tensor:
-    """Move and scale points as `normalize_unit_sphere` does the anchor's."""
+def _placed(whole: Tensor, anchor: Tensor, kept: Tensor | None, seen: Tensor) -> Tensor:
+    """Move and scale a whole cloud as `normalize_unit_sphere` does its anchor; some points were seen so."""
     mean = anchor.double().mean(dim=0)
     radius = (anchor.double() - mean).norm(dim=-1).max()
-    return ((whole.double() - mean) / (radius if radius > 0 else 1.0)).float()
+    placed = ((whole.double() - mean) / (radius if radius > 0 else 1.0)).float()
+    if kept is not None:
+        placed[kept] = seen
+    return placed
 
 
 def _unit_sphere64(points: NDArray[Any]) -> NDArray[np.float32]:
