@@ -260,3 +260,17 @@ def serve_table(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[list[s
     ]
     header = ("clients", "200", "429", "others", "p50", "p99", "clouds a second", "most memory")
     return header, cells
+
+
+def serve_remarks(result: Mapping[str, Any]) -> list[str]:
+    """Say what the figures mean, and whether the machine was busy with more."""
+    lines = [
+        f"The server takes {result['queue']} requests at once; a client that is turned down (429) comes back "
+        "when it is told to. The clients are on the same machine and take their share of its processor."
+    ]
+    cores = result["machine"]["cores"] or 1
+    if (result["load"] or 0) > cores + 1:
+        lines.append(
+            f"The machine was busy with other work (load {result['load']:.1f}); measure again before quoting."
+        )
+    return lines

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from pcl_clora.bench.model_view import ModelRowShape, model_remarks, model_tables
 from pcl_clora.bench.ops import NATIVE
+from pcl_clora.bench.serve import serve_remarks, serve_table
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import explained
 from pcl_clora.report.shapes import Shape, check_shape, parse_object
@@ -64,7 +65,7 @@ class EnvironmentShape(Shape):
 class AnyRecordShape(Shape):
     """What the records have in common."""
 
-    benchmark: Literal["ops", "model"]
+    benchmark: Literal["ops", "model", "serve"]
     machine: MachineShape
     environment: EnvironmentShape
     peers: dict[str, str | None]
@@ -83,8 +84,36 @@ class ModelRecordShape(AnyRecordShape):
     rows: list[ModelRowShape]
 
 
+class ServeRowShape(Shape):
+    """What some clients at once were answered."""
+
+    clients: int
+    requests: int
+    answered: int
+    turned_down: int
+    others: int
+    p50_ms: float | None
+    p99_ms: float | None
+    clouds_per_s: float
+    peak_mib: float | None
+
+
+class ServeRecordShape(AnyRecordShape):
+    """A record of `bench_serve`."""
+
+    points: int
+    queue: int
+    load: float | None
+    rows: list[ServeRowShape]
+
+
+_SHAPES: Mapping[Any, type[Shape]] = {
+    "ops": RecordShape, "model": ModelRecordShape, "serve": ServeRecordShape
+}  # fmt: skip
+
+
 def read_record(path: str | Path) -> dict[str, Any]:
-    """Read a record of `bench_ops` or `bench_model`, those that this module lays out.
+    """Read a record of `bench_ops`, `bench_model` or `bench_serve`, those that this module lays out.
 
     Raises:
         ReportError: if the file is damaged, or a record of something else.
@@ -94,8 +123,9 @@ def read_record(path: str | Path) -> dict[str, Any]:
         text = Path(path).read_bytes()
     content = parse_object(path, text)
     kind = content.get("benchmark")
-    writer = f"pcl-clora bench {kind if kind in ('ops', 'model') else 'ops or model'}"
-    shape = ModelRecordShape if kind == "model" else RecordShape
+    known = kind if isinstance(kind, str) and kind in _SHAPES else "ops"
+    named = known if known == kind else f"{', '.join(list(_SHAPES)[:-1])} or {list(_SHAPES)[-1]}"
+    writer, shape = f"pcl-clora bench {named}", _SHAPES[known]
     check_shape(shape, content, path, writer=writer, remedy="measure again")
     return content
 
@@ -162,6 +192,9 @@ def tables(result: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[st
     """Make title, header and rows of every table; of operators: contenders down, sizes across, ms."""
     if result["benchmark"] == "model":
         return model_tables(result)
+    if result["benchmark"] == "serve":
+        header, cells = serve_table(result)
+        return [(f"POST /predict, clouds of {result['points']:,} points", list(header), cells)]
     made = []
     for threads in dict.fromkeys(row["threads"] for row in result["rows"]):
         for op, title in TITLES.items():
@@ -188,6 +221,8 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     """Say who was not there, who did not compute the same, and whether the machine was busy with more."""
     if result["benchmark"] == "model":
         return model_remarks(result)
+    if result["benchmark"] == "serve":
+        return serve_remarks(result)
     lines: dict[str, None] = {}
     inexact: dict[tuple[str, str], list[str]] = {}
     for row in result["rows"]:

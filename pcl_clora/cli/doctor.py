@@ -17,6 +17,7 @@ OPTIONAL = {  # package -> what it makes possible
     "pye57": "e57 files",
     "pypcd4": "pcd files",
     "trimesh": "stl, glb, gltf and 3mf files",
+    "gradio": "the page of serve",
     "open3d": "comparison in bench ops",
 }
 
