@@ -156,8 +156,12 @@ class AdaptedModel(SwitchedModel):
             return self._watch.run(self.base, *inputs, **named)
         if first is None:
             raise UserValueError("adapters routes the samples of a batch, but no tensor is given.")
-        with self._watch.switching():
-            return self._route(adapters, first, inputs, named)
+        if torch.compiler.is_dynamo_compiling():  # without fullgraph the call runs beside the graph instead
+            raise AdapterStateError(
+                "Routing samples switches adapters in between, which is no single graph: compile without "
+                "fullgraph=True, or run one adapter at a time with set_active() and without adapters."
+            )
+        return self._route(adapters, first, inputs, named)
 
     def _route(
         self, adapters: Sequence[str | None], first: Tensor, inputs: tuple[Any, ...], named: Mapping[str, Any]
@@ -171,7 +175,7 @@ class AdaptedModel(SwitchedModel):
             )
         if self._disabled:
             return cast(Tensor, self.base(*inputs, **named))
-        with self.installed(self._active):
+        with self._watch.switching(), self.installed(self._active):
             for name, indices in groups.items():
                 self._install(name)
                 rows = torch.tensor(indices, device=first.device)

@@ -105,6 +105,22 @@ def test_a_compiled_model_follows_a_switch() -> None:
     assert all(torch.allclose(found, expected, atol=1e-5) for found, expected in outputs)
 
 
+def test_a_compiled_model_routes_samples_beside_its_graph_and_never_inside_it() -> None:
+    model, points = make(cases.SETTINGS["clora"]), cases.make_points()
+    cases.shake(attach_adapter(model, {"method": "lora"}, "second"), seed=5)
+    route = ["second", None, "default", "second"]
+    expected = model(points, adapters=route)
+    torch._dynamo.reset()
+
+    routed = torch.compile(model, backend="eager")(points, adapters=route)
+    torch._dynamo.reset()  # which has learnt to leave the call alone
+    whole = torch.compile(model, fullgraph=True, backend="eager")
+
+    torch.testing.assert_close(routed, expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="compile without fullgraph=True, or run one"):
+        whole(points, adapters=route)
+
+
 @pytest.mark.parametrize("name", cases.ON_PLAIN)
 def test_a_pickled_model_computes_the_same(name: str) -> None:
     model, points = make(cases.SETTINGS[name]), cases.make_points()
