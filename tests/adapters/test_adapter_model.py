@@ -404,17 +404,6 @@ def test_a_change_that_is_no_weight_cannot_be_merged_and_changes_nothing(shifted
     assert cases.changed_names(shifted, before) == set()
 
 
-@pytest.mark.parametrize(("backbone", "setting"), cases.REFUSED)
-def test_what_a_backbone_lacks_is_refused_before_anything_changes(backbone: str, setting: str) -> None:
-    base = cases.make_backbone(backbone)
-    before = [type(module) for module in base.modules()]
-
-    with pytest.raises((ValueError, TypeError), match=cases.CASES[setting].refused[backbone]):
-        attach_adapter(base, cases.SETTINGS[setting])
-
-    assert [type(module) for module in base.modules()] == before
-
-
 def test_methods_are_listed_by_what_they_promise() -> None:
     mergeable, other = list_adapters(mergeable=True), list_adapters(mergeable=False)
 

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pcl_clora.adapters import AdaptedModel, AdapterStateError, attach_adapter, list_adapters, load_adapter
+from pcl_clora.adapters import AdaptedModel, attach_adapter, list_adapters, load_adapter
 from pcl_clora.adapters.paths import walk
 from pcl_clora.adapters.plan import tracks_statistics
 from pcl_clora.models import create_model
-from tests.adapters.test_adapter_segmentation import OWN, SMALL
 from tests.support import adapter_cases as cases
 from tests.support.engine_cases import FITTING
 
@@ -203,64 +202,3 @@ def test_samples_are_routed_over_adapters_of_all_mergeable_methods() -> None:
 
     expected = torch.stack([one[index] for index, one in enumerate(alone)])
     torch.testing.assert_close(mixed, expected, rtol=1e-5, atol=1e-5)
-
-
-def make(backbone: str, task: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """A small network of a task, in evaluation mode, and what it takes."""
-    torch.manual_seed(0)
-    points = torch.rand(4, 64, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    if task == "part_segmentation":
-        base = create_model(backbone, **{**SMALL, **OWN.get(backbone, {})})
-        return base.eval(), (points, torch.tensor([2, 0, 1, 0]))
-    sizes = {key: SMALL[key] for key in ("embed_dim", "depth", "num_heads", "num_groups", "group_size")}
-    own = {"encoder_dim": 16} if backbone == "point_bert" else {}
-    own |= {"generator_depth": 1} if backbone == "pointgpt_s" else {}
-    base = create_model(backbone, num_classes=5, encoder_widths=(8, 16, 32), head_width=16, **sizes, **own)
-    return base.eval(), (points,)
-
-
-# What a backbone cannot have, by task: method -> what it says.
-REFUSED = {
-    ("point_bert", "part_segmentation"): dict.fromkeys(("idpt", "ppt", "gft"), "does not open"),
-}
-PLACES = [(backbone, "classification") for backbone in ("point_bert", "recon_plain", "pcp_mae")]
-PLACES += [(backbone, "part_segmentation") for backbone in ("point_mae", "point_bert", "recon", "pointgpt_s")]
-
-
-@pytest.mark.parametrize("settings", ONE_EACH, ids=title)
-@pytest.mark.parametrize(("backbone", "task"), PLACES)
-def test_every_backbone_and_task_takes_a_method_or_says_why_not(
-    backbone: str, task: str, settings: dict[str, object], tmp_path: Path
-) -> None:
-    base, inputs = make(backbone, task)
-    bare = base(*inputs)
-    method = str(settings["method"])
-    refusal = REFUSED.get((backbone, task), {}).get(method)
-    if method not in OFFERED[task]:
-        refusal = "offered for classification"
-    if refusal is not None:
-        with pytest.raises(ValueError, match=refusal):
-            attach_adapter(base, settings)
-        assert torch.equal(base(*inputs), bare)
-        return
-
-    model = attach_adapter(base, settings)
-    cases.shake(model)
-    model(*inputs).square().mean().backward()
-    trained = model(*inputs)
-    model.save_adapter(tmp_path / "a.safetensors")
-
-    assert all(
-        p.grad is not None for key, p in model.named_parameters() if key in model.plan and ".lrms." in key
-    )
-    assert torch.equal(load_adapter(tmp_path / "a.safetensors", make(backbone, task)[0])(*inputs), trained)
-    alone = model(*(value[:1] for value in inputs))
-    torch.testing.assert_close(alone, trained[:1], rtol=1e-3, atol=1e-3)  # batch mates change nothing
-    if method in list_adapters(mergeable=True):
-        with model.merged():
-            torch.testing.assert_close(model(*inputs), trained, rtol=1e-3, atol=1e-3)
-    else:
-        with pytest.raises(AdapterStateError, match="cannot be merged"):
-            model.merge()
-    model.remove_adapter("default")
-    assert torch.equal(model.unload()(*inputs), bare)

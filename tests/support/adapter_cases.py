@@ -164,24 +164,31 @@ FEW_SETTINGS = (
     "clora", "lora", "linear_probe", "full",
     "bitfit", "ssf", "dora", "vera", "fact", "adapter", "adapter_houlsby",
     "vpt", "vpt_shallow", "dapt", "clora_geo", "gft", "idpt", "pointgst", "point_peft", "ppt", "pointlora",
-    "stag",
+    "stag", "arc",
 )  # fmt: skip
-WITH_FEW_SETTINGS = ("pointgpt_s", "recon")  # more of a kind that the others show in every setting
 
 
 @dataclass(frozen=True)
 class Case:
-    """Settings of a method, and what it promises with them."""
+    """Settings of a method, and what it promises with them.
+
+    `refused` says where it cannot be had: a place of `adapter_places` by its title, a backbone, or "parts"
+    for part segmentation -> what is said. `in_parts` are settings that differ there.
+    """
 
     settings: dict[str, object]
     identity_at_start: bool = True
     mergeable: bool = True
     batch_independent: bool = True
-    refused: dict[str, str] = field(default_factory=dict)  # backbone that cannot have it -> what is said
+    refused: dict[str, str] = field(default_factory=dict)
+    in_parts: dict[str, object] = field(default_factory=dict)
 
 
-NO_HALVES = {name: "does not run in two steps" for name in ("plain", "bare")}
+NO_HALVES = {name: "does not run in two steps" for name in ("plain", "bare", "timm")}
 NO_FC2 = {"bare": "no layer for role 'fc2'"}
+IMAGES = {"timm": "takes images"}
+UNOPENED = {**IMAGES, "plain": "does not open", "bare": "does not open"}
+ON_HALVES = {**NO_HALVES, **IMAGES}
 _CASES: dict[str, dict[str, object] | Case] = {
     "clora": {"method": "clora", "rank": 4, "num_spaces": 3},
     "clora_parallel": {"method": "clora", "rank": 4, "num_spaces": 3, "placement": "parallel"},
@@ -213,7 +220,7 @@ _CASES: dict[str, dict[str, object] | Case] = {
     "bitfit": {"method": "bitfit"},
     "bitfit_everything": Case(
         {"method": "bitfit", "new_qkv_bias": True, "embed": True},
-        refused={"plain": "have biases, which bitfit trains", "pointgpt_s": "have biases"},
+        refused=dict.fromkeys(("plain", "pointgpt_s", "timm"), "have biases, which bitfit trains"),
     ),
     "lora_options": {
         "method": "lora", "rank": 4, "rank_pattern": {"v": 2, "blocks.1": 3, "blocks.1.q": 6},
@@ -248,24 +255,26 @@ _CASES: dict[str, dict[str, object] | Case] = {
     "ssf_tokens": Case(
         {"method": "ssf", "tokens": True}, mergeable=False, refused={"bare": "names no patch encoder"}
     ),
-    "vpt": Case({"method": "vpt", "num_prompts": 3}, identity_at_start=False, mergeable=False),
+    "vpt": Case(
+        {"method": "vpt", "num_prompts": 3}, identity_at_start=False, mergeable=False, refused=IMAGES
+    ),
     "vpt_shallow": Case(
-        {"method": "vpt", "num_prompts": 3, "depth": "shallow"}, identity_at_start=False, mergeable=False
+        {"method": "vpt", "num_prompts": 3, "depth": "shallow"}, identity_at_start=False, mergeable=False,
+        refused=IMAGES,
     ),
     "dapt": Case(
-        {"method": "dapt", "rank": 4}, identity_at_start=False, mergeable=False,
-        refused={"plain": "does not open", "bare": "does not open"},
+        {"method": "dapt", "rank": 4}, identity_at_start=False, mergeable=False, refused=UNOPENED
     ),
     "clora_geo": Case(  # not the last block: the head of "plain" sees no patch, so nothing there would learn
         {"method": "clora_geo", "rank": 4, "num_spaces": 3, "neighbors": 4, "geo_blocks": [0]},
-        mergeable=False,
+        mergeable=False, refused=IMAGES,
     ),
     "clora_geo_behind": Case(
         {
             "method": "clora_geo", "rank": 4, "num_spaces": 2, "neighbors": 3, "place": "behind",
             "pooling": "mean", "own_spaces": True, "geo_blocks": [0],
         },
-        mergeable=False,
+        mergeable=False, refused=IMAGES,
     ),
     "gft": Case(
         {
@@ -273,52 +282,44 @@ _CASES: dict[str, dict[str, object] | Case] = {
             "neighbors": 4, "edge_layers": 2, "edge_width": 6, "graph_width": 8,
         },
         identity_at_start=False, mergeable=False,
-        refused={"plain": "does not open", "bare": "does not open"},
+        refused={**UNOPENED, "point_bert_parts": "does not open"},
     ),
     "idpt": Case(
         {"method": "idpt", "neighbors": 4}, identity_at_start=False, mergeable=False,
-        refused={"plain": "does not open", "bare": "does not open"},
+        refused={**UNOPENED, "point_bert_parts": "does not open"},
     ),
     "pointgst": Case(
-        {"method": "pointgst", "rank": 4, "local": 4}, mergeable=False,
-        refused={"plain": "two steps", "bare": "two steps"},
+        {"method": "pointgst", "rank": 4, "local": 4}, mergeable=False, refused=ON_HALVES
     ),
     "point_peft": Case(
         {
             "method": "point_peft", "bank": False, "rank": 3, "prompt_blocks": 1, "neighbors": 3,
             "num_heads": 3,
         },
-        identity_at_start=False, mergeable=False,
-        refused={"plain": "two steps", "bare": "two steps"},
+        identity_at_start=False, mergeable=False, refused=ON_HALVES,
     ),
     "ppt": Case(
         {"method": "ppt", "width": 6, "num_extra": 10, "extra_size": 6}, identity_at_start=False,
-        mergeable=False, refused=NO_HALVES,
+        mergeable=False, refused={**ON_HALVES, "point_bert_parts": "does not open"},
+        in_parts={"num_extra": 0},
     ),
     "pointlora": Case(
         {
             "method": "pointlora", "rank": 2, "width": 6, "keep": [4, 2], "num_second": 8, "second_size": 12,
         },
         identity_at_start=False, mergeable=False,
-        refused={"plain": "does not name", "bare": "does not name"},
+        refused={**IMAGES, "plain": "does not name", "bare": "does not name"},
     ),
     "stag": Case(
         {"method": "stag", "rank": 4, "per_down": 2, "start": 1, "per_graph": 1, "neighbors": 4},
         identity_at_start=False, mergeable=False,
-        refused={"plain": "does not open", "bare": "does not open"},
+        refused={**UNOPENED, "parts": "offered for classification"},
     ),
 }  # fmt: skip
 CASES = {name: case if isinstance(case, Case) else Case(case) for name, case in _CASES.items()}
 SETTINGS = {name: case.settings for name, case in CASES.items()}
 
-_ALL = [
-    (backbone, setting)
-    for backbone in BACKBONES
-    for setting in (FEW_SETTINGS if backbone in WITH_FEW_SETTINGS else SETTINGS)
-]
-PAIRS = [pair for pair in _ALL if pair[0] not in CASES[pair[1]].refused]
 ON_PLAIN = [name for name, case in CASES.items() if "plain" not in case.refused]
-REFUSED = [pair for pair in _ALL if pair[0] in CASES[pair[1]].refused]
 
 
 def full_size_without_values() -> nn.Module:
@@ -370,9 +371,9 @@ def train_steps(model: AdaptedModel, steps: int = 3, lr: float = 1e-2) -> None:
 @torch.no_grad()
 def shake(model: AdaptedModel, size: float = 0.1, seed: int = 3) -> AdaptedModel:
     """Move every trained parameter of the active adapter by noise, as training would, but cheaper."""
-    generator = torch.Generator().manual_seed(seed)
+    generator, plan = torch.Generator().manual_seed(seed), model.plan
     for name, parameter in model.named_parameters():
-        if name in model.plan:
+        if name in plan:
             noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
             parameter += size * noise.to(parameter.device)
     return model

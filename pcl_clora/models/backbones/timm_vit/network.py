@@ -19,7 +19,6 @@ from pcl_clora.models.config import ModelConfig
 from pcl_clora.models.interface import ModelInterface, Part, is_tensor_path
 from pcl_clora.models.key_map import KeyMap, Rule
 from pcl_clora.models.layers.checks import check_input
-from pcl_clora.models.layers.product import Linear
 
 PREFIX = "timm/"
 FAMILIES = ("vit_*", "deit*")
@@ -219,7 +218,7 @@ class TimmViT(nn.Module):
 
     def make_classifier(self, num_classes: int) -> nn.Module:
         """Build a new head for this network without attaching it."""
-        return Linear(self.vit.head.in_features, num_classes)
+        return nn.Linear(self.vit.head.in_features, num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the head (a distilled DeiT has two), on the device and in the dtype of the old one."""
