@@ -6,11 +6,11 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pcl_clora.adapters.files import read_header
 from pcl_clora.data import build_dataset
 from pcl_clora.data.readers.file_list import FileListConfig
 from pcl_clora.data.readers.folder import ClassFilesConfig
@@ -19,6 +19,7 @@ from pcl_clora.engine import RunConfig, RunFolder, load_run_config
 from pcl_clora.engine.evaluate_run import evaluate_run
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import DataError, write_text
+from pcl_clora.predict.opened import header_of
 
 LIST = "files.csv"  # in the folder of the run: what it is trained on and judged by
 SPLITS = ("train", "test")
@@ -42,6 +43,13 @@ class Extension:
     data: FileListConfig
     base: dict[str, Any]
 
+    def forget(self, out: Path) -> None:
+        """Remove the list again, where no run came of it."""
+        if not RunFolder(out).config.is_file():
+            (out / LIST).unlink(missing_ok=True)
+            with suppress(OSError):
+                out.rmdir()
+
 
 def extend(run: str | Path, added: SortedFilesConfig, out: Path) -> Extension:
     """Write the list of old and new files into the folder of the new run.
@@ -60,9 +68,9 @@ def extend(run: str | Path, added: SortedFilesConfig, out: Path) -> Extension:
         DataError: if its files are not there.
     """
     run = Path(run)
-    files = RunFolder(run)
+    header, files = header_of(run), RunFolder(run)
     files.check_chosen()
-    cfg, header = load_run_config(files.config), read_header(files.chosen)
+    cfg = load_run_config(files.config)
     if not isinstance(cfg.data, ClassFilesConfig) or not isinstance(added, ClassFilesConfig):
         raise UserValueError(
             f"{run} cannot be extended: classes are added to runs that classify the files of a folder or a "

@@ -11,7 +11,7 @@ from pcl_clora.data import PartDataset, build_dataset
 from pcl_clora.data.input_rule import Up
 from pcl_clora.data.readers.sorted_files import SortedFilesConfig
 from pcl_clora.engine import RunConfig, RunResult, Trainer
-from pcl_clora.errors import UserValueError
+from pcl_clora.errors import PclCloraError, UserValueError
 from pcl_clora.fit.extend import Extension, extend, forgetting, told_forgetting
 from pcl_clora.fit.judged import JudgedClasses, JudgedParts, told
 from pcl_clora.fit.look import Look, listed, look
@@ -107,11 +107,17 @@ def fit(
     if str(extend_run):
         more = extend(extend_run, data, out)
         data, axis = more.data, more.cfg.data.up
-    looked = _looked(data, axis, model, weights, mixed=up == "mixed")
+    try:
+        looked = _looked(data, axis, model, weights, mixed=up == "mixed")
+        wanted = _folds(folds, looked)
+    except PclCloraError:
+        if more is not None:
+            more.forget(out)
+        raise
     _introduce(looked, tell, chosen=axis is None)
     base = None if more is None else more.base
     made = SettingsMaker(data, out, method, model, weights, looked, steps, seed, overrides, base)
-    run, content = _train(made, _folds(folds, looked), out, tell)
+    run, content = _train(made, wanted, out, tell)
     if more is not None:
         content["forgetting"] = forgetting(more, content["confusion"], looked.index.class_names)
         tell(told_forgetting(content["forgetting"]))
