@@ -17,6 +17,8 @@ Fault = Literal["file", "type", "large", "package", "slow", "crash"]
 """Whose fault it is that a file is not read, or what of it: its content, another format than its name says,
 too many points, a package that is missing here, too much time, a parser that crashed."""
 
+_MEMORY = (2 << 30, 16)  # bytes that a process may ask for: these, and so many times the file's size
+
 
 class RefusedFileError(PclCloraError):
     """A file that is not read.
@@ -87,6 +89,7 @@ class Readers:
             if child is None or child.process.poll() is not None:
                 child = Child()
             request = request_of(path, "any", part, self.max_points, size)
+            request["memory"] = min(request["memory"], _MEMORY[0] + _MEMORY[1] * size)
             said, arrays = child.ask(request, max(until - time.monotonic(), 0.01))
         except EOFError:
             assert child is not None

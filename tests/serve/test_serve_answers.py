@@ -166,3 +166,21 @@ def test_bytes_in_memory_make_a_file(client, points):
     np.save(file, points)
     reply = client.post("/predict", files={"file": ("folder/../a b.npy", file.getvalue())})
     assert json.loads(reply.text)["file"] == "a b.npy"
+
+
+@pytest.mark.parametrize("model", ["classes", "parts"])
+def test_a_mesh_gets_labels_for_its_vertices(client, tmp_path, model):
+    corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 2.0)])
+    faces = [[0, 1, 3], [0, 3, 2], [4, 5, 7], [4, 7, 6], [0, 1, 5], [0, 5, 4]]
+    write_points(tmp_path / "a.off", corners, faces=faces)
+    query = {"model": model, "category": "chair"}
+
+    listed = send(client, tmp_path / "a.off", output="labels", **query).raise_for_status().json()
+    reply = send(client, tmp_path / "a.off", output="ply", **query).raise_for_status()
+    page = send(client, tmp_path / "a.off", output="page", **query)
+
+    (tmp_path / "b.ply").write_bytes(reply.content)
+    held = read_points(tmp_path / "b.ply")
+    np.testing.assert_array_equal(held.points, corners)
+    assert held.fields["labels"].tolist() == listed["answers"][0]["labels"]
+    assert page.status_code == 200
