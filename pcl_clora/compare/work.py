@@ -112,6 +112,7 @@ def _train(cfg: RunConfig, job: Mapping[str, Any]) -> tuple[dict[str, Any], Adap
     outputs = Outputs(cfg)
     finished = Trainer(cfg, run_dir=job["run_dir"], watch_test=outputs).fit()
     result, files = finished.result, RunFolder(finished.run_dir)
+    files.check_metrics()
     env = read_json(files.env)
     save_tensors(job["outputs"], outputs.tensors(), {"run": job["run"]})
     metrics = {key: value for key, value in result["metrics"].items() if key not in LONG}

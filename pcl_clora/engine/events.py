@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -16,6 +17,9 @@ from pcl_clora.io import DataError, explained, finite, parse_json
 logger = logging.getLogger("pcl_clora")
 
 
+_WHOLE = "copy it again from where it is whole, or start over with --resume never"
+
+
 class MetricsLog:
     """metrics.jsonl: one json object a line, written through after every line.
 
@@ -24,9 +28,13 @@ class MetricsLog:
     Args:
         path: the file.
         keep_bytes: length to cut back to; 0 starts afresh.
+        keep_sha256: of what stands there up to that length; "" where the checkpoint does not say it.
+
+    Raises:
+        DataError: if what is kept is not what the run wrote.
     """
 
-    def __init__(self, path: Path, keep_bytes: int = 0) -> None:
+    def __init__(self, path: Path, keep_bytes: int = 0, keep_sha256: str = "") -> None:
         self._path = path
         size = path.stat().st_size if path.exists() else 0
         if size < keep_bytes:
@@ -43,18 +51,27 @@ class MetricsLog:
             if len(kept) < keep_bytes:  # a power cut takes the end of a line, too
                 kept = kept[: kept.rfind(b"\n") + 1]
             _parse_lines(path, kept)
+            self._digest = hashlib.sha256(kept)
+            if len(kept) == keep_bytes and keep_sha256 not in ("", self.sha256()):
+                raise DataError(path, f"was edited or damaged in its first {keep_bytes:,} bytes", _WHOLE)
             self._file.truncate(len(kept))
             self._file.seek(0, 2)
 
     def write(self, event: Mapping[str, Any]) -> None:
         """Append one line; nan and infinity are written as null, so that every json reader takes the file."""
         with explained(self._path, "written"):
-            self._file.write((json.dumps(finite(event)) + "\n").encode())
+            line = (json.dumps(finite(event)) + "\n").encode()
+            self._file.write(line)
             self._file.flush()
+        self._digest.update(line)
 
     def size(self) -> int:
         """Length of the file in bytes."""
         return self._file.tell()
+
+    def sha256(self) -> str:
+        """Digest of the file."""
+        return self._digest.hexdigest()
 
     def close(self) -> None:
         """Close the file."""
@@ -91,7 +108,7 @@ def _parse_lines(path: str | Path, content: bytes) -> list[dict[str, Any]]:
             raise DataError(
                 path,
                 f"line {number} is no event as a run writes it ({line[:60]!r}): it was edited or damaged",
-                "copy it again from where it is whole, or start over with --resume never",
+                _WHOLE,
             ) from None
         events.append(event)
     return events
@@ -158,9 +175,10 @@ class RunLog:
         self._metrics: MetricsLog | None = None
         self._tensorboard: TensorboardLog | None = None
 
-    def open(self, keep_bytes: int, tensorboard: Path | None, step: int) -> None:
+    def open(self, saved: Mapping[str, Any] | None, tensorboard: Path | None, step: int) -> None:
         """Open the files, cut back to what a checkpoint after `step` knows."""
-        self._metrics = MetricsLog(self._path, keep_bytes)
+        kept = saved or {}
+        self._metrics = MetricsLog(self._path, kept.get("metrics_bytes", 0), kept.get("metrics_sha256", ""))
         if tensorboard is not None:
             self._tensorboard = open_tensorboard(tensorboard, step + 1 if step else None)
 
@@ -192,10 +210,10 @@ class RunLog:
         if self._listener:
             self._listener(event)
 
-    def size(self) -> int:
-        """Length of metrics.jsonl in bytes."""
+    def known(self) -> dict[str, Any]:
+        """Say what a checkpoint keeps of metrics.jsonl, so that `open` finds it again."""
         assert self._metrics is not None
-        return self._metrics.size()
+        return {"metrics_bytes": self._metrics.size(), "metrics_sha256": self._metrics.sha256()}
 
     def close(self) -> None:
         """Close files and bar."""

@@ -92,6 +92,7 @@ def _small(name: str, tensor: Tensor) -> Tensor:
 
 def make_card(cfg: RunConfig, files: RunFolder, tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     """Put together what one needs to know of the weights, and to make them again."""
+    files.check_metrics()
     result, env = files.read_result(), read_json(files.env)
     with torch.device("meta"):
         learned = dict(build_model(cfg.model).named_parameters())

@@ -188,7 +188,7 @@ class Trainer:
         if held:
             self.folder.begin(cfg, self._env, plan, fresh=saved is None)
         board = self.folder.tensorboard if cfg.train.tensorboard else None
-        self._log.open(saved["metrics_bytes"] if saved else 0, board, self.state.step)
+        self._log.open(saved, board, self.state.step)
         model.train()
         self.state.start_clock()
 
@@ -363,6 +363,7 @@ class Trainer:
         self._save_best(header)
         result["adapter_bytes"] = self.folder.chosen.stat().st_size
         result["adapter_sha256"] = sha256_file(self.folder.chosen)
+        result["metrics_sha256"] = self._log.known()["metrics_sha256"]
         self._calibrate_novelty()
         write_json(self.folder.result, result)
         self._log.tell({"kind": "result", "step": self.state.step, "epoch": self.state.epoch, **result})
@@ -398,7 +399,7 @@ class Trainer:
 
     def _save(self) -> None:
         self.state.take_time(training=self.state.batch > 0)
-        self.parts.snapshot.save(self.folder.checkpoint, self._log.size())
+        self.parts.snapshot.save(self.folder.checkpoint, self._log.known())
 
     def _interrupt(self) -> NoReturn:
         self._save()

@@ -38,6 +38,7 @@ def write_report(run_dir: str | Path) -> Path:
     """
     run = read_run(run_dir)
     folder = run.files.path
+    run.files.check_metrics()
     curve = read_curve(run.files.metrics) if run.files.metrics.is_file() else []
     sections = [
         _head(run),

@@ -46,7 +46,8 @@ def cache(how):
 
 def content(folder):
     result = read_json(RunFolder(folder).result)
-    left_out = ("train_seconds", "evaluation", "git", "config", "config_hash", "adapter_sha256")
+    left_out = ("train_seconds", "evaluation", "git", "config", "config_hash")
+    left_out += ("adapter_sha256", "metrics_sha256")
     return {key: value for key, value in result.items() if key not in left_out}
 
 

@@ -24,7 +24,7 @@ from pcl_clora.engine.run.folder import DERIVED
 from pcl_clora.errors import PclCloraError
 from pcl_clora.io import DataError, sha256_file
 from pcl_clora.predict import Predictor
-from pcl_clora.report import make_table
+from pcl_clora.report import make_table, write_report
 from tests.support.engine_cases import CLORA, tiny_config
 
 SHORT = {**CLORA, "optim": {"epochs": 1, "warmup_epochs": 0}}
@@ -120,6 +120,36 @@ def test_an_edited_metrics_file_is_refused_with_its_line(run: Path, damage: Call
         read_metrics(metrics)
     with pytest.raises(DataError, match=r"line \d+ is no event as a run writes it"):
         Trainer(tiny_config(SHORT), run_dir=run).fit()
+
+
+def edit_a_number(metrics: Path) -> None:
+    text = metrics.read_text()
+    place = text.index('"loss": ') + len('"loss": ')
+    metrics.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (write_report, "is not the file that the run wrote"),
+        (lambda run: Trainer(tiny_config(SHORT), run_dir=run).fit(), "was edited or damaged in its first"),
+    ],
+)
+def test_an_edited_number_of_the_metrics_is_found(
+    run: Path, use: Callable[[Path], object], message: str
+) -> None:
+    edit_a_number(RunFolder(run).metrics)
+    with pytest.raises(DataError, match=message):
+        use(run)
+
+
+def test_metrics_of_a_run_from_before_their_digest_are_taken(run: Path) -> None:
+    files = RunFolder(run)
+    result = files.read_result()
+    assert result.pop("metrics_sha256") == sha256_file(files.metrics)
+    files.result.write_text(json.dumps(result))
+    edit_a_number(files.metrics)
+    assert write_report(run).is_file()
 
 
 def test_lines_that_a_power_cut_took_leave_a_gap(run: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -114,12 +114,24 @@ class RunFolder:
         Raises:
             DataError: if it is another file, or its result is damaged.
         """
-        wanted = self.read_result().get("adapter_sha256") if self.result.exists() else None
-        if wanted is not None and sha256_file(self.chosen) != wanted:
+        self._check(self.chosen, "adapter_sha256")
+
+    def check_metrics(self) -> None:
+        """Check metrics.jsonl of a finished run, if it is there, as `check_chosen` does the adapter file.
+
+        Raises:
+            DataError: if it was edited since, or the result is damaged.
+        """
+        if self.metrics.exists():
+            self._check(self.metrics, "metrics_sha256")
+
+    def _check(self, path: Path, key: str) -> None:
+        wanted = self.read_result().get(key) if self.result.exists() else None
+        if wanted is not None and sha256_file(path) != wanted:
             raise DataError(
-                self.chosen,
+                path,
                 f"is not the file that the run wrote: its SHA-256 is not the one in {self.result}, so it was "
-                "damaged or swapped",
+                "damaged, edited or swapped",
                 "copy it again from where it is whole, or give the run's train command again, which writes "
                 "it anew from the checkpoint",
             )

@@ -60,8 +60,8 @@ class Snapshot:
         }  # of norms that track: a forward pass in training changes them
         self._before: tuple[Mapping[str, Any], dict[str, Tensor]] | None = None
 
-    def tree(self, metrics_bytes: int) -> dict[str, Any]:
-        """Put everything together; `metrics_bytes` is the length of metrics.jsonl."""
+    def tree(self, log: Mapping[str, Any]) -> dict[str, Any]:
+        """Put everything together; `log` is what `RunLog.known` says of metrics.jsonl."""
         return {
             "state": self._state.tree(),
             "model": self._model.adapter_state(),
@@ -72,12 +72,12 @@ class Snapshot:
             "threads": torch.get_num_threads(),
             "base": self._base,
             "data": self._data,
-            "metrics_bytes": metrics_bytes,
+            **log,
         }
 
-    def save(self, path: Path, metrics_bytes: int) -> None:
+    def save(self, path: Path, log: Mapping[str, Any]) -> None:
         """Write a checkpoint."""
-        save_checkpoint(path, self.tree(metrics_bytes), self._identity)
+        save_checkpoint(path, self.tree(log), self._identity)
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Take over a checkpoint.
@@ -139,7 +139,7 @@ class Snapshot:
             buffer.copy_(statistics[name])
         seen = {"indices": batch.index, "points": batch.points, "label": batch.label}
         culprit = {**seen, "part_labels": batch.part_labels, "numbers": dict(numbers)}
-        save_checkpoint(path, {**self.tree(0), "rng": rng, **culprit}, self._identity)
+        save_checkpoint(path, {**self.tree({"metrics_bytes": 0}), "rng": rng, **culprit}, self._identity)
         what = "The gradient" if math.isfinite(numbers["loss"]) else "The loss"
         state = self._state
         raise NonFiniteLossError(
