@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -130,6 +131,26 @@ class Torn(ArrayDataset):
         from pcl_clora.io import DataError
 
         raise DataError("some/file.h5", "is torn", "get it again")
+
+
+class Counting(ArrayDataset):
+    def read_batch(self, indices):
+        batch = super().read_batch(indices)
+        return replace(batch, label=torch.full_like(batch.label, torch.get_num_threads()))
+
+
+def test_a_worker_computes_with_one_thread():
+    dataset, before = (
+        Counting(np.zeros((4, 2, 3), np.float32), torch.zeros(4), ("a",)),
+        torch.get_num_threads(),
+    )
+    torch.set_num_threads(2)
+    try:
+        (batch,) = PointLoader(dataset, 4, num_workers=1).batches(0)
+        assert batch.label.tolist() == [1, 1, 1, 1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_an_error_of_a_worker_keeps_its_message():

@@ -1,5 +1,10 @@
 """int8 inference: close to float32, refused where it is not faster, ranges that another runtime can use."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +17,7 @@ from pcl_clora.models.layers.int8 import Int8Linear, int8_layers, observing_copy
 from pcl_clora.models.layers.product import Linear
 from tests.support.model_cases import TINY
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
     "fbgemm" not in torch.backends.quantized.supported_engines, reason="this torch has no int8 product"
 )
@@ -137,3 +143,17 @@ def test_the_gain_is_measured():
     engine = torch.backends.quantized.engine
     assert 0.05 < int8.measured_gain(64) < 50
     assert torch.backends.quantized.engine == engine
+
+
+@pytest.mark.slow  # a process of its own, in which FBGEMM is held to AVX2
+def test_sums_that_are_16_bits_wide_do_not_overflow():
+    program = (
+        "import torch; from pcl_clora.models.layers import int8\n"
+        "from pcl_clora.models.layers.product import Affine\n"
+        "x = torch.ones(64, 128); weight = torch.ones(32, 128)\n"
+        "layer = int8.Int8Linear(Affine(weight)); layer(x); layer.freeze()\n"
+        "print(int8.has_vnni(), float((layer(x) / 128 - 1).abs().max()) < 0.02)"
+    )
+    environment = {**os.environ, "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["False", "True"], done.stderr
