@@ -56,7 +56,7 @@ def robustness(
     from pcl_clora.cli.common import show
     from pcl_clora.engine.diagnose import diagnose_robustness
     from pcl_clora.engine.numerics import numerics_of_run
-    from pcl_clora.io import write_json, write_text
+    from pcl_clora.io import finite, write_json, write_text
     from pcl_clora.report.robustness import (
         ROBUSTNESS_HEADER,
         plot_robustness,
@@ -70,20 +70,22 @@ def robustness(
     names = corruptions_named(wanted)
     other = read_reference(reference) if reference else None
 
-    def tell(name: str, severity: int, accuracy: float) -> None:
+    def tell(name: str, severity: int, accuracy: float | None) -> None:
         if not quiet:
-            show(f"{name}, severity {severity}: {percent(accuracy)} percent")
+            found = "left out, see below" if accuracy is None else f"{percent(accuracy)} percent"
+            show(f"{name}, severity {severity}: {found}")
 
     result = diagnose_robustness(folder, cfg, model, names, on_step=tell)
     how = {"protocol": cfg.protocol.model_dump(mode="json"), **numerics_of_run(folder, cfg).as_json()}
     content = {"run": str(folder), **how, **result.as_json()}
     if other is not None:
         content["relative_to"] = str(reference)
-        content["mce_rmce"] = {
+        relative = {
             family: list(result.relative_error(family, other))
             for family in result.families()
             if family in other.families()
         }
+        content["mce_rmce"] = finite(relative)
     write_json(folder / "robustness.json", content)
     write_text(folder / "robustness.md", robustness_markdown(result, other))
     plot_robustness(result, folder / "robustness.png")

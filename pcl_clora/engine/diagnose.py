@@ -25,7 +25,7 @@ def diagnose_robustness(
     model: nn.Module,
     corruptions: Sequence[str] = (),
     *,
-    on_step: Callable[[str, int, float], None] | None = None,
+    on_step: Callable[[str, int, float | None], None] | None = None,
 ) -> RobustnessResult:
     """Measure a run's model on the corrupted test split, computing as the run did.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from pcl_clora.engine.evaluate import evaluate
 from pcl_clora.engine.modes import evaluation_mode
 from pcl_clora.engine.randomness import make_generator
 from pcl_clora.errors import UserValueError
+from pcl_clora.io import finite
 
 
 class CorruptedDataset:
@@ -61,17 +62,20 @@ class RobustnessResult:
 
     Attributes:
         clean: overall accuracy on the clouds as they are, in [0, 1].
-        accuracy: corruption -> overall accuracy at severities 1 to 5, in [0, 1].
+        accuracy: corruption -> overall accuracy at severities 1 to 5, in [0, 1]; None where the model refuses
+            the clouds that are left.
         seed: that decided the corruptions.
         num_points: points of a cloud before it is corrupted.
         num_clouds: clouds of every evaluation.
+        left_out: "corruption, severity" -> why it is None.
     """
 
     clean: float
-    accuracy: Mapping[str, tuple[float, ...]]
+    accuracy: Mapping[str, tuple[float | None, ...]]
     seed: int
     num_points: int
     num_clouds: int
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def families(self) -> tuple[str, ...]:
         """List the families that were measured."""
@@ -81,11 +85,13 @@ class RobustnessResult:
         return [name for name in self.accuracy if name.startswith(f"{family}.")]
 
     def mean_error(self, family: str) -> float:
-        """Mean error rate over the corruptions and severities of a family, in [0, 1].
+        """Mean error rate over the corruptions and severities of a family that were measured, in [0, 1].
 
-        This is the mean corruption error of ModelNet40-C, which divides by no other model's errors.
+        This is the mean corruption error of ModelNet40-C, which divides by no other model's errors; nan where
+        nothing was measured.
         """
-        return statistics.fmean(1 - value for name in self._of(family) for value in self.accuracy[name])
+        known = [value for name in self._of(family) for value in self.accuracy[name] if value is not None]
+        return statistics.fmean(1 - value for value in known) if known else float("nan")
 
     def relative_error(self, family: str, reference: RobustnessResult) -> tuple[float, float]:
         """Mean corruption error relative to another model, and the same for the error that corruption adds.
@@ -98,8 +104,10 @@ class RobustnessResult:
         """
         errors, added = [], []
         for name in self._of(family):
-            mine, theirs = (sum(1 - value for value in each.accuracy[name]) for each in (self, reference))
-            count = len(self.accuracy[name])
+            pairs = zip(self.accuracy[name], reference.accuracy[name], strict=True)
+            known = [(one, two) for one, two in pairs if one is not None and two is not None]
+            mine, theirs = sum(1 - one for one, _ in known), sum(1 - two for _, two in known)
+            count = len(known)
             errors.append(_ratio(mine, theirs))
             added.append(_ratio(mine - count * (1 - self.clean), theirs - count * (1 - reference.clean)))
         return statistics.fmean(errors), statistics.fmean(added)
@@ -112,8 +120,9 @@ class RobustnessResult:
             "num_points": self.num_points,
             "num_clouds": self.num_clouds,
             "severities": list(SEVERITIES),
-            "mean_corruption_error": {family: self.mean_error(family) for family in self.families()},
+            "mean_corruption_error": finite({family: self.mean_error(family) for family in self.families()}),
             "oa": {name: list(values) for name, values in self.accuracy.items()},
+            **({"left_out": dict(self.left_out)} if self.left_out else {}),
         }
 
     @classmethod
@@ -126,10 +135,14 @@ class RobustnessResult:
         try:
             return cls(
                 clean=float(content["clean_oa"]),
-                accuracy={name: tuple(map(float, values)) for name, values in content["oa"].items()},
+                accuracy={
+                    name: tuple(None if value is None else float(value) for value in values)
+                    for name, values in content["oa"].items()
+                },
                 seed=int(content["seed"]),
                 num_points=int(content["num_points"]),
                 num_clouds=int(content["num_clouds"]),
+                left_out=dict(content.get("left_out", {})),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise UserValueError(
@@ -137,13 +150,24 @@ class RobustnessResult:
             ) from error
 
 
-def _try_smallest(model: nn.Module, points: Tensor, names: Sequence[str]) -> None:
-    """Let the model see the smallest corrupted cloud, so that it refuses before anything is measured."""
-    generator = torch.Generator().manual_seed(0)
-    clouds = [corrupt(points, name, severity, generator) for name in names for severity in SEVERITIES]
-    smallest = min(clouds, key=len)
+def _refusals(model: nn.Module, points: Tensor, names: Sequence[str]) -> dict[tuple[str, int], str]:
+    """Let the model see a cloud of every size that corruptions leave: (corruption, severity) -> refusal."""
+    generator, refusals = torch.Generator().manual_seed(0), dict[int, str]()
+    clouds = {
+        (name, severity): corrupt(points, name, severity, generator)
+        for name in names
+        for severity in SEVERITIES
+    }
+    by_size = {len(cloud): cloud for cloud in [*clouds.values(), points]}
     with evaluation_mode(model), torch.inference_mode():
-        model(smallest[None].to(next(model.parameters()).device))
+        for size, cloud in by_size.items():
+            try:
+                model(cloud[None].to(next(model.parameters()).device))
+            except UserValueError as error:
+                if size == len(points):
+                    raise
+                refusals[size] = str(error)
+    return {place: refusals[len(cloud)] for place, cloud in clouds.items() if len(cloud) in refusals}
 
 
 def _ratio(above: float, below: float) -> float:
@@ -194,7 +218,7 @@ def evaluate_robustness(
     corruptions: Sequence[str] = (),
     seed: int = 0,
     amp: bool = False,
-    on_step: Callable[[str, int, float], None] | None = None,
+    on_step: Callable[[str, int, float | None], None] | None = None,
 ) -> RobustnessResult:
     """Classify the clouds of a data set clean, and under every corruption at every severity.
 
@@ -209,24 +233,27 @@ def evaluate_robustness(
         corruptions: which; all by default.
         seed: decides the corruptions.
         amp: bfloat16 where it is safe.
-        on_step: called with corruption, severity and accuracy after each evaluation.
+        on_step: called with corruption, severity and accuracy after each evaluation; with None where the
+            model refuses what a corruption leaves.
 
     Returns:
-        Overall accuracies.
+        Overall accuracies; where a corruption leaves fewer points than the model needs, the reason instead.
 
     Raises:
-        ValueError: if a corruption is not known, or leaves fewer points than the model needs.
+        ValueError: if a corruption is not known, or the model refuses the clouds as they are.
     """
     names = list(corruptions) or list(list_corruptions())
-    _try_smallest(model, fps_resample(dataset[0].points[None], num_points)[0], names)
+    refusals = _refusals(model, fps_resample(dataset[0].points[None], num_points)[0], names)
     loader = PointLoader(dataset, batch_size, seed=seed)
     clean = float(evaluate(model, loader, num_classes=num_classes, num_points=num_points, amp=amp).oa)
-    measured: dict[str, tuple[float, ...]] = {}
+    measured: dict[str, tuple[float | None, ...]] = {}
     for name in names:
-        values = []
+        values: list[float | None] = []
         for severity in SEVERITIES:
             values.append(
-                corrupted_accuracy(
+                None
+                if (name, severity) in refusals
+                else corrupted_accuracy(
                     model,
                     dataset,
                     name,
@@ -241,4 +268,5 @@ def evaluate_robustness(
             if on_step is not None:
                 on_step(name, severity, values[-1])
         measured[name] = tuple(values)
-    return RobustnessResult(clean, measured, seed, num_points, len(dataset))
+    left_out = {f"{name}, {severity}": why for (name, severity), why in refusals.items()}
+    return RobustnessResult(clean, measured, seed, num_points, len(dataset), left_out)

@@ -142,7 +142,7 @@ def read_npz(path: Path, part: str, row: int | None, max_points: int | None) -> 
     Triangles have the name "faces". Object arrays are refused.
     """
     arrays = read_archive(path)
-    faces = triangles_of(arrays)
+    faces = triangles_of(path, arrays)
     axes = names_of_axes({name: array.shape for name, array in arrays.items()})
     if axes:
         table = np.stack([arrays.pop(name) for name in axes], axis=1)

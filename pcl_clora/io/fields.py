@@ -26,8 +26,8 @@ POINT_KEYS = (
 )  # fmt: skip
 """Names that an array of points has, the first one found wins."""
 
-FACE_KEYS = ("faces", "triangles")
-"""Names that an array of triangles has."""
+FACE_KEYS = ("faces", "triangles", "face", "tris")
+"""Names that an array of triangles has, in any case."""
 
 TRIPLES = {"normals": ("nx", "ny", "nz"), "colors": ("red", "green", "blue")}
 """Fields of three columns, and how these are written."""
@@ -114,12 +114,19 @@ def warn_of_other_rows(path: Path, name: str, rows: int, count: int) -> None:
         )
 
 
-def triangles_of(arrays: dict[str, Array]) -> Array | None:
-    """Take out the triangles (F, 3), if an array is called "faces" or "triangles" and has that form."""
-    for name in FACE_KEYS:
-        found = arrays.get(name)
-        if found is not None and found.ndim == 2 and found.shape[1] == 3 and found.dtype.kind in "iu":
+def triangles_of(path: Path, arrays: dict[str, Array]) -> Array | None:
+    """Take out the triangles (F, 3), whole numbers of any type, from under a name of `FACE_KEYS` in any case.
+
+    What has such a name and another form stays, with a warning: the points of the file are no mesh then.
+    """
+    for name in [own for key in FACE_KEYS for own in arrays if own.lower() == key]:
+        found = arrays[name]
+        if found.ndim == 2 and found.shape[1] == 3 and is_whole(found.ravel()):
             return arrays.pop(name).astype(np.int64)
+        warn_once(
+            f"{path}: {name!r} is {found.dtype} {found.shape}, no triangles (F, 3) of whole numbers, so the "
+            "file is read as points and not as a mesh; cut other faces into triangles to have their surface."
+        )
     return None
 
 

@@ -169,10 +169,11 @@ def read_hdf5(path: Path, part: str, row: int | None, max_points: int | None) ->
         rows = data.shape if axes else data.shape[:-1]
         faces = None
         if len(rows) == 1:
-            faces = triangles_of({name: read(path, sets[name]) for name in FACE_KEYS if name in sets})
+            named = {name: read(path, sets[name]) for name in sets if name.lower() in FACE_KEYS}
+            faces = triangles_of(path, named)
             if faces is not None:
                 check_triangles(path, faces, rows[0])
-                sets = {name: one for name, one in sets.items() if name not in FACE_KEYS}
+                sets = {name: one for name, one in sets.items() if name.lower() not in FACE_KEYS}
         for name, one in sets.items():
             if name == key or one.dtype.kind not in "biuf" or not one.shape:
                 continue

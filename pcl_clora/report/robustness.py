@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ def robustness_cells(result: RobustnessResult) -> list[list[str]]:
     """Return the cells of ROBUSTNESS_HEADER: accuracies in percent, one row a corruption, clean first."""
     rows = [["clean", *[""] * len(SEVERITIES), percent(result.clean)]]
     for name, values in result.accuracy.items():
-        rows.append([name, *map(percent, values), percent(sum(values) / len(values))])
+        known = [value for value in values if value is not None]
+        mean = percent(sum(known) / len(known)) if known else "-"
+        rows.append([name, *("-" if value is None else percent(value) for value in values), mean])
     return rows
 
 
@@ -31,7 +34,10 @@ def robustness_lines(result: RobustnessResult, reference: RobustnessResult | Non
             relative, added = result.relative_error(family, reference)
             line += f"; relative to the reference, mCE {percent(relative)}, RmCE {percent(added)} percent"
         lines.append(line)
-    return lines
+    reasons = dict[str, list[str]]()
+    for place, why in result.left_out.items():
+        reasons.setdefault(why, []).append(place)
+    return lines + [f"left out: {'; '.join(places)}: {why}" for why, places in reasons.items()]
 
 
 def robustness_markdown(result: RobustnessResult, reference: RobustnessResult | None = None) -> str:
@@ -61,7 +67,13 @@ def plot_robustness(result: RobustnessResult, path: Path) -> bool:
             if name.startswith(f"{family}."):
                 style = ("-", "--", "-.")[number // 10 % 3]
                 label = name.removeprefix(f"{family}.")
-                axes.plot(SEVERITIES, [100 * value for value in values], style, marker=".", label=label)
+                axes.plot(
+                    SEVERITIES,
+                    [math.nan if value is None else 100 * value for value in values],
+                    style,
+                    marker=".",
+                    label=label,
+                )
         axes.set_title(family)
         axes.set_xlabel("severity")
         axes.set_xticks(SEVERITIES)

@@ -9,6 +9,7 @@ from typing import Any
 
 from pcl_clora.config import ConfigError, parse_overrides
 from pcl_clora.engine import headlines
+from pcl_clora.engine.precision import precision_of
 from pcl_clora.engine.run.result import describe_data
 from pcl_clora.io import write_text
 from pcl_clora.io.text import markdown, shell
@@ -74,6 +75,7 @@ def _head(run: RunRecord) -> str:
         ("seed", str(result["seed"])),
         ("epochs, steps", f"{result['epochs']}, {result['steps']:,}"),
         ("time", units.duration(result["train_seconds"])),
+        ("precision", precision_of(run.cfg, result)),
         ("settings", f"{result['config_hash']} (config.yaml)"),
         ("code", str(result["git"] or "not a git checkout")),
         ("versions", versions),

@@ -7,6 +7,7 @@ from pcl_clora.data import ProceduralConfig, build_dataset
 from pcl_clora.data.corruptions import SEVERITIES, list_corruptions
 from pcl_clora.engine.robustness import CorruptedDataset, RobustnessResult, evaluate_robustness
 from pcl_clora.models import create_model
+from pcl_clora.report.robustness import robustness_markdown
 
 
 @pytest.fixture
@@ -64,19 +65,37 @@ def test_all_corruptions_are_measured_at_all_severities(clouds, model):
     assert RobustnessResult.from_json(result.as_json()) == result
 
 
-def test_a_model_that_needs_more_points_is_told_before_anything_is_measured(clouds, model):
+def test_what_leaves_too_few_points_for_the_model_is_left_out_with_the_reason(clouds, model):
     told = []
-    with pytest.raises(ValueError, match="A cloud of 6 points is too small"):
+    result = evaluate_robustness(
+        model,
+        clouds,
+        num_classes=3,
+        num_points=64,
+        batch_size=4,
+        corruptions=["sweep.drop", "sweep.rotate_y"],
+        on_step=lambda *step: told.append(step),
+    )
+    assert told[4] == ("sweep.drop", 5, None)
+    assert [value is None for value in result.accuracy["sweep.drop"]] == [False] * 4 + [True]
+    assert None not in result.accuracy["sweep.rotate_y"]
+    assert "A cloud of 6 points is too small for num_groups=8" in result.left_out["sweep.drop, 5"]
+    assert 0 <= result.mean_error("sweep") <= 1
+    assert RobustnessResult.from_json(result.as_json()) == result
+    page = robustness_markdown(result, result)
+    assert "* left out: sweep.drop, 5: A cloud of 6 points" in page
+    assert "| - |" in page
+
+
+def test_a_model_that_refuses_the_clouds_as_they_are_is_told_at_once(clouds, model):
+    with pytest.raises(ValueError, match="A cloud of 64 points is too small"):
         evaluate_robustness(
-            model,
+            create_model("point_mae_tiny", num_classes=3, num_groups=80).eval(),
             clouds,
             num_classes=3,
             num_points=64,
             batch_size=4,
-            corruptions=["sweep.drop"],
-            on_step=lambda *step: told.append(step),
         )
-    assert not told
 
 
 def result_of(clean, *errors):

@@ -65,6 +65,21 @@ def test_what_a_format_holds_comes_back(tmp_path, suffix):
     assert faces is None or np.array_equal(found.faces, faces)
 
 
+@pytest.mark.parametrize("name", ["faces", "Faces", "face", "tris"])
+@pytest.mark.parametrize("dtype", [np.int32, np.float64])
+def test_vertices_and_faces_of_an_archive_are_a_mesh(tmp_path, name, dtype):
+    np.savez(tmp_path / "a.npz", vertices=POINTS, **{name: FACES.astype(dtype)})
+    found = read_points(tmp_path / "a.npz")
+    assert np.array_equal(found.faces, FACES)
+    assert not found.fields
+
+
+def test_faces_of_another_form_are_warned_of(tmp_path, caplog):
+    np.savez(tmp_path / "a.npz", vertices=POINTS, faces=np.zeros((7, 4), int))
+    assert read_points(tmp_path / "a.npz").faces is None
+    assert "'faces' is int64 (7, 4), no triangles (F, 3)" in caplog.text
+
+
 @pytest.mark.parametrize("suffix", [one for one in POINT_SUFFIXES if BY_SUFFIX[one].faces == "yes"])
 def test_formats_of_meshes_hold_points_without_triangles(tmp_path, suffix):
     need(suffix)

@@ -17,6 +17,7 @@ def test_the_page_says_what_was_reached_how_and_with_what(write_run):
         "Epoch 2: the last one",
         "honest, last epoch",
         "scale_shift",
+        "| precision | float32 |",
         "| parameters, adapter | 300 |",
         "| adapter file | 2.0 KiB |",
         "GMACs, papers' convention",
