@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pcl_clora.config import parse_yaml
 from pcl_clora.data.part_taxonomy import CATEGORY, PartTaxonomy
 from pcl_clora.io import DataError, explained
+from pcl_clora.io.text import line_of, visible
 
 REMEDY = "write the names in the order of the labels, '[back, seat, leg]', or 'label: name', one a line"
 
@@ -59,7 +60,7 @@ class PartNames:
             )
             raise DataError(
                 place,
-                f"has labels without a name: {listed}; {self.file.name} names {', '.join(map(str, known))}",
+                f"has labels without a name: {listed}; {visible(self.file.name)} names {line_of(known)}",
                 f"name them there, for example '{nameless[0]}: other'",
             )
         table = np.array([known[int(value)] for value in used], dtype=np.int64)

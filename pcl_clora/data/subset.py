@@ -14,6 +14,7 @@ from pcl_clora.data.loader import RedrawnDataset
 from pcl_clora.data.part_taxonomy import PartDataset, PartTaxonomy
 from pcl_clora.errors import UserIndexError
 from pcl_clora.io import DataError
+from pcl_clora.io.text import line_of
 
 
 class SubsetDataset:
@@ -107,7 +108,7 @@ def without_classes(dataset: PointDataset, names: Sequence[str]) -> SubsetDatase
         raise DataError(place, "is for classes, and these are categories of parts", "leave it empty")
     wrong = [name for name in names if name not in known]
     if wrong:
-        raise DataError(place, f"names {', '.join(wrong)}; the classes are {', '.join(known)}", "name these")
+        raise DataError(place, f"names {line_of(wrong)}; the classes are {line_of(known)}", "name these")
     kept = [label for label, name in enumerate(known) if name not in names]
     if len(kept) < 2:
         raise DataError(place, f"leaves {len(kept)} classes, expected two or more", "leave out fewer")
@@ -173,7 +174,7 @@ def choose_per_class(
             short.append(f"{name} ({len(members)})")
         chosen.append(members[order[:count]])
     if short:
-        listed = ", ".join(short[:8]) + (", ..." if len(short) > 8 else "")
+        listed = line_of(short, 8)
         raise DataError(
             place,
             f"{count} training clouds of every class are asked for, but {len(short)} of {len(class_names)} "

@@ -14,6 +14,7 @@ from pcl_clora.adapters import AdaptedModel
 from pcl_clora.adapters.files import check_base, open_adapter
 from pcl_clora.config import ConfigError
 from pcl_clora.engine.run.folder import RunFolder
+from pcl_clora.io.text import line_of
 
 SHARED = "method."  # names in the file of what all layers share: the spaces
 
@@ -64,8 +65,8 @@ def start_from(model: AdaptedModel, source: str, classes: Sequence[str]) -> Held
     known = header.classes
     if tuple(classes[: len(known)]) != known or len(classes) <= len(known):
         raise ConfigError(
-            f"weights.adapter={source} knows {', '.join(known)}; the classes of this run have to begin with "
-            f"these and go on with new ones, and are {', '.join(classes)}."
+            f"weights.adapter={source} knows {line_of(known)}; the classes of this run have to begin with "
+            f"these and go on with new ones, and are {line_of(classes)}."
         )
     settings = model.config.model_dump(mode="json")
     if settings != type(model.config).model_validate(dict(header.adapter)).model_dump(mode="json"):

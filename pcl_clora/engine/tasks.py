@@ -31,6 +31,7 @@ from pcl_clora.engine.modes import evaluation_mode
 from pcl_clora.engine.probes.features import FeatureProbe
 from pcl_clora.engine.randomness import make_generator
 from pcl_clora.engine.run_pictures import draw_parts, draw_reconstructions, shown_clouds
+from pcl_clora.io.text import line_of
 from pcl_clora.models import ModelConfig, PretrainingOutput
 
 Output = Tensor | PretrainingOutput  # of a model: logits, or what pre-training computed
@@ -257,7 +258,7 @@ class PartSegmentationTask(Task):
         """
         unseen = sorted(set(test.labels.tolist()) - set(train.labels.tolist()))
         if unseen:
-            names = ", ".join(self.class_names[label] for label in unseen[:8])
+            names = line_of((self.class_names[label] for label in unseen), 8)
             raise ConfigError(
                 f"{len(unseen)} categories of test have no training clouds: {names}; add clouds, or leave "
                 "these categories out. `pcl-clora data check` says more."

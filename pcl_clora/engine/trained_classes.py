@@ -15,6 +15,7 @@ from pcl_clora.data.subset import PartsRelabelled, SubsetDataset
 from pcl_clora.engine.run.folder import RunFolder
 from pcl_clora.engine.run.taxonomy import taxonomy_of_header
 from pcl_clora.engine.tasks import PartSegmentationTask
+from pcl_clora.io.text import line_of
 
 logger = logging.getLogger("pcl_clora")
 
@@ -52,8 +53,8 @@ def match_classes(dataset: PointDataset, header: AdapterHeader, task: str) -> Po
     logger.warning(
         "The data have the classes %s, the run was trained on %s: clouds are matched by the names of their "
         "classes.",
-        _listed(names),
-        _listed(known),
+        line_of(names, 12),
+        line_of(known, 12),
     )
     classes = {label: known.index(name) for label, name in used.items()}
     every = torch.arange(len(dataset), device="cpu")
@@ -77,10 +78,10 @@ def _match_parts(dataset: PartDataset, header: AdapterHeader) -> PointDataset:
     logger.warning(
         "The data have the categories %s with the parts %s, the run was trained on %s with %s: they are "
         "matched by their names.",
-        _listed(own.categories),
-        _listed(own.part_names),
-        _listed(known.categories),
-        _listed(known.part_names),
+        line_of(own.categories, 12),
+        line_of(own.part_names, 12),
+        line_of(known.categories, 12),
+        line_of(known.part_names, 12),
     )
     labels = {name: label for label, name in enumerate(known.part_names)}
     parts = torch.tensor([labels.get(name, -1) for name in own.part_names], dtype=torch.int64)
@@ -105,11 +106,6 @@ def _unknown(names: Sequence[str], known: Sequence[str]) -> list[str]:
 
 def _refuse(what: str, unknown: Sequence[str], known: Sequence[str]) -> None:
     raise ConfigError(
-        f"The run was trained on other data: it knows the {what} {_listed(known)}, and the data have "
-        f"{_listed(unknown)}; give the data it was trained on, or name their {what} as the run does."
+        f"The run was trained on other data: it knows the {what} {line_of(known, 12)}, and the data have "
+        f"{line_of(unknown, 12)}; give the data it was trained on, or name their {what} as the run does."
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-    return ", ".join(names[:12]) + more

@@ -19,6 +19,7 @@ from pcl_clora.engine import RunConfig, RunFolder, load_run_config
 from pcl_clora.engine.evaluate_run import evaluate_run
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import DataError, write_text
+from pcl_clora.io.text import line_of
 from pcl_clora.predict.opened import header_of
 
 LIST = "files.csv"  # in the folder of the run: what it is trained on and judged by
@@ -99,7 +100,7 @@ def extend(run: str | Path, added: SortedFilesConfig, out: Path) -> Extension:
     new = sorted({name for _, name, _ in rows} - set(old))
     if not new:
         raise UserValueError(
-            f"{added.root} has no class that {run} does not know ({', '.join(old)}); put the files of the "
+            f"{added.root} has no class that {run} does not know ({line_of(old)}); put the files of the "
             "new class into a folder of its name."
         )
     write_text(out / LIST, _table(rows, out))

@@ -19,6 +19,7 @@ from pcl_clora.data.readers.sorted_files import SortedFilesConfig
 from pcl_clora.errors import UserValueError
 from pcl_clora.fit.pose import Pose, find_pose
 from pcl_clora.io import DataError, sha256_file
+from pcl_clora.io.text import line_of
 from pcl_clora.models import create_model
 
 MIN_CLASS = 5  # clouds of a class, or with a part, below which a split says little
@@ -148,10 +149,10 @@ def _small(counts: Mapping[str, int], index: FolderIndex) -> Iterator[str]:
     small = {name: count for name, count in counts.items() if count < MIN_CLASS}
     single = [name for name, count in counts.items() if count < 2] if index.layout == "class" else []
     if small:
-        listed = ", ".join(f"{name} ({count})" for name, count in small.items())
+        listed = line_of(f"{name} ({count})" for name, count in small.items())
         yield f"classes with fewer than {MIN_CLASS} clouds: {listed}; add some, or leave the class out."
     if single:
-        yield f"classes of one cloud are trained on and never judged: {', '.join(single)}; add clouds."
+        yield f"classes of one cloud are trained on and never judged: {line_of(single)}; add clouds."
     most, least = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
     if counts[most] > MAX_RATIO * counts[least]:
         yield (
@@ -183,12 +184,12 @@ def _rare(counts: Mapping[str, int], parts: Tensor, taxonomy: PartTaxonomy) -> I
         if 0 < count < RARE_PART * total
     ]
     if never:
-        yield f"no point is labelled {', '.join(never)}, so it cannot be learnt; take it out of the yaml."
+        yield f"no point is labelled {line_of(never)}, so it cannot be learnt; take it out of the yaml."
     if few:
-        yield f"parts that fewer than {MIN_CLASS} clouds have: {', '.join(few)}; add clouds that have them."
+        yield f"parts that fewer than {MIN_CLASS} clouds have: {line_of(few)}; add clouds that have them."
     if rare:
         yield (
-            f"parts with less than {100 * RARE_PART:.0f} % of the points: {', '.join(rare)}; look at their "
+            f"parts with less than {100 * RARE_PART:.0f} % of the points: {line_of(rare)}; look at their "
             "own IoU, and raise data.num_points if a cloud shows too few of them."
         )
 
@@ -208,7 +209,7 @@ def _twins(clouds: _Clouds, index: FolderIndex) -> Iterator[str]:
             if first == number:
                 continue
             if labels[first] != labels[number]:
-                names = ", ".join(index.class_names[int(labels[at])] for at in (first, number))
+                names = line_of(index.class_names[int(labels[at])] for at in (first, number))
                 yield f"{pair} under two classes ({names}); remove one."
             elif index.layout == "class":
                 yield f"{pair}: the accuracy will be too good where they are parted; remove one."
@@ -249,4 +250,4 @@ def _near(clouds: _Clouds, *, drawn: bool) -> Iterator[str]:
 
 def listed(names: Sequence[str], counts: Mapping[str, int]) -> str:
     """Write counts as "a 3, b 4"."""
-    return ", ".join(f"{name} {counts[name]}" for name in names)
+    return line_of(f"{name} {counts[name]}" for name in names)

@@ -18,6 +18,7 @@ from pcl_clora.fit.look import Look, listed, look
 from pcl_clora.fit.pose import Pose
 from pcl_clora.fit.settings import SettingsMaker, data_of
 from pcl_clora.io import write_json
+from pcl_clora.io.text import line_of
 from pcl_clora.report import write_report
 
 STEPS = 400  # optimiser steps at least; the epochs follow
@@ -143,7 +144,7 @@ def _introduce(looked: Look, tell: Tell, *, chosen: bool) -> None:
     total, names = sum(looked.counts.values()), looked.index.class_names
     if looked.parts:
         points = sum(looked.parts.values())
-        shares = ", ".join(f"{name} {100 * count / points:.1f} %" for name, count in looked.parts.items())
+        shares = line_of(f"{name} {100 * count / points:.1f} %" for name, count in looked.parts.items())
         tell(f"{total} clouds with {len(looked.parts)} parts, of their points: {shares}")
     else:
         tell(f"{total} clouds of {len(names)} classes: {listed(names, looked.counts)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import unicodedata
+from collections.abc import Iterable
 
 # Controls, what is invisible or turns the direction of writing, and ends of lines; halves of pairs and what
 # has no meaning too, since a terminal that gets them may stop.
@@ -31,6 +32,18 @@ def visible(text: str, *, keep: str = "") -> str:
 
 def _escape(mark: str) -> str:
     return mark.encode("unicode_escape").decode("ascii")
+
+
+def line_of(names: Iterable[object], most: int = 0) -> str:
+    """List names of classes, parts, files or runs in a message, on one line: line breaks are escapes, too.
+
+    Args:
+        names: in the order to show.
+        most: how many to show; how many more there are is said. 0 for all.
+    """
+    shown = [visible(str(name)) for name in names]
+    more = f" and {len(shown) - most} more" if 0 < most < len(shown) else ""
+    return ", ".join(shown[: most or None]) + more
 
 
 def markdown(text: str) -> str:

@@ -27,6 +27,7 @@ from pcl_clora.engine.precision import Precision
 from pcl_clora.engine.tap import FeatureTap
 from pcl_clora.engine.trained_classes import match_classes
 from pcl_clora.errors import UserTypeError, UserValueError
+from pcl_clora.io.text import line_of
 from pcl_clora.models.layers.product import Route, use_route
 from pcl_clora.predict.opened import Opened, header_of, open_source
 from pcl_clora.predict.prediction import Prediction
@@ -209,7 +210,7 @@ class Predictor:
             return 0
         if name not in known:
             what = f"category {name!r} is not known" if name else "part segmentation needs the category"
-            raise ConfigError(f"{what}; choose one of {', '.join(known)}.")
+            raise ConfigError(f"{what}; choose one of {line_of(known)}.")
         return known.index(name)
 
     def name_of(self, path: str | Path) -> str:

@@ -23,7 +23,7 @@ from pcl_clora.data.frame import parse_axis
 from pcl_clora.data.input_rule import SeenCloud
 from pcl_clora.errors import PclCloraError, UserValueError
 from pcl_clora.io.apart import Readers, RefusedFileError, StrangeFile
-from pcl_clora.io.text import visible
+from pcl_clora.io.text import line_of, visible
 from pcl_clora.predict import Embedder, Prediction, Predictor, answer_several
 from pcl_clora.predict.embedding import directions
 from pcl_clora.predict.stream import group_predictors
@@ -151,7 +151,7 @@ class Service:
         if unknown:
             raise Refusal(
                 422, "unknown_model", f"there is no model {visible(unknown[0])!r}",
-                f"choose from {', '.join(self.predictors)}",
+                f"choose from {line_of(self.predictors)}",
             )  # fmt: skip
         return tuple(self.predictors[name] for name in dict.fromkeys(names))
 
@@ -327,7 +327,7 @@ def _category(predictor: Predictor, name: str) -> int:
     except UserValueError as error:
         raise Refusal(
             422, "unknown_category", f"category={visible(name)!r} is none of {predictor.name}",
-            f"choose from {', '.join(predictor.taxonomy.categories)}",
+            f"choose from {line_of(predictor.taxonomy.categories)}",
         ) from error  # fmt: skip
 
 

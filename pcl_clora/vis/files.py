@@ -9,6 +9,7 @@ import numpy as np
 
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import DataError, as_data_error, check_is_file, read_arrays, read_points
+from pcl_clora.io.text import line_of
 from pcl_clora.vis.segmentation import Answer
 
 TRUTH_NAMES = ("labels", "label", "truth", "part_labels", "seg", "pid")
@@ -74,7 +75,7 @@ def read_labels(path: str | Path) -> np.ndarray:
         found = read_arrays(path)
         names = [key for key in TRUTH_NAMES if key in found] or (list(found) if len(found) == 1 else [])
         if not names:
-            raise DataError(path, f"holds {', '.join(found) or 'nothing'}", "name one array 'labels'")
+            raise DataError(path, f"holds {line_of(found) or 'nothing'}", "name one array 'labels'")
         values = found[names[0]]
     return _as_integers(path, "labels", values)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from pcl_clora.errors import UserTypeError, UserValueError
 from pcl_clora.io.pictures import PLAIN, part_colour, rgb, scalar_colours
+from pcl_clora.io.text import line_of
 
 MAX_LABELS = 65536  # what two bytes a point can tell apart
 
@@ -140,9 +141,9 @@ class Panel:
             layers.append(_scalar_layer(str(name), values, len(points)))
         names = [layer.name for layer in layers]
         if len(set(names)) != len(names):
-            raise UserValueError(f"labels and scalars share a name: {', '.join(sorted(names))}; rename one.")
+            raise UserValueError(f"labels and scalars share a name: {line_of(sorted(names))}; rename one.")
         if self.show and self.show not in names:
-            known = ", ".join(names) or "nothing"
+            known = line_of(names) or "nothing"
             raise UserValueError(f"show={self.show!r}, but the panel has {known}.")
         centers = None if self.centers is None else _finite_points(self.centers, "centers")
         for name, value in (("points", points), ("centers", centers), ("layers", tuple(layers))):
@@ -248,7 +249,7 @@ def _label_layer(name: str, values: Any, legend: AnyLegend | None, num_points: i
     unknown = [int(label) for label in present if int(label) not in known.names]
     if unknown:
         shown = ", ".join(map(str, unknown[:8]))
-        names = ", ".join(map(str, sorted(known.names)[:20]))
+        names = line_of(sorted(known.names)[:20])
         raise UserValueError(f"{name}: labels {shown} are not in the legend, which knows {names}.")
     order = sorted(known.names)
     if len(order) > MAX_LABELS:

@@ -34,6 +34,8 @@ def test_names_that_cannot_be_left_out_are_refused(shapes):
     data, names = shapes
     with pytest.raises(DataError, match="names sofa9; the classes are"):
         build_dataset({**data, "leave_out": ["sofa9"]}, "train")
+    with pytest.raises(DataError, match=r"names so\\nfa; the classes are"):  # one line, as all messages
+        build_dataset({**data, "leave_out": ["so\nfa"]}, "train")
     with pytest.raises(DataError, match="leaves 1 classes, expected two or more"):
         build_dataset({**data, "leave_out": names[1:]}, "train")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pcl_clora.io.text import markdown, spreadsheet, visible
+from pcl_clora.io.text import line_of, markdown, spreadsheet, visible
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,9 @@ def test_a_name_is_no_formula(given):
 @pytest.mark.parametrize("given", ["-1.5", "+3", "1e-3", "clora", "a=b", ""])
 def test_numbers_and_plain_words_stay(given):
     assert spreadsheet(given) == given
+
+
+def test_names_stand_on_one_line_whatever_they_hold():
+    assert line_of(["a\nb", "c\u2028d", "\x1b[2J", 7]) == r"a\nb, c\u2028d, \x1b[2J, 7"
+    assert line_of(map(str, range(5)), 3) == "0, 1, 2 and 2 more"
+    assert line_of([]) == ""

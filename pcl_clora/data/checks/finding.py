@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from pcl_clora.io import DataError
+from pcl_clora.io.text import line_of
 
 Level = Literal["error", "warning", "info"]
 
@@ -116,4 +117,4 @@ def digest_of_file(file: Path) -> bytes:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return line_of(names, 8)

@@ -24,6 +24,7 @@ from pcl_clora.data.readers.labelled_index import PART_FILES, index_labelled, pa
 from pcl_clora.data.readers.sorted_files import SortedFilesConfig
 from pcl_clora.data.shapes import Mesh
 from pcl_clora.io import DataError, PointFile, read_points
+from pcl_clora.io.text import line_of
 
 
 def describe_folder(root: Path) -> RootInfo:
@@ -80,7 +81,7 @@ def check_labelled(root: Path, config: DataConfig | None = None) -> Iterator[Fin
     yield from _checked(root, config, lambda: index_labelled(root, names), read)
     never = [name for name, some in zip(names.taxonomy.part_names, seen, strict=True) if not some]
     if never:
-        yield Finding("warning", str(root), f"no point is labelled {', '.join(never)}; it cannot be learnt.")
+        yield Finding("warning", str(root), f"no point is labelled {line_of(never)}; it cannot be learnt.")
 
 
 def _described(root: Path, layout: str, index: FolderIndex) -> RootInfo:

@@ -33,6 +33,7 @@ from pcl_clora.data.readers.shapenetpart_txt import (
     taxonomy_of_folder,
 )
 from pcl_clora.io import DataError
+from pcl_clora.io.text import line_of
 
 
 def is_part_text(root: Path) -> bool:
@@ -174,7 +175,7 @@ def _check_clouds(
         seen[np.unique(cloud.labels)] = True
     never = [taxonomy.part_names[k] for c in sorted(present) for k in taxonomy.ids[c] if not seen[k]]
     if never and clouds.get("train"):
-        shown = ", ".join(never[:8]) + (", ..." if len(never) > 8 else "")
+        shown = line_of(never, 8)
         yield Finding("info", str(root), f"{len(never)} parts have no point in train: {shown}.")
 
 

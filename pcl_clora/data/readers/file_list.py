@@ -17,6 +17,7 @@ from pcl_clora.data.readers.files import raise_all
 from pcl_clora.data.readers.folder import ClassFilesConfig
 from pcl_clora.data.readers.folder_index import SPLIT_NAMES, FolderIndex
 from pcl_clora.io import POINT_SUFFIXES, DataError, explained
+from pcl_clora.io.text import line_of
 
 _COLUMNS = {
     "path": ("path", "file", "filename", "cloud", "scan"),
@@ -103,7 +104,7 @@ def index_list(path: str | Path, classes: Sequence[str] = ()) -> FolderIndex:
         raise DataError(path, "names no files", _EXAMPLE)
     unknown = [name for name in classes if name not in {line.label for line in found.lines}]
     if unknown:
-        raise DataError(path, f"has no file of {', '.join(unknown)}, which data.classes names", "mend either")
+        raise DataError(path, f"has no file of {line_of(unknown)}, which data.classes names", "mend either")
     others = sorted({line.label for line in found.lines} - set(classes))
     names = (*classes, *others)
     files: dict[str, list[tuple[Path, int]]] = {}

@@ -27,6 +27,7 @@ from pcl_clora.data.readers.labelled_index import index_labelled, part_file
 from pcl_clora.data.readers.sorted_files import SortedFilesConfig, entries_of_split
 from pcl_clora.data.surface import sample_surface
 from pcl_clora.io import DataError, PointFile, read_arrays, read_points
+from pcl_clora.io.text import line_of
 
 _SAY = "name it: data.labels=<field>, or the number of a column from 0, -1 for the last one"
 
@@ -138,7 +139,7 @@ def read_labelled(
 def _column(file: Path, content: PointFile, column: int) -> NDArray[Any]:
     extra = content.fields.get("extra")
     if extra is None:
-        named = ", ".join(content.fields) or "none but x, y, z"
+        named = line_of(content.fields) or "none but x, y, z"
         raise DataError(file, f"has no columns without a name (named are {named})", _SAY)
     count = 3 + extra.shape[1]
     at = column + count if column < 0 else column
@@ -165,5 +166,5 @@ def _found(file: Path, content: PointFile) -> NDArray[Any]:
             if array.ndim == 1 and array.dtype.kind in "iu" and len(array) != len(content.points):
                 what = f"has {len(array)} labels in {name!r} and {len(content.points)} points"
                 raise DataError(file, what, "give every point one label")
-    fields = ", ".join(content.fields) or "nothing"
+    fields = line_of(content.fields) or "nothing"
     raise DataError(file, f"has no labels beside its points, but {fields}", _SAY)

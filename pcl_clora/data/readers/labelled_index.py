@@ -7,6 +7,7 @@ from pathlib import Path
 from pcl_clora.data.part_names import PartNames
 from pcl_clora.data.readers.folder_index import SPLIT_NAMES, FolderIndex, point_files_below, split_of
 from pcl_clora.io import DataError, no_folder
+from pcl_clora.io.text import line_of
 
 PART_FILES = ("parts.yaml", "parts.yml")
 
@@ -59,7 +60,7 @@ def index_labelled(root: str | Path, names: PartNames) -> FolderIndex:
             if names.sorted and len(above) != 1:
                 raise DataError(
                     file,
-                    f"lies in {len(above)} folders of categories, which are {', '.join(categories)}",
+                    f"lies in {len(above)} folders of categories, which are {line_of(categories)}",
                     "sort the files into one folder a category",
                 )
             category = categories.index(above[0]) if names.sorted else 0

@@ -20,6 +20,7 @@ from pcl_clora.data.input_rule import InputRule
 from pcl_clora.data.readers.modelnet import GET_AGAIN, MODELNET40_CLASSES, read_list
 from pcl_clora.io import DataError, hdf5, no_folder
 from pcl_clora.io.hdf5 import open_hdf5
+from pcl_clora.io.text import line_of
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ def read_header(file: Path, num_classes: int | None = None) -> Hdf5Header:
     with open_hdf5(file) as handle:
         data, label = (hdf5.find_array(file, handle, key) for key in ("data", "label"))
         if data is None or label is None:
-            found = ", ".join(sorted(handle)) or "nothing"
+            found = line_of(sorted(handle)) or "nothing"
             raise DataError(file, f"has {found}, expected datasets 'data' and 'label'", GET_AGAIN)
         shape, dtype = data.shape, data.dtype
         raw = hdf5.read(file, label)

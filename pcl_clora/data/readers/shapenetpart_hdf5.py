@@ -20,6 +20,7 @@ from pcl_clora.data.readers.shapenetpart import (
 )
 from pcl_clora.io import DataError, hdf5, no_folder
 from pcl_clora.io.hdf5 import open_hdf5
+from pcl_clora.io.text import line_of
 
 CATEGORY_LIST = "all_object_categories.txt"
 PART_LIST = "overallid_to_catid_partid.json"
@@ -135,7 +136,7 @@ def read_part_hdf5(file: Path, taxonomy: PartTaxonomy) -> Iterator[PartCloud | D
         with open_hdf5(file) as handle:
             found = {key: hdf5.find_array(file, handle, key) for key in ("data", "label", "pid")}
             if any(one is None for one in found.values()):
-                names = ", ".join(sorted(handle)) or "nothing"
+                names = line_of(sorted(handle)) or "nothing"
                 raise DataError(file, f"has {names}, expected datasets data, label and pid", GET_AGAIN)
             points, label, parts = (hdf5.read(file, one) for one in found.values())
     except DataError as error:

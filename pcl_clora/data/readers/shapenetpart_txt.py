@@ -28,6 +28,7 @@ from pcl_clora.data.readers.shapenetpart import (
     wanted_splits,
 )
 from pcl_clora.io import DataError, no_folder, read_points
+from pcl_clora.io.text import line_of
 
 CATEGORY_LIST = "synsetoffset2category.txt"
 NUM_COLUMNS = (4, 7)  # of a file; the normals of the official ones are not used
@@ -104,7 +105,7 @@ def taxonomy_of_folder(root: str | Path, given: str = "") -> PartTaxonomy:
     if unknown:
         raise DataError(
             root / CATEGORY_LIST,
-            f"names categories that the taxonomy ({source}) does not have: {', '.join(unknown)}",
+            f"names categories that the taxonomy ({source}) does not have: {line_of(unknown)}",
             "set data.taxonomy to a yaml file with all categories and their parts",
         )
     return taxonomy

@@ -19,6 +19,7 @@ from pcl_clora.engine.run.result import describe_data
 from pcl_clora.engine.setup import choose_device, load_run, make_data
 from pcl_clora.engine.tasks import ClassificationTask
 from pcl_clora.errors import UserValueError
+from pcl_clora.io.text import line_of
 
 
 def measure_novelty(
@@ -63,9 +64,7 @@ def measure_novelty(
     novel = build_dataset(other, split)
     wrong = [name for name in known_as if name not in novel.class_names]
     if wrong:
-        raise UserValueError(
-            f"{root}: no classes {', '.join(wrong)}; there are {', '.join(novel.class_names)}."
-        )
+        raise UserValueError(f"{root}: no classes {line_of(wrong)}; there are {line_of(novel.class_names)}.")
     known_names = {name.lower() for name in (*data.class_names, *known_as)}
     left = [label for label, name in enumerate(novel.class_names) if name.lower() not in known_names]
     chosen = torch.nonzero(torch.isin(novel.labels, torch.tensor(left))).flatten()
