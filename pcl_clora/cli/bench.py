@@ -229,6 +229,33 @@ def serve(
         show(plain_table(f"POST /predict, clouds of {points:,} points", *serve_table(result)))
 
 
+@app.command()
+def predict(
+    as_json: AsJson = False,
+    out: Annotated[Path | None, typer.Option(help="Also write the result here, as json.")] = None,
+    files: Annotated[int, typer.Option(min=1, help="Point files.")] = 1000,
+    points: Annotated[int, typer.Option(min=64, help="Points of the largest one.")] = 10_000,
+    scan_points: Annotated[int, typer.Option(min=64, help="Points of the scan.")] = 5_000_000,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds over the files; the best counts.")] = 3,
+) -> None:
+    """Predict many binary ply files and one large scan with the weights in the package, on one core.
+
+    Says what share of the processor time is loading, how much of the wall the model waits for files that a
+    thread reads ahead, and the most memory that the process of the scan had.
+    """
+    from pcl_clora.bench.harness import write_record
+    from pcl_clora.bench.predict import bench_predict, predict_lines
+
+    with interruptible():
+        result = bench_predict(files=files, points=points, scan_points=scan_points, repeats=repeats)
+    if out:
+        write_record(out, result)
+    if as_json:
+        print_json(result)
+    else:
+        show(*predict_lines(result))
+
+
 @app.command("show")
 def show_result(
     file: Annotated[Path, typer.Argument(help="A result that a benchmark wrote.")],
