@@ -26,6 +26,9 @@ def export(
         Target, typer.Option(help="onnx; torch (a program of torch.export); int8 (ONNX).")
     ] = Target.onnx,
     weights: Annotated[str, typer.Option(help="What an adapter file stands on, if it does not say so.")] = "",
+    record: Annotated[
+        Path | None, typer.Option(help="Also write what was found here, as json, with machine and versions.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a trained model for other programs: adapter merged, norms folded, any number of clouds.
@@ -37,10 +40,18 @@ def export(
     from pcl_clora.io.safe import refuse_overwriting_inputs
     from pcl_clora.predict import load
 
-    refuse_overwriting_inputs([out], [run])
-    written = export_model(load(run, weights=weights, device="cpu"), out, to.value)
+    refuse_overwriting_inputs([out, *([record] if record else [])], [run])
+    predictor = load(run, weights=weights, device="cpu")
+    written = export_model(predictor, out, to.value)
+    told = {"path": str(written.path), "difference": written.difference, "clouds": written.clouds}
+    if record:
+        from pcl_clora.bench.harness import record as with_machine
+        from pcl_clora.bench.harness import write_record
+
+        row = {"run": predictor.name, "to": to.value, **told, **written.facts}
+        row["path"], row["mib"] = written.path.name, written.path.stat().st_size / 2**20
+        write_record(record, with_machine("export", (), [row]))
     if as_json:
-        told = {"path": str(written.path), "difference": written.difference, "clouds": written.clouds}
         print_json({**told, **written.facts})
         return
     of = "float32" if to is Target.int8 else "torch"

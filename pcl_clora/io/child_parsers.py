@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -39,6 +40,7 @@ def read_las(path: str, part: str, most: int | None) -> Found:
 
     Dimensions that are zero everywhere are left out, but for the classification.
     """
+    _check_las(path)
     import laspy
 
     found: Found = {}
@@ -72,6 +74,21 @@ def read_las(path: str, part: str, most: int | None) -> Found:
             colors = (colors // 257).astype(np.uint8)
         found["colors"] = colors
     return {"points": points, **{f"field {name}": values for name, values in found.items()}}
+
+
+def _check_las(path: str) -> None:
+    """Compare how many records a header announces with their room; laspy would look for every one of them."""
+    with open(path, "rb") as file:
+        head = file.read(104)
+        size = os.fstat(file.fileno()).st_size
+    if len(head) < 104:
+        raise Refused(f"is not a complete las file: it has {size} bytes")
+    header, points, records = struct.unpack_from("<HII", head, 94)
+    if header + 54 * records > min(points, size):
+        raise Refused(
+            f"announces {records} records of 54 bytes or more between its header of {header} bytes and its "
+            f"points at byte {points}, in {size} bytes"
+        )
 
 
 def read_pcd(path: str, part: str, most: int | None) -> Found:

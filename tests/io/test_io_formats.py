@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as arrays
 from pcl_clora.io import FORMATS, POINT_SUFFIXES, DataError, read_points, write_points
 from pcl_clora.io.formats import ANY
 from tests.support.big_scan import write_scan
+from tests.support.copc import write_copc
 
 RANDOM = np.random.default_rng(0)
 POINTS = RANDOM.random((60, 3)).astype(np.float32)
@@ -322,6 +323,34 @@ class TestLas:
         found = read_points(tmp_path / "a.copc.laz")
         assert np.allclose(found.points, cloud.xyz)
         assert np.array_equal(found.fields["labels"], FIELDS["labels"])
+
+    def test_a_copc_file_is_read_whole_as_its_own_reader_reads_it(self, tmp_path):
+        laspy = pytest.importorskip("laspy")
+        pytest.importorskip("lazrs")
+        points = np.round(RANDOM.normal(size=(5000, 3)) * 50 + [4e5, 5e6, 100], 3)
+        labels = RANDOM.integers(0, 9, 5000)
+        write_copc(tmp_path / "a.copc.laz", points, labels, chunk=200)
+        order = np.lexsort(points.T)
+        with laspy.CopcReader.open(tmp_path / "a.copc.laz") as theirs:
+            assert len(theirs.query()) == 5000
+            middle = points.mean(axis=0)
+            corner = ((points >= middle) & (points <= middle + 30)).all(axis=1)
+            assert len(theirs.query(laspy.copc.Bounds(middle, middle + 30))) == corner.sum()
+            assert len(theirs.query(level=0)) == len(points[::9])
+        found = read_points(tmp_path / "a.copc.laz")
+        again = np.lexsort(found.points.T)
+        np.testing.assert_allclose(found.points[again], points[order], atol=1e-6)
+        assert np.array_equal(found.fields["labels"][again], labels[order])
+        assert np.array_equal(read_points(tmp_path / "a.copc.laz", max_points=70).points, found.points[:70])
+
+    def test_more_records_than_there_is_room_for_are_refused_at_once(self, tmp_path):
+        pytest.importorskip("laspy")
+        write_points(tmp_path / "a.las", POINTS)
+        content = bytearray((tmp_path / "a.las").read_bytes())
+        content[100:104] = b"\xff" * 4
+        (tmp_path / "a.las").write_bytes(content)
+        with pytest.raises(DataError, match=r"announces 4294967295 records"):
+            read_points(tmp_path / "a.las")
 
     def test_colours_of_16_bits_stay(self, tmp_path):
         pytest.importorskip("laspy")

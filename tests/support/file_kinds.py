@@ -28,6 +28,7 @@ from pcl_clora.engine.run.checkpoint import load_checkpoint, save_checkpoint
 from pcl_clora.io import format_of, read_json, read_points, write_points
 from pcl_clora.io.formats import ANY
 from pcl_clora.models import build_model, load_weights, parse_model_config
+from tests.support.copc import write_copc
 from tests.support.data_layouts import make_folder, make_hdf5, make_text
 from tests.support.engine_cases import VALUES, tiny_config
 from tests.support.part_layouts import make_part_hdf5, make_part_text
@@ -267,6 +268,7 @@ def _read_pickle(file: Path) -> None:
 
 MODELNET = {"name": "modelnet40_hdf5", "num_points": 32}
 LIBRARIES = ("las", "laz", "pcd", "e57", "stl", "glb", "gltf", "3mf")
+OTHER_ENDINGS = ("xyz", "asc", "xyzn", "xyzrgb", "hdf5")  # by readers that stand above under another ending
 PARTS = {"name": "shapenetpart_hdf5", "num_points": 16}
 
 KINDS: dict[str, Kind] = {
@@ -283,6 +285,8 @@ KINDS: dict[str, Kind] = {
     "pts": _points("a.pts", lambda file: np.savetxt(file, TABLE, "%.6f", header="40", comments="")),
     "obj": _points("a.obj", _obj),
     **{f"{kind} file": _of_library(f".{kind}") for kind in LIBRARIES},
+    **{kind: _of_library(f".{kind}") for kind in OTHER_ENDINGS},
+    "copc": _points("a.copc.laz", lambda file: write_copc(file, TABLE.astype(np.float64), chunk=9)),
     "pcd of text": _points("a.pcd", lambda file: _pcd(file, "ascii")),
     "pcd packed": _points("a.pcd", lambda file: _pcd(file, "binary_compressed")),
     "kitti": _points("a.bin", lambda file: np.hstack([TABLE, TABLE[:, :1]]).tofile(file)),
