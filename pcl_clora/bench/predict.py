@@ -42,7 +42,8 @@ def bench_predict(
         "loading_share" of both together, "files_per_second" and "waiting_share" of the wall; its second
         "scan_points", "peak_mib" and "before_mib" of the process, "seconds".
     """
-    job = {"files": files, "points": points, "scan_points": scan_points, "repeats": repeats}
+    job: dict[str, Any] = {"files": files, "points": points, "repeats": repeats}
+    job["scan_points"] = scan_points
     with tempfile.TemporaryDirectory() as folder:
         _write_adapter(Path(folder) / "model.safetensors")
         job["folder"] = folder
