@@ -106,14 +106,14 @@ def _write_files(folder: Path, count: int, most: int) -> list[str]:
     """Write made shapes as binary ply files, each somewhere else and of another size."""
     config = {"name": "procedural", "train_size": 64, "test_size": 1, "num_points": most}
     shapes = build_dataset(parse_data_config(config), "train")
-    random, clouds = np.random.default_rng(0), [shapes[k].points.numpy() for k in range(len(shapes))]
+    draw, clouds = np.random.default_rng(0), [shapes[k].points.numpy() for k in range(len(shapes))]
     folder.mkdir()
     names = []
     for number in range(count):
         cloud = clouds[number % len(clouds)]
-        size = int(np.exp(random.uniform(np.log(min(1024, most)), np.log(most))))
-        kept = random.permutation(most)[:size]
-        place = cloud[kept] * random.uniform(0.1, 10) + random.normal(size=3)
+        size = int(np.exp(draw.uniform(np.log(min(1024, most)), np.log(most))))
+        kept = draw.permutation(most)[:size]
+        place = cloud[kept] * draw.uniform(0.1, 10) + draw.normal(size=3)
         names.append(str(folder / f"{number:05}.ply"))
         write_points(names[-1], place.astype(np.float32))
     return names
@@ -121,9 +121,9 @@ def _write_files(folder: Path, count: int, most: int) -> list[str]:
 
 def write_scan(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Write a piece of ground with colours as binary ply, in a process whose memory does not count."""
-    random, count = np.random.default_rng(0), job["scan_points"]
+    draw, count = np.random.default_rng(0), job["scan_points"]
     points = np.empty((count, 3), np.float32)
-    points[:, :2] = random.random((count, 2), np.float32) * 500
+    points[:, :2] = draw.random((count, 2), np.float32) * 500
     points[:, 2] = 10 * np.sin(points[:, 0] / 30)
     write_points(Path(job["folder"]) / "scan.ply", points, {"colors": np.full((count, 3), 9, np.uint8)})
     yield {}
