@@ -98,6 +98,8 @@ class SettingsMaker:
             "augment": "so3+scale_shift" if self.looked.pose.mixed else "scale_shift",
             "train": {"checkpoint_every_steps": 0, "progress": "off", "eval_every_epochs": epochs},
         }
+        if folds:
+            values["train"]["novelty"] = 0  # nobody predicts by the model of a fold
         values = merge(values, self.base or {})
         return build(RunConfig, merge(values, parse_overrides(list(self.overrides))), source="fit")
 
