@@ -361,7 +361,10 @@ class AdaptedModel(SwitchedModel):
             layout: "peft" writes a low-rank adapter as that library's LoRA, which computes the same: `lora`,
                 and `clora` without bias as the LoRA of rank E R that it equals. `load_adapter` reads it as
                 `lora`. Its files say neither base nor metadata, and hold the head, but no class token.
-            dtype: "float16" halves the size of everything; "float32" writes it as it is.
+            dtype: "float16" halves the size of everything; "float32" writes it as it is. The file says which
+                (`head_dtype`, and the type of every tensor), and loading casts to the model's type. Numbers
+                then differ by up to 2^-11 of their size (those below 6e-5 by 3e-8), logits by less than a
+                hundredth of their standard deviation in all methods tried.
             head_dtype: "float16" halves the size of the head alone.
             metadata: what the header should say besides: base_id, base_weights, classes, input_rule,
                 protocol, metrics, licence, git, see `AdapterHeader`; other keys go to its `extra`.

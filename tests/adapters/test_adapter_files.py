@@ -114,6 +114,18 @@ def test_a_half_precision_head_is_rounded_and_nothing_else(model: AdaptedModel, 
         assert torch.equal(loaded[key], value.half().float() if head else value), key
 
 
+@pytest.mark.parametrize("setting", cases.FEW_SETTINGS)
+def test_a_file_in_half_precision_moves_logits_by_less_than_a_hundredth(setting: str, tmp_path: Path) -> None:
+    model, points = cases.make_backbone("point_mae"), cases.make_points()
+    model = cases.shake(attach_adapter(model, cases.SETTINGS[setting]))
+
+    model.save_adapter(tmp_path / "half.safetensors", dtype="float16")
+    loaded = load_adapter(tmp_path / "half.safetensors", cases.make_backbone("point_mae"))
+
+    expected = model(points)
+    assert (loaded(points) - expected).abs().max() < 0.01 * expected.std()
+
+
 def test_a_head_that_half_precision_cannot_hold_is_refused(model: AdaptedModel, tmp_path: Path) -> None:
     model.base.head[1].running_var[0] = 1e6
 
