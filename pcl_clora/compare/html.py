@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -14,7 +13,7 @@ from pcl_clora.compare.results import StudyResults
 from pcl_clora.compare.tables import Line, asked_pairs, table_lines
 from pcl_clora.io import write_text
 from pcl_clora.io.text import visible
-from pcl_clora.vis.html import fill_page, policy_hash, safe_json
+from pcl_clora.vis.html import whole_page
 
 # Columns: key, label, how it is written ("percent" has a deviation beside it where there is one), group.
 COLUMNS = (
@@ -58,18 +57,8 @@ def write_page(
 
 def render_page(results: StudyResults, pictures: Mapping[str, str], lines: Sequence[Line]) -> str:
     """Make the page as text."""
-    script, style = _part("study.js"), _part("study.css")
-    return fill_page(
-        _part("study.html"),
-        {
-            "TITLE": html.escape(visible(results.title)),
-            "SCRIPT_HASH": policy_hash(script),
-            "STYLE_HASH": policy_hash(style),
-            "STYLE": style,
-            "SCRIPT": script,
-            "DATA": safe_json(_content(results, pictures, lines)),
-        },
-    )
+    title, content = visible(results.title), _content(results, pictures, lines)
+    return whole_page(*map(_part, ("study.html", "study.js", "study.css")), title=title, content=content)
 
 
 @cache

@@ -155,25 +155,39 @@ def _write(
         "scale": VIRIDIS,
         "items": [_item(item, store, quantise) for item in items],
     }
-    script, style = page_part("viewer.js"), page_part("viewer.css")
-    filled = {
-        "TITLE": html.escape(title),
-        "SCRIPT_HASH": policy_hash(script),
-        "STYLE_HASH": policy_hash(style),
-        "STYLE": style,
-        "SCRIPT": script,
-        "DATA": safe_json(content),
-        "BUFFERS": "\n".join(store.tags()),
-    }
-    text = fill_page(page_part("page.html"), filled)
+    names = ("page.html", "viewer.js", "viewer.css")
+    more = {"images": "data: blob:", "BUFFERS": "\n".join(store.tags())}
+    text = whole_page(*map(page_part, names), title=title, content=content, **more)
     if path is not None:
         write_text(path, text)
     return HtmlPage(text, None if path is None else Path(path))
 
 
-def fill_page(template: str, filled: Mapping[str, str]) -> str:
-    """Put texts where a template names them: "@@NAME@@"."""
-    pieces = template.split("@@")
+def whole_page(
+    body: str, script: str, style: str, *, title: str, content: Any, images: str = "data:", **more: str
+) -> str:
+    """Make a page that loads nothing: head, body, one script and one style that its policy names.
+
+    Args:
+        body: template from "<body>" on, with places "@@NAME@@" for SCRIPT, DATA and those of `more`.
+        script: of the page.
+        style: of the page.
+        title: shown by the browser.
+        content: what the script finds as DATA, in json types.
+        images: where the policy lets pictures come from.
+        more: texts by the names of their places.
+    """
+    filled = {
+        "TITLE": html.escape(title),
+        "IMAGES": images,
+        "SCRIPT_HASH": policy_hash(script),
+        "STYLE_HASH": policy_hash(style),
+        "STYLE": style,
+        "SCRIPT": script,
+        "DATA": safe_json(content),
+        **more,
+    }
+    pieces = (page_part("head.html") + body).split("@@")
     return "".join(filled[piece] if number % 2 else piece for number, piece in enumerate(pieces))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from pcl_clora.errors import MissingPackageError, UserValueError
 from pcl_clora.io import write_text
 from pcl_clora.io.pictures import PLAIN, draw_cloud, encode_png, part_colour, rgb
-from pcl_clora.vis.html import HtmlPage, fill_page, page_part, policy_hash, safe_json
+from pcl_clora.vis.html import HtmlPage, page_part, whole_page
 
 PICTURE = 96  # pixels of a cloud's picture
 LAYOUTS = ("tsne", "pca")
@@ -105,16 +104,8 @@ def render_map(
         for k in range(count)
     ]
     colours = {group: part_colour(place) for place, group in enumerate(known)}
-    script, style = page_part("map.js"), page_part("map.css")
-    filled = {
-        "TITLE": html.escape(title),
-        "SCRIPT_HASH": policy_hash(script),
-        "STYLE_HASH": policy_hash(style),
-        "STYLE": style,
-        "SCRIPT": script,
-        "DATA": safe_json({"title": title, "note": note, "colours": colours, "points": points}),
-    }
-    text = fill_page(page_part("map.html"), filled)
+    content = {"title": title, "note": note, "colours": colours, "points": points}
+    text = whole_page(*map(page_part, ("map.html", "map.js", "map.css")), title=title, content=content)
     if path is not None:
         write_text(path, text)
     return HtmlPage(text, None if path is None else Path(path))
