@@ -11,68 +11,8 @@ from torch import nn
 from pcl_clora.adapters import attach_adapter, parse_adapter_config
 from pcl_clora.adapters.paths import tuner_layers
 from pcl_clora.config import ConfigError, config_hash
+from tests.adapters.test_as_peft import ROLES
 from tests.support import adapter_cases as cases
-
-ROLES = {"qkv": "mix_in", "proj": "mix_out", "fc1": "ffn.0", "fc2": "ffn.2"}
-
-
-@pytest.fixture(scope="module")
-def pair():
-    """Our model and peft's with the same tensors, in float64."""
-    peft = pytest.importorskip("peft", reason="the library is the oracle; pip install peft")
-    base = cases.make_backbone("plain").double()
-    ours = attach_adapter(
-        copy.deepcopy(base),
-        {"method": "lora", "rank": 3, "alpha": 5, "targets": list(ROLES), "train": []},
-    )
-    cases.shake(ours)
-    config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=list(ROLES.values()), lora_dropout=0.0)
-    theirs = peft.get_peft_model(base, config)
-    modules = dict(theirs.base_model.model.named_modules())
-    with torch.no_grad():
-        for path, tuner in tuner_layers(ours.base).items():
-            (update,) = tuner.deltas["default"].updates.values()
-            modules[path].lora_A["default"].weight.copy_(update.down)
-            modules[path].lora_B["default"].weight.copy_(update.up)
-    return ours.eval(), theirs.eval()
-
-
-@pytest.mark.slow
-def test_outputs_are_those_of_peft(pair) -> None:
-    ours, theirs = pair
-    points = cases.make_points().double()
-
-    torch.testing.assert_close(ours(points), theirs(points), rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.slow
-def test_gradients_are_those_of_peft(pair) -> None:
-    ours, theirs = (copy.deepcopy(model) for model in pair)
-    points = cases.make_points().double()
-    ours(points).square().sum().backward()
-    theirs(points).square().sum().backward()
-    modules = dict(theirs.base_model.model.named_modules())
-
-    pairs = [
-        (getattr(update, ours_name).grad, getattr(modules[path], theirs_name)["default"].weight.grad)
-        for path, tuner in tuner_layers(ours.base).items()
-        for update in tuner.deltas["default"].updates.values()
-        for ours_name, theirs_name in (("down", "lora_A"), ("up", "lora_B"))
-    ]
-
-    assert len(pairs) == 16
-    torch.testing.assert_close(*zip(*pairs, strict=True), rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.slow
-def test_merged_weights_are_those_of_peft(pair) -> None:
-    ours, theirs = (copy.deepcopy(model) for model in pair)
-
-    plain, other = ours.merge_and_unload(), theirs.merge_and_unload()
-
-    expected = other.state_dict()
-    assert plain.state_dict().keys() == expected.keys()
-    torch.testing.assert_close(dict(plain.state_dict()), dict(expected), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("roles", [["q"], ["v"], ["q", "v"], ["v", "k", "q"], ["qkv"]], ids=str)

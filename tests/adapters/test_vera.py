@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,59 +10,6 @@ from pcl_clora.adapters import attach_adapter, load_adapter
 from pcl_clora.adapters.methods.vera import uniform_numbers
 from pcl_clora.adapters.paths import tuner_layers
 from tests.support import adapter_cases as cases
-
-ROLES = {"qkv": "mix_in", "proj": "mix_out", "fc1": "ffn.0", "fc2": "ffn.2"}
-
-
-@pytest.fixture(scope="module")
-def pair():
-    """Our model and peft's with the same tensors, in float64."""
-    peft = pytest.importorskip("peft", reason="the library is the oracle; pip install peft")
-    base = cases.make_backbone("plain").double()
-    settings = {"method": "vera", "rank": 7, "targets": list(ROLES), "train": []}
-    ours = cases.shake(attach_adapter(copy.deepcopy(base), settings))
-    config = peft.VeraConfig(r=7, target_modules=list(ROLES.values()))
-    theirs = peft.get_peft_model(base, config)
-    modules = dict(theirs.base_model.model.named_modules())
-    spaces = ours.method.spaces
-    with torch.no_grad():
-        theirs.base_model.vera_A["default"].copy_(spaces.down)
-        theirs.base_model.vera_B["default"].copy_(spaces.up)
-        for path, tuner in tuner_layers(ours.base).items():
-            (update,) = tuner.deltas["default"].updates.values()
-            modules[path].vera_lambda_d["default"].copy_(update.d)
-            modules[path].vera_lambda_b["default"].copy_(update.b)
-    return ours.eval(), theirs.eval()
-
-
-@pytest.mark.slow
-def test_outputs_and_gradients_are_those_of_peft(pair) -> None:
-    ours, theirs = (copy.deepcopy(model) for model in pair)
-    points = cases.make_points().double()
-    ours_out, theirs_out = ours(points), theirs(points)
-    ours_out.square().sum().backward()
-    theirs_out.square().sum().backward()
-    modules = dict(theirs.base_model.model.named_modules())
-
-    pairs = [
-        (getattr(update, name).grad, getattr(modules[path], f"vera_lambda_{name}")["default"].grad)
-        for path, tuner in tuner_layers(ours.base).items()
-        for update in tuner.deltas["default"].updates.values()
-        for name in ("d", "b")
-    ]
-
-    torch.testing.assert_close(ours_out, theirs_out, rtol=1e-12, atol=1e-12)
-    assert len(pairs) == 16
-    torch.testing.assert_close(*zip(*pairs, strict=True), rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.slow
-def test_merged_weights_are_those_of_peft(pair) -> None:
-    ours, theirs = (copy.deepcopy(model) for model in pair)
-
-    plain, other = ours.merge_and_unload(), theirs.merge_and_unload()
-
-    torch.testing.assert_close(dict(plain.state_dict()), dict(other.state_dict()), rtol=1e-12, atol=1e-12)
 
 
 def test_slices_use_the_first_rows_and_columns() -> None:
