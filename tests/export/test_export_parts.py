@@ -18,7 +18,7 @@ from pcl_clora.engine import Trainer
 from pcl_clora.errors import UserValueError
 from pcl_clora.export import export_model, runtime
 from pcl_clora.export.graph import exportable, trace, without_own_ops
-from pcl_clora.export.int8 import ExportError, onnx_runner
+from pcl_clora.export.int8 import onnx_runner
 from pcl_clora.export.write import _onnx_bytes, compare
 from pcl_clora.models import create_model
 from pcl_clora.models.layers.part_segmentation import interpolation_weights
@@ -184,9 +184,6 @@ def test_the_runtime_says_which_call_and_category_it_wants(onnx_file):
 def test_int8_says_what_it_costs_in_instance_miou(predictor, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    monkeypatch.setattr("pcl_clora.export.int8.speedup", lambda *_: 0.5)
-    with pytest.raises(ExportError, match=r"int8 takes 2\.00 times"):
-        export_model(predictor, tmp_path / "parts.onnx", "int8")
     monkeypatch.setattr("pcl_clora.export.int8.speedup", lambda *_: 1.5)
     facts = export_model(predictor, tmp_path / "parts.onnx", "int8").facts
     assert facts["agreement"] > 0.7
