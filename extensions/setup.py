@@ -3,7 +3,7 @@
 The library uses torch's stable C interface only, so one file serves every Python from 3.10 and every torch
 from 2.11, CPU or CUDA build, whichever torch it was built against. Environment: PCL_CLORA_CUDA=0 leaves the
 CUDA kernels out, PCL_CLORA_CUDA=1 fails where they cannot be built, CXX and NVCC name compilers, MAX_JOBS
-limits how many run at once.
+limits how many run at once, PCL_CLORA_CXXFLAGS adds flags behind all others for the CPU kernels.
 """
 
 from __future__ import annotations
@@ -182,8 +182,9 @@ class Build(build_ext):
         if not cuda.missing:
             plan += [(source, [cuda.nvcc, *cuda.flags(), *include]) for source in cuda.sources]
         objects = [folder / f"{source.parent.name}_{source.stem}.o" for source, _ in plan]
+        more = shlex.split(os.environ.get("PCL_CLORA_CXXFLAGS") or "")
         commands = [
-            [*start, "-c", str(source), "-o", str(made)]
+            [*start, *(() if source.suffix == ".cu" else more), "-c", str(source), "-o", str(made)]
             for (source, start), made in zip(plan, objects, strict=True)
         ]
         return [source for source, _ in plan], objects, commands

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from setuptools import find_packages
@@ -122,6 +123,16 @@ def test_cuda_that_is_asked_for_and_cannot_be_built_is_an_error(build, monkeypat
         SystemExit, match="PCL_CLORA_CUDA=1 asks for the CUDA kernels, but nvcc was not found"
     ):
         build.Cuda([Path("fps.cu")])
+
+
+def test_flags_of_ones_own_come_last_and_for_the_cpu_kernels_alone(build, monkeypatch, tmp_path):
+    monkeypatch.setenv("PCL_CLORA_CXXFLAGS", "-O1 -g")
+    cuda = SimpleNamespace(missing="", nvcc="nvcc", sources=[Path("fps.cu")], flags=lambda: ["--fmad=false"])
+    command = SimpleNamespace(build_temp=str(tmp_path), isas=build.Build.isas)
+    sources, _, commands = build.Build.plan(command, tmp_path, ["c++"], cuda)
+    for source, flags in zip(sources, commands, strict=True):
+        before = flags[flags.index("-c") - 2 : flags.index("-c")]
+        assert (before == ["-O1", "-g"]) == (source.suffix == ".cpp")
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
