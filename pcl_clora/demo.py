@@ -22,7 +22,7 @@ from pcl_clora.config import Config, build, config_hash, dump_yaml, merge, parse
 from pcl_clora.data import PointLoader, ProceduralConfig, build_dataset
 from pcl_clora.engine import OptimConfig, RunConfig, RunResult, Trainer
 from pcl_clora.errors import UserValueError
-from pcl_clora.io import write_json, write_text
+from pcl_clora.io import atomic_write, write_json, write_text
 from pcl_clora.models.builtin import BUILTIN
 from pcl_clora.report import cost_report, units, write_report
 
@@ -164,7 +164,8 @@ def run_demo(overrides: Sequence[str] = (), out: str | Path = "runs/demo") -> di
         finished[name] = Trainer(cfg, resume="never").fit()
         write_report(finished[name].run_dir)
     _join_metrics(folder, list(runs))
-    shutil.copyfile(folder / SHOWN / "best" / "adapter.safetensors", folder / "adapter.safetensors")
+    best = folder / SHOWN / "best" / "adapter.safetensors"
+    atomic_write(folder / best.name, lambda aside: shutil.copyfile(best, aside))
     _say("merging the CLoRA adapter, comparing logits and latency")
     rows = [_row(demo, name, finished[name]) for name in demo.methods]
     merged = _compare_merged(demo, runs[SHOWN], finished[SHOWN].model)

@@ -36,11 +36,13 @@ def export(
     The graph takes patches; pcl_clora_runtime.py beside an ONNX file is numpy code that makes them. What was
     written is compared with torch and refused beyond 1e-4; int8 is refused where it is not faster.
     """
+    from pcl_clora.engine import RunFolder
     from pcl_clora.export import export_model
     from pcl_clora.io.safe import refuse_overwriting_inputs
     from pcl_clora.predict import load
 
-    refuse_overwriting_inputs([out, *([record] if record else [])], [run])
+    outputs = [out, out.with_name("pcl_clora_runtime.py"), *([record] if record else [])]
+    refuse_overwriting_inputs(outputs, [run, *RunFolder(run).files])
     predictor = load(run, weights=weights, device="cpu")
     written = export_model(predictor, out, to.value)
     told = {"path": str(written.path), "difference": written.difference, "clouds": written.clouds}

@@ -31,9 +31,10 @@ def novelty(
 
     Example: pcl-clora novelty runs/modelnet40_shots20_clora --novel data/infomr --known-as Car,Bottle
     """
+    from pcl_clora.engine import RunFolder
     from pcl_clora.engine.novelty import calibrate_run
     from pcl_clora.engine.novelty.measure import measure_novelty
-    from pcl_clora.io import write_json
+    from pcl_clora.io import refuse_overwriting_inputs, write_json
 
     if novel is None:
         scale = calibrate_run(run, most=most)
@@ -47,6 +48,7 @@ def novelty(
                 "others"
             )
         return
+    refuse_overwriting_inputs([out] if out is not None else [], RunFolder(run).files)
     names = [name.strip() for name in known_as.split(",") if name.strip()]
     found = measure_novelty(run, novel, split=split, known_as=names, most=most)
     if out is not None:

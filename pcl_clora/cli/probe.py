@@ -31,9 +31,11 @@ def probe(
     from pcl_clora.engine import load_run_config
     from pcl_clora.engine.probes.of_weights import probe_weights
     from pcl_clora.engine.several_seeds import parse_seeds
-    from pcl_clora.io import write_json
+    from pcl_clora.io import refuse_overwriting_inputs, write_json
 
     cfg = load_run_config(config, overrides or [])
+    read = [str(config), *([str(cfg.weights.path)] if cfg.weights.path else [])]
+    refuse_overwriting_inputs([out] if out else [], read)
     with interruptible():
         content = probe_weights(cfg, parse_seeds(seeds) if seeds else None, svm=svm)
     if out:

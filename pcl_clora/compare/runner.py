@@ -30,6 +30,7 @@ from pcl_clora.engine.progress import format_seconds
 from pcl_clora.engine.tasks import headlines
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import write_json
+from pcl_clora.io.safe import open_log
 from pcl_clora.io.text import visible
 
 _POLL_S, GRACE_S, LOCKED_TRIES = 0.2, 30.0, 3
@@ -73,7 +74,7 @@ class LaunchedProcess:
         root = str(Path(pcl_clora.__file__).resolve().parents[1])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(job["threads"])}
-        with log.open("ab") as output:
+        with open_log(log) as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "pcl_clora.compare.work"],
                 stdin=subprocess.PIPE,

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pcl_clora.errors import UserValueError
 from pcl_clora.io.errors import DataError, FileAccessError, check_is_file, explained, file_access_error
@@ -69,6 +69,19 @@ def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
         finally:
             shutil.rmtree(private, ignore_errors=True)
     _sync_folder(path.parent)
+
+
+def open_log(path: Path) -> IO[bytes]:
+    """Open a file to add to it; never through a link, which somebody else may have put there.
+
+    Raises:
+        FileAccessError: if it is a link, or the system refuses.
+    """
+    with explained(path, "written"):
+        if path.is_symlink():
+            raise FileAccessError(path, "is a link, and a log is not written through one", "remove it")
+        flags = getattr(os, "O_NOFOLLOW", 0)
+        return open(path, "ab", opener=lambda name, wanted: os.open(name, wanted | flags, 0o666))
 
 
 def _check_replaceable(path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pcl_clora.errors import UserValueError
-from pcl_clora.io import explained, parse_json
+from pcl_clora.io import explained, parse_json, write_text
 from pcl_clora.predict.table import VERSION, Row, as_json_row, read_table, row_of, write_table
 
 SUFFIX = ".part"
@@ -65,15 +65,9 @@ class Journal:
 
     def _begin(self) -> None:
         """Write the file anew with what is done, so that no torn line stays in it."""
+        lines = (self._head, *map(as_json_row, self.done.values()))
+        write_text(self.path, "".join(json.dumps(content) + "\n" for content in lines))
         with explained(self.path, "written"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            aside = self.path.with_name(self.path.name + ".new")
-            with aside.open("w", encoding="utf-8") as file:
-                for content in (self._head, *map(as_json_row, self.done.values())):
-                    file.write(json.dumps(content) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(self.path)
             self._file = self.path.open("a", encoding="utf-8")
 
     def add(self, rows: Iterable[Row]) -> None:
