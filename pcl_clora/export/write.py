@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -92,7 +93,9 @@ def export_model(predictor: Predictor, out: str | Path, to: Format = "onnx") -> 
         difference = compare(module, lambda *given: runner(*given), inputs)
         with explained(out, "written"):
             out.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(out, lambda aside: torch.export.save(program, aside))
+        memory = BytesIO()  # on a full disk torch's own writer would end the process
+        torch.export.save(program, memory)
+        atomic_write(out, partial(_write, memory.getvalue()))
         return Exported(out, difference, clouds.said, {})
     with explained(out, "written"):
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -90,7 +90,7 @@ def file_access_error(path: str | os.PathLike[str], error: Exception, doing: str
     number = getattr(error, "errno", None)
     if number is None and (quoted := re.search(r"\(os error (\d+)\)", str(error))):
         number = int(quoted[1])
-    reason = os.strerror(number) if number else str(error) or type(error).__name__
+    reason = os.strerror(number) if number else str(error).partition("\n")[0] or type(error).__name__
     remedy = _REMEDIES.get(number or 0, "check the path, the disk and the network")
     if doing == "removed" and os.path.isdir(path):
         remedy = "a folder stands where a file should be, move it away"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # readers of points, which a process of their own imports, do
 _HEADER_KEY = "header"
 AGAIN = "get or write the file again"
 _PRIVATE = ".writing-"
+_TORCH_WRITER = ("PytorchStreamWriter failed", "iostream error", "inline_container.cc")  # where it says why
 _swept: set[tuple[int, str]] = set()
 
 
@@ -104,7 +105,7 @@ def _is_failed_write(error: Exception) -> bool:
     """Tell a library's own words for a write that the system refused."""
     text = str(error)
     return (type(error).__name__ == "SafetensorError" and "(os error " in text) or (
-        isinstance(error, RuntimeError) and ("PytorchStreamWriter failed" in text or "iostream error" in text)
+        isinstance(error, RuntimeError) and any(words in text for words in _TORCH_WRITER)
     )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from pcl_clora.errors import UserValueError
 from pcl_clora.io import FileAccessError
 from pcl_clora.io.safe import open_log
 from pcl_clora.predict.journal import SUFFIX, Journal
-from tests.support.cli_cases import write_config
+from tests.support.cli_cases import ROOT, write_config
 
 Invoke = Callable[..., Result]
 
@@ -48,6 +51,24 @@ def test_what_is_found_of_a_run_is_not_written_over_its_files(
         invoke(*(word.format(run=run) for word in arguments))
     assert (run / "result.json").read_bytes() == before
     assert not (run / "m.pt2").exists()
+
+
+@pytest.mark.slow
+def test_a_program_that_the_disk_has_no_room_for_is_one_message(run: Path, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="limits of a process, which Windows does not have")
+    words = ["-m", "pcl_clora.cli", "export", str(run), "--out", str(tmp_path / "m.pt2"), "--to", "torch"]
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "m.pt2: cannot be written (File too large)" in done.stderr
+    assert not (tmp_path / "m.pt2").exists()
 
 
 @pytest.mark.parametrize("planted", [SUFFIX, f"{SUFFIX}.new"])

@@ -172,6 +172,10 @@ def safetensors_on_a_full_disk(aside):
     raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
+def torch_cut_off(aside):
+    raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+
+
 def torch_on_a_full_disk(aside):
     torch.save({"a": torch.ones(9)}, "/dev/full")
 
@@ -184,6 +188,7 @@ def torch_on_a_full_disk(aside):
         (fails_with(errno.EROFS), "Read-only.*choose another place"),
         (fails_with(errno.EACCES), "Permission denied.*rights"),
         (safetensors_on_a_full_disk, "No space left"),
+        (torch_cut_off, "unexpected pos 576 vs 534"),
         (torch_on_a_full_disk, "cannot be written"),
         (lambda aside: Path("/dev/full").write_text("x"), "No space left"),
     ],
