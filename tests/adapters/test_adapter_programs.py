@@ -58,10 +58,17 @@ def test_the_graph_of_a_compiled_model_does_not_break(settings: dict[str, object
     torch.testing.assert_close(compiled(points), model(points), rtol=1e-5, atol=1e-5)
 
 
+ELSEWHERE = [(backbone, "clora") for backbone in ("point_mae", "pointgpt_s", "recon", "bare")]
+ELSEWHERE += [("point_mae", name) for name in cases.FEW_SETTINGS if name not in cases.ON_PLAIN]
+ELSEWHERE += [("pointgpt_s", "ppt")]  # a mask that is made wider
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["point_mae", "pointgpt_s", "recon"])
-def test_the_backbones_of_the_package_export_and_compile_with_clora(backbone: str) -> None:
-    model, points = make(cases.SETTINGS["clora"], backbone=backbone), cases.make_points()
+@pytest.mark.parametrize(("backbone", "setting"), ELSEWHERE)
+def test_backbones_and_methods_that_the_plain_one_cannot_have_export_and_compile(
+    backbone: str, setting: str
+) -> None:
+    model, points = make(cases.SETTINGS[setting], backbone=backbone), cases.make_points()
     torch._dynamo.reset()
 
     program = torch.export.export(model, (points,)).module()
