@@ -15,9 +15,9 @@ from pcl_clora.adapters import AdaptedModel, attach_adapter
 from pcl_clora.config import ConfigError
 from pcl_clora.errors import UserValueError
 from pcl_clora.models import create_model
-from tests.adapters.test_adapter_segmentation import SMALL
 from tests.support import adapter_cases as cases
 from tests.support import naive_blocks as naive
+from tests.support.adapter_places import SEGMENTER, SIZES
 from tests.support.plain_segmentation import plain_head
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}  # float64, sums in another order
@@ -141,7 +141,7 @@ def test_idpts_prompt_may_come_in_early_and_be_all_that_the_head_sees(first, tok
 def segmenter(settings: dict[str, object]) -> tuple[AdaptedModel, Tensor, Tensor, dict[str, Tensor]]:
     """A shaken segmenter in float64, clouds, categories, and its head by the official names."""
     torch.manual_seed(0)
-    base = create_model("point_mae", **SMALL)
+    base = create_model("point_mae", **{**SIZES, **SEGMENTER})
     with torch.no_grad():
         base.train()(torch.rand(6, 64, 3), torch.arange(6) % 3)
     model = cases.shake(attach_adapter(base.eval(), settings)).double()

@@ -72,7 +72,7 @@ class VPTDelta(Delta):
 
     def forward(self, block: nn.Module, x: Tensor, pos: Tensor, tokens: Tokens) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        carried = bool(self._first)
+        carried = len(self._first) > 0  # bool of a tuple breaks the graph in torch 2.11
         prompts = self._first[0] if carried else self.prompts
         token = prompts.token.expand(x.shape[0], -1, -1)
         if carried and self.index:
