@@ -25,21 +25,9 @@ from pcl_clora.engine import (
 )
 from pcl_clora.engine.metrics.calibration import ReliabilityMeter
 from pcl_clora.report import make_table, write_report
-from tests.support.engine_cases import final_weights, lines_without_times, tiny_config
+from tests.support.engine_cases import SEGMENTATION, final_weights, lines_without_times, tiny_config
 
 TAXONOMY = PartTaxonomy.counted({"lamp": ["foot", "shade"], "mug": ["body", "handle", "rim"]})
-SEGMENTATION: dict[str, Any] = {
-    "model": {
-        "task": "part_segmentation",
-        "num_parts": 9,
-        "num_categories": 3,
-        "num_classes": 40,
-        "propagation_widths": [16, 12],
-        "segmentation_widths": [12, 8],
-        "label_width": 4,
-    },
-    "augment": "isotropic",
-}
 
 
 def seg_config(*changes: dict[str, Any]) -> Any:

@@ -24,7 +24,7 @@ from pcl_clora.models import create_model
 from pcl_clora.models.layers.part_segmentation import interpolation_weights
 from pcl_clora.predict import load
 from tests.support import adapter_cases as cases
-from tests.support.engine_cases import CLORA, tiny_config
+from tests.support.engine_cases import CLORA, SEGMENTATION, tiny_config
 
 BACKBONES = ("point_mae", "recon", "pointgpt_s", "point_bert")
 SIZES = {
@@ -38,18 +38,6 @@ SIZES = {
     "segmentation_widths": [16, 8],
 }
 HEADS = {"point_bert": {"num_upsampled": [32, 16]}}
-TASK = {
-    "model": {
-        "task": "part_segmentation",
-        "num_parts": 9,
-        "num_categories": 3,
-        "num_classes": 40,
-        "propagation_widths": [16, 12],
-        "segmentation_widths": [12, 8],
-        "label_width": 4,
-    },
-    "augment": "isotropic",
-}
 
 
 def segmenter(name: str) -> torch.nn.Module:
@@ -79,7 +67,7 @@ def predictor(tmp_path_factory):
         "optim": {"epochs": 1, "warmup_epochs": 0},
         "train": {"product": "torch"},
     }
-    cfg = tiny_config(CLORA, TASK, sizes, changes)
+    cfg = tiny_config(CLORA, SEGMENTATION, sizes, changes)
     return load(Trainer(cfg).fit().run_dir, device="cpu")
 
 

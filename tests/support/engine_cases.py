@@ -47,6 +47,18 @@ FITTING: dict[str, dict[str, Any]] = {  # where the defaults need more blocks or
     "pointlora": {"keep": [4, 2], "num_second": 4, "second_size": 12},
     "stag": {"start": 1, "per_down": 2, "per_graph": 1},
 }
+SEGMENTATION: dict[str, Any] = {
+    "model": {
+        "task": "part_segmentation",
+        "num_parts": 9,
+        "num_categories": 3,
+        "num_classes": 40,
+        "propagation_widths": [16, 12],
+        "segmentation_widths": [12, 8],
+        "label_width": 4,
+    },
+    "augment": "isotropic",
+}
 CLORA = {"adapter": {"method": "clora", "rank": 2, "num_spaces": 2, "sade": {"weight": 0.1}}}
 EVERYTHING = {  # all that has state: method terms, moving average, validation, resampling, averaged votes
     **CLORA,
