@@ -14,7 +14,7 @@ export PIP_CONSTRAINT := $(VENV)/torch.txt
 endif
 BIN := $(VENV)/bin
 
-.PHONY: demo test faults test-torch lint bench clean venv venv-dev native system
+.PHONY: demo test test-long faults test-torch lint bench clean venv venv-dev native system
 
 $(VENV)/created:
 	$(PYTHON) -m venv $(VENV)
@@ -59,6 +59,10 @@ lint: venv-dev
 
 test: system lint native
 	$(BIN)/python -m pytest -n 2
+
+# what `make test` leaves out because it is long: the full sizes, compilers of native code
+test-long: system native
+	$(BIN)/python -m pytest -n 2 -m long
 
 # breaks files of every kind for SECONDS and prints what came out; what did harm goes to the folder faults
 faults: venv-dev

@@ -22,7 +22,11 @@ def pytest_configure(config: pytest.Config) -> None:
     )  # one for all processes: their bits are compared
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "long" not in config.option.markexpr:  # `-m long` or `make test-long` asks for them
+        left_out = [item for item in items if "long" in item.keywords]
+        items[:] = [item for item in items if "long" not in item.keywords]
+        config.hook.pytest_deselected(items=left_out)
     skip_shared = pytest.mark.skip(
         reason="needs the folder 'shared' beside the checkout (real data and full-size golden files)"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from torch import nn
 from pcl_clora.adapters import AdaptedModel, attach_adapter, list_adapters, load_adapter
 from pcl_clora.adapters.paths import walk
 from pcl_clora.adapters.plan import tracks_statistics
-from pcl_clora.models import create_model
 from tests.support import adapter_cases as cases
+from tests.support import compiled
 from tests.support.engine_cases import FITTING
 
 ON_POINT_MAE = [*cases.FEW_SETTINGS, "arc", "fact_tk"]
@@ -117,32 +118,29 @@ def test_a_pickle_computes_and_trains_the_same(setting: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", ONE_EACH, ids=title)
 def test_a_compiled_model_has_the_gradients_of_the_model(settings: dict[str, object]) -> None:
-    compiled_and_eager(settings, "aot_eager")
+    compiled.compare_adapted(settings, "aot_eager")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["clora", "ppt"])
 def test_a_model_compiled_to_native_code_has_the_gradients_of_the_model(method: str) -> None:
-    compiled_and_eager({"method": method, **FITTING.get(method, {})}, "inductor")
+    compiled.checked_apart(compiled.in_child(method), compiled.in_child(compiled.PLAIN))
 
 
-def compiled_and_eager(settings: dict[str, object], backend: str) -> None:
-    torch._dynamo.reset()
-    sizes = {"embed_dim": 24, "depth": 2, "num_heads": 2, "num_groups": 8, "group_size": 8}
-    torch.manual_seed(0)
-    base = create_model("point_mae", num_classes=4, encoder_widths=(8, 16, 16), head_width=16, **sizes).eval()
-    model = cases.shake(attach_adapter(base, settings))
-    points, found = cases.make_points(2), []
-    compiled = torch.compile(model, backend=backend, fullgraph=True)
-    for run in (model, compiled):
-        model.zero_grad()
-        output = run(points)
-        output.square().sum().backward()
-        found.append(
-            (output.detach(), {k: p.grad for k, p in model.named_parameters() if p.grad is not None})
-        )
+DIES, FAILS, WORKS = (
+    [sys.executable, "-I", "-c", f"import os, sys; {does}"]
+    for does in ("os.kill(os.getpid(), 11)", "sys.exit('no compiler')", "pass")
+)
 
-    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
+
+def test_a_compiler_that_dies_fails_the_test_unless_it_dies_without_us_too() -> None:
+    compiled.checked_apart(WORKS, DIES)
+    with pytest.raises(pytest.skip.Exception, match="signal 11, and does so for a plain"):
+        compiled.checked_apart(DIES, DIES)
+    with pytest.raises(AssertionError, match="exit status -11"):
+        compiled.checked_apart(DIES, WORKS)
+    with pytest.raises(AssertionError, match="no compiler"):
+        compiled.checked_apart(FAILS, DIES)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
