@@ -43,11 +43,13 @@ class StrangeFile:
         points: (N, 3), float64, finite, N >= 1.
         faces: (F, 3), int64, triangles of a mesh, or None.
         up: axis that points up by its format; "" where that says nothing.
+        inside: (N,), bool, points that are not background, or None.
     """
 
     points: Array
     faces: Array | None
     up: str
+    inside: Array | None = None
 
 
 class Readers:
@@ -115,7 +117,7 @@ class Readers:
         points, faces = arrays["points"], arrays.get("faces")
         if faces is not None:
             check_triangles(path, faces, len(points))
-        return StrangeFile(points, faces, str(said.get("up", "")))
+        return StrangeFile(points, faces, str(said.get("up", "")), arrays.get("inside"))
 
     def _give_back(self, child: Child | None) -> None:
         if self._closed and child is not None:

@@ -199,6 +199,8 @@ def read_mesh(path: str, part: str, most: int | None) -> Found:
 
     Corners of an stl file that are equal become one vertex. What lies outside the file's folder is not read.
     """
+    if part == "gltf":
+        _check_gltf(path)
     import trimesh
 
     scene = trimesh.load_scene(path, file_type=part, process=False, maintain_order=True)
@@ -226,6 +228,23 @@ def read_mesh(path: str, part: str, most: int | None) -> Found:
     if not len(found["faces"]) or most is not None:
         del found["faces"]
     return {name: values if name == "faces" else values[:most] for name, values in found.items()}
+
+
+def _check_gltf(path: str) -> None:
+    """Look for the files with the numbers of a gltf before anything is made of it."""
+    from urllib.parse import unquote
+
+    with open(path, encoding="utf-8-sig") as file:
+        held = json.load(file).get("buffers", ())
+    folder = os.path.dirname(os.path.abspath(path))
+    for uri in [each["uri"] for each in held if "uri" in each]:
+        if not uri.startswith("data:"):
+            place = os.path.normpath(os.path.join(folder, unquote(uri)))
+            if not place.startswith(os.path.join(folder, "")) or not os.path.isfile(place):
+                raise Refused(
+                    f"keeps its numbers in another file, {uri[:80]!r}, which is not beside it",
+                    "write a .glb, which holds all in one file, or bring that file too",
+                )
 
 
 def _body(body: Any, place: np.ndarray) -> Found:
@@ -278,6 +297,7 @@ def read_any(path: str, part: str, most: int | None) -> Found:
 
     from pcl_clora.errors import MissingPackageError
     from pcl_clora.io import DataError, child, format_of, formats, read_points
+    from pcl_clora.io.raw_object import is_raw_object, read_raw_object
 
     child.inside = parsed
     try:
@@ -304,6 +324,8 @@ def read_any(path: str, part: str, most: int | None) -> Found:
     held: Found = {"points": content.points, "says": {"up": content.up}}
     if content.faces is not None:
         held["faces"] = content.faces
+    if named is format_of("a.bin") and is_raw_object(path):
+        held["inside"] = read_raw_object(path).mask
     return held
 
 

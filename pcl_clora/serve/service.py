@@ -266,7 +266,7 @@ class Service:
                 rule = InputRule.model_validate({**rule.model_dump(), "up": up})
             drawn = view.name_of(given.name) if isinstance(view, Predictor) else rule.name_of(given.name)
             try:
-                seen.append(rule.see(whole.points, name=drawn, faces=whole.faces))
+                seen.append(rule.see(whole.points, name=drawn, faces=whole.faces, inside=whole.inside))
             except PclCloraError as error:
                 raise Refusal(422, "unreadable_file", f"{name}: {error}", "send another cloud") from error
         return _Item(whole, tuple(seen))

@@ -10,8 +10,7 @@ from pcl_clora.config import Config, ConfigError
 from pcl_clora.io import POINT_SUFFIXES
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-NOT_TAKEN = (".gltf",)  # its numbers are in files beside it; .glb holds them
-TYPES: tuple[str, ...] = tuple(suffix for suffix in POINT_SUFFIXES if suffix not in NOT_TAKEN)
+TYPES: tuple[str, ...] = POINT_SUFFIXES
 
 
 class ServeSettings(Config):

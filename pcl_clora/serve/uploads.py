@@ -25,6 +25,12 @@ FORM, BARE, JSON = "multipart/form-data", "application/octet-stream", "applicati
 DRAINED = 8 << 20  # bytes that are taken off the line before a request is turned down unread
 DRAIN_S = 2.0
 _SPOOL = 1 << 20
+_OTHERWISE = {  # endings that no server takes -> what to do
+    **dict.fromkeys(
+        (".pkl", ".pickle"), "a pickle is a program, and none is read here: send the cloud itself as .npy"
+    ),
+    ".dat": "a name that says no format: send columns of text as .xyz, a cloud of a pickle as .npy",
+}
 
 
 async def receive(request: Request, settings: ServeSettings, folder: Path, began: float) -> Given:
@@ -115,7 +121,7 @@ async def _take(
         return "points", await asyncio.to_thread(_points, text)
     if kind == BARE:
         name = file_name(request.query_params.get("name", ""), settings)
-        path = folder / f"cloud{Path(name).suffix.lower()}"
+        path = folder / f"cloud{ending(name)}"
         with path.open("wb") as file:
             async for block in stream:
                 await asyncio.to_thread(file.write, block)
@@ -130,7 +136,7 @@ async def _take(
         if not isinstance(sent, UploadFile):
             raise Refusal(400, "no_file", "the form has no file named 'file'", "curl -F file=@scan.ply ...")
         name = file_name(sent.filename or "", settings)
-        path = folder / f"cloud{Path(name).suffix.lower()}"
+        path = folder / f"cloud{ending(name)}"
         await asyncio.to_thread(_copy, sent, path)
     finally:
         await form.close()
@@ -155,9 +161,14 @@ def file_name(given: str, settings: ServeSettings) -> str:
         suffix = visible(Path(name).suffix) or "nothing"
         raise Refusal(
             415, "wrong_type", f"{visible(name)}: files ending in {suffix} are not taken",
-            f"send one that ends in {', '.join(settings.types)}",
+            _OTHERWISE.get(suffix.lower(), f"send one that ends in {', '.join(settings.types)}"),
         )  # fmt: skip
     return name
+
+
+def ending(name: str) -> str:
+    """Take the ending of a name, with all of it that says the format: ".pcd.bin" is another than ".bin"."""
+    return ".pcd.bin" if name.lower().endswith(".pcd.bin") else Path(name).suffix.lower()
 
 
 def _points(text: bytes) -> NDArray[np.float64]:

@@ -9,8 +9,8 @@ import torch
 from pcl_clora.config import ConfigError
 from pcl_clora.data import build_dataset, check_data, check_root, describe_root
 from pcl_clora.data.readers.scanobjectnn import SCANOBJECTNN_CLASSES
-from pcl_clora.data.readers.scanobjectnn_raw import read_raw_object
 from pcl_clora.io import DataError
+from pcl_clora.io.raw_object import read_raw_object
 from tests.support.scan_layouts import CLASSES, VARIANTS, make_raw, make_scan, raw_table, write_raw
 
 

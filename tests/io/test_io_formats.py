@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from pcl_clora.errors import UserValueError
 from pcl_clora.io import FORMATS, POINT_SUFFIXES, DataError, read_points, write_points
 from pcl_clora.io.formats import ANY
 from tests.support.big_scan import write_scan
@@ -475,7 +476,7 @@ class TestScenes:
         buffer = next((tmp_path / "in").glob("*.bin"))
         buffer.rename(tmp_path / buffer.name)
         model.write_text(model.read_text().replace(f'"{buffer.name}"', f'"../{buffer.name}"'))
-        with pytest.raises(DataError, match="is not a complete gltf file"):
+        with pytest.raises(DataError, match=r"in another file, .*, which is not beside it; write a \.glb"):
             read_points(model)
 
 
@@ -488,11 +489,26 @@ class TestKitti:
         assert found.points.shape == (6, 3)
         assert set(found.fields) == {"intensity", "ring"}
 
-    @pytest.mark.parametrize("numbers", [[1, 2, 3], [1, 2, 3, 1e30], [np.nan, 0, 0, 0]])
+    @pytest.mark.parametrize(
+        "numbers", [[1, 2, 3], [1, 2, 3, 1e30], [np.nan, 0, 0, 0], [1, 2, 3, -0.5], [1, 2, 3e-45, 0]]
+    )
     def test_numbers_of_something_else_are_refused(self, tmp_path, numbers):
         np.array(numbers, np.float32).tofile(tmp_path / "a.bin")
         with pytest.raises(DataError, match=r"float32 numbers.*convert it to \.npy"):
             read_points(tmp_path / "a.bin")
+
+    def test_an_intensity_below_zero_is_not_written(self, tmp_path):
+        with pytest.raises(UserValueError, match=r"no intensity below 0, and one is -5; use \.ply"):
+            write_points(tmp_path / "a.bin", POINTS, {"intensity": np.full(60, -5)})
+        assert not list(tmp_path.iterdir())
+
+    def test_a_raw_object_of_scanobjectnn_is_told_by_its_first_number(self, tmp_path):
+        table = np.hstack([RANDOM.random((13, 9)), np.full((13, 2), 12)])  # its size is one of KITTI, too
+        np.concatenate([[13], table.ravel()]).astype(np.float32).tofile(tmp_path / "a.bin")
+        found = read_points(tmp_path / "a.bin")
+        assert np.array_equal(found.points, table[:, :3].astype(np.float32))
+        assert found.fields["labels"].tolist() == [12] * 13
+        assert {"normals", "colors", "instance"} <= set(found.fields)
 
 
 @pytest.mark.parametrize(

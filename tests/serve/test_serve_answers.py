@@ -168,6 +168,40 @@ def test_bytes_in_memory_make_a_file(client, points):
     assert json.loads(reply.text)["file"] == "a b.npy"
 
 
+def raw_object(path, points):
+    """A raw object of ScanObjectNN of which half is floor."""
+    table = np.zeros((len(points), 11), np.float32)
+    table[:, :3], table[::2, 10] = points, 12
+    np.concatenate([[len(table)], table.ravel()]).astype(np.float32).tofile(path)
+
+
+BARE = {  # file -> how it is written
+    "scan.bin": lambda path, points: write_points(path, points),
+    "scan.pcd.bin": lambda path, points: np.pad(points, ((0, 0), (0, 2))).astype(np.float32).tofile(path),
+    "object.bin": raw_object,
+}
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_bare_numbers_are_told_by_their_name_and_content(client, classification_run, tmp_path, points, name):
+    path = tmp_path / name
+    BARE[name](path, points[:297])
+    expected = pcl_clora.load(classification_run, device="cpu")(path)
+
+    answer = send(client, path).raise_for_status().json()
+
+    assert answer["points"] == 297
+    assert answer["answers"][0]["best"][0]["probability"] == round(expected.best(1)[0][1], 6)
+
+
+def test_a_gltf_that_holds_its_numbers_is_answered(client, classification_run, tmp_path, points):
+    pytest.importorskip("trimesh")
+    write_points(tmp_path / "a.gltf", points, faces=np.arange(300).reshape(-1, 3))
+    expected = pcl_clora.load(classification_run, device="cpu")(tmp_path / "a.gltf")
+    answer = send(client, tmp_path / "a.gltf").raise_for_status().json()
+    assert answer["answers"][0]["label"] == expected.name
+
+
 @pytest.mark.parametrize("model", ["classes", "parts"])
 def test_a_mesh_gets_labels_for_its_vertices(client, tmp_path, model):
     corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 2.0)])

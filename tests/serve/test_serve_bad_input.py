@@ -17,6 +17,7 @@ from pcl_clora.serve import ServeSettings, need_packages, serve
 
 SMALL = {"max_upload_mib": 0.05, "max_points": 2000}
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
+GLTF = b'{"asset": {"version": "2.0"}, "buffers": [{"uri": "b.bin", "byteLength": 96}]}'
 
 
 def npy(tmp_path, points):
@@ -39,8 +40,10 @@ FILES = {  # name, content, status, code, what the message says
     "nan": ("a.xyz", (row(1, 2, 3) + row("nan", 0, 0)).encode(), 422, "unreadable_file", "not finite"),
     "unknown": ("a.docx", b"PK", 415, "wrong_type", "a.docx: files ending in .docx are not taken"),
     "no ending": ("points", b"1 2 3", 415, "wrong_type", "ending in nothing"),
-    "gltf": ("a.gltf", b"{}", 415, "wrong_type", "are not taken"),
-    "pickle": ("a.pkl", b"\x80\x04.", 415, "wrong_type", "are not taken"),
+    "gltf": ("a.gltf", GLTF, 422, "unreadable_file", "keeps its numbers in another file, 'b.bin'"),
+    "pickle": ("a.pkl", b"\x80\x04.", 415, "wrong_type", "files ending in .pkl are not taken"),
+    "dat": ("a.dat", b"1 2 3", 415, "wrong_type", "files ending in .dat are not taken"),
+    "whole numbers": ("a.bin", bytes([1, 0, 0, 0] * 8), 422, "unreadable_file", "is no scan of float32"),
     "too many": ("a.xyz", (row(1, 2, 3) * 3000).encode(), 413, "too_many_points", "has 3,000 points"),
     "too large": ("a.xyz", bytes(200_000), 413, "too_large", "larger than 0.05 MiB"),
     "hidden": ("a\x1b[2J.docx", b"x", 415, "wrong_type", r"a\x1b[2J.docx: files"),
@@ -69,6 +72,12 @@ def test_a_bad_file_is_told_with_its_remedy(make_client, tmp_path, points, case,
     assert said in refused(reply, status, code)
     assert str(client.app.state.service.folder) not in reply.text
     assert list(client.app.state.service.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "said"), [("a.pkl", "a pickle is a program"), ("a.dat", "text as .xyz")])
+def test_a_file_that_no_server_takes_is_told_what_to_send(client, name, said):
+    reply = client.post("/predict", files={"file": (name, b"1 2 3")})
+    assert said in reply.json()["error"]["remedy"]
 
 
 BODIES = {  # content type, body, status, code

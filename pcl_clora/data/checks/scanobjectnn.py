@@ -37,11 +37,10 @@ from pcl_clora.data.readers.scanobjectnn_raw import (
     ScanObjectNNRawConfig,
     find_raw_base,
     find_split_file,
-    is_raw_object,
     raw_files,
-    read_raw_object,
 )
 from pcl_clora.io import DataError
+from pcl_clora.io.raw_object import is_raw_object, read_raw_object
 
 
 def is_scan(root: Path) -> bool:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from pydantic import NonNegativeInt
 
@@ -18,10 +15,9 @@ from pcl_clora.data.readers.files import FileDataset
 from pcl_clora.data.readers.modelnet import GET_AGAIN, read_list
 from pcl_clora.data.readers.scanobjectnn import scan_class_names
 from pcl_clora.io import DataError
+from pcl_clora.io.raw_object import read_raw_object
 
-COLUMNS = 11  # floats a point: x y z, normal, r g b, instance label, semantic label
 SPLIT_FILES = ("main_split.txt", "split_new.txt")  # names of the official list in its releases
-NOT_OBJECTS = (0, 1, 2)  # semantic labels: none, wall, floor
 
 
 class ScanObjectNNRawConfig(DataConfig):
@@ -60,64 +56,6 @@ class ScanObjectNNRawConfig(DataConfig):
     def for_one_pass(self) -> DataConfig:
         """Return these settings without keeping clouds in memory."""
         return self.model_copy(update={"keep": False})
-
-
-@dataclass(frozen=True)
-class RawObject:
-    """What a raw file holds.
-
-    Attributes:
-        points: (N, 3), float32, metres.
-        mask: (N,), bool, True for points of the object: those of the most frequent semantic label that is not
-            0 (none), 1 (wall) or 2 (floor), as the official tools decide.
-    """
-
-    points: np.ndarray
-    mask: np.ndarray
-
-
-def is_raw_object(file: str | Path) -> bool:
-    """Tell a raw object from other files of bare numbers: its first one and its size say how many points."""
-    try:
-        with Path(file).open("rb") as opened:
-            first = np.frombuffer(opened.read(4), np.float32)
-            size = os.fstat(opened.fileno()).st_size
-    except OSError:
-        return False
-    count = first[0] if first.size else np.float32(0)
-    return bool(np.isfinite(count) and count >= 1 and size == 4 * (1 + COLUMNS * int(count)))
-
-
-def read_raw_object(file: str | Path) -> RawObject:
-    """Read one `.bin` file: float32, the number of points, then 11 numbers a point.
-
-    Raises:
-        DataError: if it is missing, has another size than its first number says, or values are not finite.
-
-    Source: readme of the official release; the rule for the background is that of its tools.
-    """
-    file = Path(file)
-    try:
-        raw = np.fromfile(file, dtype=np.float32)
-        size = file.stat().st_size
-    except OSError as error:
-        raise DataError(file, f"cannot be read ({error})", GET_AGAIN) from error
-    count = raw[0] if raw.size else np.float32(-1)
-    if not (np.isfinite(count) and count >= 1 and size == 4 * (1 + COLUMNS * int(count))):
-        raise DataError(
-            file,
-            f"has {size} bytes and says {count:g} points, expected 4 x (1 + 11 x points) bytes: a "
-            "count, then x y z nx ny nz r g b instance semantic for each point; it is truncated or has other "
-            "columns",
-            GET_AGAIN,
-        )
-    table = raw[1:].reshape(int(count), COLUMNS)
-    if not np.isfinite(table[:, :3]).all():
-        raise DataError(file, "has coordinates that are not finite", GET_AGAIN)
-    semantic = table[:, -1]
-    labels, counts = np.unique(semantic[~np.isin(semantic, NOT_OBJECTS)], return_counts=True)
-    mask = semantic == labels[counts.argmax()] if labels.size else np.zeros(len(table), dtype=bool)
-    return RawObject(np.ascontiguousarray(table[:, :3]), mask)
 
 
 def find_raw_base(root: str | Path) -> Path:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pcl_clora.data.readers.scanobjectnn_raw import is_raw_object, read_raw_object
 from pcl_clora.io import POINT_SUFFIXES, DataError, hdf5, load_pickled_arrays, read_points
 from pcl_clora.io.fields import point_key
+from pcl_clora.io.raw_object import is_raw_object, read_raw_object
 
 WHOLE_SUFFIXES: tuple[str, ...] = (*POINT_SUFFIXES, ".dat", ".pkl")
 """File name endings that `read_whole` knows."""
