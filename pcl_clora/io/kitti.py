@@ -21,8 +21,8 @@ def read_kitti(path: Path, part: str, row: int | None, max_points: int | None) -
     """Read x, y, z, intensity of every point, little endian; five numbers a point where it ends in .pcd.bin.
 
     The format has no header, so a file is refused whose size or numbers cannot be those of a scan: too large
-    ones, whole numbers, a negative intensity. A raw object of ScanObjectNN, which ends in .bin too, is told by
-    its first number.
+    ones, whole numbers, a negative intensity. A raw object of ScanObjectNN, which ends in .bin too, is told
+    by its first number.
     """
     if is_raw_object(path):
         raw = read_raw_object(path)

@@ -10,14 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pcl_clora
+from pcl_clora.adapters.files import read_adapter, write_adapter
 from pcl_clora.engine.novelty.calibration import novelty_file
 from pcl_clora.engine.run.base import RANDOM
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import DataError, explained, sha256_file, write_text
 from pcl_clora.io.text import markdown
 from pcl_clora.models.builtin import BUILTIN
+from pcl_clora.models.weights.convert import convert_weights
 from pcl_clora.models.weights.hub import HUB_PREFIX, cached_path, fetch
-from pcl_clora.predict import load_several
+from pcl_clora.models.weights.load import source_file
+from pcl_clora.predict import load, load_several
 from pcl_clora.predict.opened import adapter_file, header_of
 from pcl_clora.serve.settings import ServeSettings
 
@@ -156,13 +159,13 @@ def _copy_models(aside: Path, sources: Sequence[str | Path], weights: str | Path
         if novelty_file(file).is_file():
             shutil.copyfile(novelty_file(file), novelty_file(aside / MODELS / name))
         if not str(weights):
-            _copy_base(aside, file, str(one.opened.header.base_weights.get("source", "")))
+            _copy_base(aside, file, str(one.opened.header.base_weights.get("source", "")), name)
         names.append(name)
     return names
 
 
-def _copy_base(aside: Path, file: Path, source: str) -> None:
-    """Copy the weights that an adapter file names."""
+def _copy_base(aside: Path, file: Path, source: str, name: str) -> None:
+    """Copy the weights that an adapter file names; where they are a run's, its copy then names their file."""
     if not source:
         raise DataError(file, "does not say which weights it stands on", "name them with --weights")
     if source == BUILTIN or source.startswith(RANDOM):
@@ -176,7 +179,14 @@ def _copy_base(aside: Path, file: Path, source: str) -> None:
                 shutil.copyfile(each, place.parent / each.name)
         return
     places = [Path(source), file.parent / source, file.parent / Path(source).name]
-    _copy_file(next((place for place in places if place.exists()), Path(source)), aside)
+    found = next((place for place in places if place.exists()), Path(source))
+    kept = _copy_file(found, aside)
+    if found.is_dir():
+        copy = aside / MODELS / name
+        header, state = read_adapter(copy)
+        said = {**header.base_weights, "source": kept, "sha256": sha256_file(aside / MODELS / kept)}
+        write_adapter(copy, state, header.model_copy(update={"base_weights": said}))
+        load(copy, device="cpu")  # on the numbers of the run, or not at all
 
 
 def _copy_weights(aside: Path, weights: str | Path) -> str:
@@ -185,17 +195,18 @@ def _copy_weights(aside: Path, weights: str | Path) -> str:
     if not given or given == BUILTIN or given.startswith(RANDOM):
         return repr(given)
     if given.startswith(HUB_PREFIX):
-        _copy_base(aside, Path(given), given)
+        _copy_base(aside, Path(given), given, "")
         return repr(given)
     return f'HERE / "{MODELS}" / {_copy_file(Path(given), aside)!r}'
 
 
 def _copy_file(file: Path, aside: Path) -> str:
+    """Copy weights; those of a run's folder become one file, with its adapter merged."""
     if file.is_dir():
-        raise DataError(
-            file, "is the folder of a run that others stand on", "write its weights to one file with "
-            "`pcl-clora weights convert`, and train on that",
-        )  # fmt: skip
+        digest = sha256_file(source_file(str(file)))
+        made = aside / MODELS / f"{file.resolve().name}-{digest[:8]}.weights.safetensors"
+        convert_weights(file, made, to="native", overwrite=True)
+        return made.name
     place = aside / MODELS / file.name
     if place.exists() and sha256_file(place) != sha256_file(file):
         raise DataError(

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -87,14 +88,33 @@ def test_what_a_model_stands_on_goes_with_it(tmp_path):
     np.testing.assert_allclose(said.probability, expected, rtol=1e-6)  # products may be rounded otherwise
 
 
-def test_a_model_on_the_folder_of_a_run_is_refused(classification_run, tmp_path):
+@pytest.fixture(scope="module")
+def stacked(classification_run, tmp_path_factory):
+    """A run that stands on a copy of another one."""
+    folder = tmp_path_factory.mktemp("stacked")
+    shutil.copytree(classification_run, folder / "first")
+    return train(folder / "second", MODEL, weights={"path": str(folder / "first")})
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_a_model_on_the_folder_of_a_run_takes_its_weights_along(stacked, tmp_path, weights):
     from pcl_clora.serve import write_space
 
-    run = train(tmp_path / "run", MODEL, weights={"path": str(classification_run)})
-    with pytest.raises(PclCloraError, match="pcl-clora weights convert"):
-        write_space(tmp_path / "demo", [run])
-    assert not (tmp_path / "demo").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    points, first = np.random.default_rng(0).normal(size=(100, 3)), stacked.parent / "first"
+    expected = pcl_clora.load(stacked, device="cpu")(points).probability
+
+    folder = write_space(tmp_path / "demo", [stacked], weights=first if weights else "")
+
+    first.rename(tmp_path / "gone")
+    try:
+        kept = next((folder / "models").glob("first-*.weights.safetensors"))
+        said = pcl_clora.load(
+            folder / "models" / "second.safetensors", device="cpu", weights=kept if weights else ""
+        )(points)
+    finally:
+        (tmp_path / "gone").rename(first)
+    np.testing.assert_allclose(said.probability, expected, rtol=1e-6)  # products may be rounded otherwise
+    assert (f'HERE / "models" / {kept.name!r}' in (folder / "app.py").read_text()) == weights
 
 
 @pytest.mark.slow

@@ -289,7 +289,7 @@ KINDS: dict[str, Kind] = {
     "copc": _points("a.copc.laz", lambda file: write_copc(file, TABLE.astype(np.float64), chunk=9)),
     "pcd of text": _points("a.pcd", lambda file: _pcd(file, "ascii")),
     "pcd packed": _points("a.pcd", lambda file: _pcd(file, "binary_compressed")),
-    "kitti": _points("a.bin", lambda file: np.hstack([TABLE, TABLE[:, :1]]).tofile(file)),
+    "kitti": _points("a.bin", lambda file: np.hstack([TABLE, abs(TABLE[:, :1])]).tofile(file)),
     "npy records": _points("a.npy", lambda file: write_points(file, TABLE, {"labels": np.arange(40)})),
     "h5 mesh": _points("a.h5", lambda file: write_points(file, TABLE, None, FACES)),
     "config": Kind(_config, load_run_config),
