@@ -12,8 +12,8 @@ from rich.text import Text
 from pcl_clora.bench.model_view import ModelRowShape, model_remarks, model_tables
 from pcl_clora.bench.ops import NATIVE
 from pcl_clora.bench.serve import serve_remarks, serve_table
-from pcl_clora.errors import UserValueError
 from pcl_clora.io import explained
+from pcl_clora.report.marks import put_between_marks
 from pcl_clora.report.shapes import Shape, check_shape, parse_object
 from pcl_clora.report.show import plain_table
 from pcl_clora.report.units import markdown_table
@@ -164,16 +164,8 @@ def put_into(page: str, result: Mapping[str, Any]) -> str:
     Raises:
         ValueError: if the page does not have both marks.
     """
-    name = " ".join(filter(None, (result["benchmark"], result.get("held_to", ""))))
-    marks = (f"<!-- bench {name}: begin", f"<!-- bench {name}: end -->")
-    before, begin, rest = page.partition(marks[0])
-    line, newline, rest = rest.partition("\n")
-    _, end, after = rest.partition(marks[1])
-    if not (begin and newline and end):
-        raise UserValueError(
-            f"The page has no lines {marks[0]!r} and {marks[1]!r}; add them where it belongs."
-        )
-    return f"{before}{begin}{line}\n{bench_markdown(result)}{end}{after}"
+    name = " ".join(filter(None, ("bench", result["benchmark"], result.get("held_to", ""))))
+    return put_between_marks(page, name, bench_markdown(result))
 
 
 def machine_line(result: Mapping[str, Any]) -> str:

@@ -160,13 +160,23 @@ def table(
     partial: Annotated[
         bool, typer.Option("--partial", help="Also show rows of which no run is there yet.")
     ] = False,
+    into: Annotated[
+        Path | None,
+        typer.Option(help="Also write a table of what is there into this page, between its marks."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the tables, the pictures and the page of a study anew from its files."""
-    from pcl_clora.compare.summary import report
-    from pcl_clora.io import read_json
+    from pcl_clora.compare.summary import put_into, report
+    from pcl_clora.io import explained, read_json, write_text
 
-    report(folder, partial=partial, baseline=baseline)
+    page = None
+    if into is not None:
+        with explained(into, "read"):
+            page = into.read_text(encoding="utf-8")
+    results = report(folder, partial=partial, baseline=baseline)
+    if into is not None and page is not None:
+        write_text(into, put_into(page, results))
     if as_json:
         print_json(read_json(folder / "table.json"))
         return

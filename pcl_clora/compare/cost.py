@@ -14,11 +14,13 @@ from pcl_clora.adapters import attach_adapter
 from pcl_clora.compare.estimate import make_step
 from pcl_clora.compare.folder import StudyFolder
 from pcl_clora.compare.study import Study
+from pcl_clora.engine.product_route import choose_product
 from pcl_clora.engine.run.folder import git_commit, package_versions
 from pcl_clora.engine.run.lock import RunLock
 from pcl_clora.engine.run.processor import processor_name
 from pcl_clora.io import write_json
 from pcl_clora.models import build_model
+from pcl_clora.models.layers.product import use_route
 from pcl_clora.report.cost import cost_report
 from pcl_clora.report.latency import interleaved_seconds
 
@@ -42,8 +44,9 @@ def measure_cost(
 
     Returns:
         The content of cost.json: "rows", each with memory_mib and latency_ms of `cost_report`, step_ms (a
-        training step of a whole batch) and step_clouds; and what it was measured on. With one thread
-        processor time counts, which leaves out what others ran in between.
+        training step of a whole batch), step_clouds, and what it was measured on. All rows are measured in
+        float32, by the product of their settings. With one thread processor time counts, which leaves out
+        what others ran in between.
 
     Raises:
         RunLockedError: if runs of the study go on in the folder.
@@ -53,8 +56,8 @@ def measure_cost(
         for left in sorted(folder.path.glob(".shard-*.lock")):
             locks.enter_context(RunLock(folder.path / left.name[1 : -len(".lock")]))
         for name in rows or study.rows:
-            content["rows"][name] = _measure(study, name, repeats)
-            content |= {
+            content["rows"][name] = _measure(study, name, repeats) | {
+                "precision": "float32",
                 "processor": processor_name(),
                 "threads": torch.get_num_threads(),
                 "clock": "processor" if torch.get_num_threads() == 1 else "wall",
@@ -70,7 +73,8 @@ def measure_cost(
 
 def _measure(study: Study, name: str, repeats: int) -> dict[str, Any]:
     cfg = study.row(name).cfg
-    with torch.random.fork_rng(devices=[]):
+    route = choose_product(cfg)
+    with torch.random.fork_rng(devices=[]), use_route(route):
         torch.manual_seed(0)
         model = attach_adapter(build_model(cfg.model), cfg.adapter)
         clouds = cfg.optim.batch_size
@@ -83,4 +87,5 @@ def _measure(study: Study, name: str, repeats: int) -> dict[str, Any]:
         "latency_ms": measured["latency_ms"],
         "step_ms": round(1000 * seconds, 3),
         "step_clouds": clouds,
+        "product": route,
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 from pcl_clora.compare.advice import advice_cells, advise, overrides_of
 from pcl_clora.compare.results import StudyResults
-from pcl_clora.compare.tables import Line, asked_pairs, table_lines
+from pcl_clora.compare.tables import Line, asked_pairs, family_labels, table_lines
 from pcl_clora.io import write_text
 from pcl_clora.io.text import visible
 from pcl_clora.vis.html import whole_page
@@ -19,6 +19,7 @@ from pcl_clora.vis.html import whole_page
 COLUMNS = (
     ("n", "n", "count", "accuracy"),
     ("difference_mean", "difference", "difference", "accuracy"),
+    ("difference_ahead", "seeds ahead", "count", "accuracy"),
     ("ece_mean", "ECE", "percent", "accuracy"),
     ("params_trained", "trained", "count", "cost"),
     ("params_without_head", "without head", "count", "cost"),
@@ -36,6 +37,9 @@ COLUMNS = (
     ("precision", "precision", "text", "provenance"),
     ("processor", "processor", "text", "provenance"),
     ("torch", "torch", "text", "provenance"),
+    ("versions", "versions", "text", "provenance"),
+    ("cost_precision", "cost measured in", "text", "provenance"),
+    ("cost_processor", "cost measured on", "text", "provenance"),
     ("git", "commit", "text", "provenance"),
     ("state", "state", "text", "accuracy"),
 )
@@ -72,10 +76,11 @@ def _content(results: StudyResults, pictures: Mapping[str, str], lines: Sequence
         columns.append(
             {"key": f"{head.key}_mean", "label": head.label, "kind": "percent", "group": "accuracy"}
         )
+    families = family_labels(lines[0])
     columns += [{"key": k, "label": label, "kind": kind, "group": group} for k, label, kind, group in COLUMNS]
     for key in lines[0].values:
-        if key.startswith(("error_mean ", "mean_error ")):
-            label = key.removeprefix("error_mean ").replace("mean_error ", "mean error ")
+        if key.startswith("error_mean ") or key in families:
+            label = families.get(key, key.removeprefix("error_mean "))
             columns.append({"key": key, "label": label, "kind": "percent", "group": "corruption"})
         if key.startswith("value_"):
             label = key.removeprefix("value_")

@@ -49,7 +49,7 @@ def merge_studies(out: str | Path, parts: Sequence[str | Path]) -> None:
     costs = [cost for folder in folders if (cost := folder.read(folder.cost))]
     if costs:
         measured = {name: row for cost in costs for name, row in cost["rows"].items()}
-        write_json(into.cost, {**costs[0], "rows": measured})
+        write_json(into.cost, {"rows": measured})
     write_json(into.study, {**first, "rows": rows})
 
 

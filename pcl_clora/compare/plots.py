@@ -106,8 +106,11 @@ def draw_front(results: StudyResults, key: Callable[[RowResult], float | None], 
     if figure is None:
         return None
     axes = figure.subplots()
-    smallest = min((cost for _, cost, _ in rows if cost > 0), default=1.0)
+    costs = [cost for _, cost, _ in rows]
+    smallest = min((cost for cost in costs if cost > 0), default=1.0)
     axes.set_xscale("symlog", linthresh=smallest, linscale=0.3)  # a row may cost nothing
+    axes.set_xticks(marks := log_ticks(costs), [f"{mark:,.10g}" for mark in marks])
+    axes.minorticks_off()
     for number, (_, cost, (mean, deviation)) in enumerate(rows):
         spread = None if deviation is None else 100 * deviation
         axes.errorbar(cost, 100 * mean, spread, ms=MARK_SIZE, capsize=2, lw=1, **_style(number))
@@ -122,6 +125,23 @@ def draw_front(results: StudyResults, key: Callable[[RowResult], float | None], 
     axes.grid(alpha=0.3)
     place_labels(axes, [(cost, 100 * value[0], row.name) for row, cost, value in rows])
     return figure
+
+
+def log_ticks(values: Sequence[float]) -> list[float]:
+    """Choose marks of a logarithmic axis: powers of ten, or round numbers where it is narrow; and 0."""
+    from matplotlib.ticker import MaxNLocator
+
+    positive = [value for value in values if value > 0]
+    zero = [0.0] if len(positive) < len(values) else []
+    if not positive:
+        return zero
+    low, high = min(positive), max(positive)
+    powers = [10.0**power for power in range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)]
+    marks = [mark for mark in powers if 0.8 * low <= mark <= 1.25 * high]
+    if len(marks) < 2:
+        round_ones = map(float, MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))
+        marks = [mark for mark in round_ones if 0.8 * low <= mark <= 1.25 * high and mark > 0]
+    return [*zero, *marks]
 
 
 def place_labels(axes: Axes, marks: Sequence[tuple[float, float, str]]) -> None:

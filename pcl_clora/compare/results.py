@@ -91,12 +91,19 @@ class RowResult:
                     found[f"{name}, {severity}"] = mean_and_deviation(errors)
         return found
 
-    def mean_errors(self) -> dict[str, float]:
-        """Mean error rate of every family over its corruptions and severities that were measured."""
-        by_family: dict[str, list[float]] = {}
-        for name, (mean, _) in self.errors().items():
-            by_family.setdefault(name.partition(".")[0], []).append(mean)
-        return {family: float(np.mean(values)) for family, values in by_family.items()}
+    def mean_errors(self) -> dict[str, tuple[float, float | None]]:
+        """Mean error rate of every family over what was measured of it: mean and deviation over the seeds."""
+        by_family: dict[str, list[tuple[str, str]]] = {}
+        for name in self.errors():
+            corruption, severity = name.split(", ")
+            by_family.setdefault(name.partition(".")[0], []).append((corruption, severity))
+        tables = [record["robustness"]["oa"] for record in self.records.values()] if by_family else []
+        return {
+            family: mean_and_deviation(
+                [float(np.mean([1 - table[name][at] for name, at in pairs])) for table in tables]
+            )
+            for family, pairs in by_family.items()
+        }
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -158,6 +165,12 @@ class StudyResults:
                 "name another row."
             )
         return found[name]
+
+    def like(self, row: RowResult, other: RowResult) -> RowResult:
+        """Return the row of the same name and of the precision of another one; itself where there is none."""
+        same = [one for one in self.finished if one.row == row.row and other.records]
+        alike = [one for one in same if one.first["precision"] == other.first["precision"]]
+        return alike[0] if alike else row
 
     def compare(self, mine: RowResult, theirs: RowResult, *, by_class: bool = False) -> Difference | None:
         """Compare two rows by the seeds that both have; None where there are none.
@@ -230,6 +243,9 @@ def read_results(folder: str | Path, *, partial: bool = False, baseline: str = "
             raise ReportError(
                 f"No run of row {row.name!r} in {folder} is finished; carry the study out first."
             )
+    names = list(dict.fromkeys(name for row in rows for name in (row.name, row.row)))
+    if baseline and baseline not in names:
+        raise ReportError(unknown_name(baseline, names, what="row", owner=str(folder)))
     wanted = baseline or str(content["baseline"])
     pairs = tuple((str(one), str(other)) for one, other in content["settings"]["pairs"])
     return StudyResults(Path(folder), str(content["title"]), wanted, pairs, tuple(rows), content)

@@ -10,8 +10,9 @@ from pcl_clora.compare.html import write_page
 from pcl_clora.compare.plots import write_plots
 from pcl_clora.compare.results import StudyResults, read_results
 from pcl_clora.compare.study import Study, describe, differing
-from pcl_clora.compare.tables import write_tables
-from pcl_clora.io import write_json
+from pcl_clora.compare.tables import csv_lines, markdown_tables, page_section, table_lines, write_tables
+from pcl_clora.io import write_json, write_text
+from pcl_clora.report.marks import put_between_marks
 from pcl_clora.report.records import run_cost
 
 
@@ -38,6 +39,33 @@ def write_study(study: Study, folder: StudyFolder) -> dict[str, Any]:
 def _counts(cfg: Any) -> dict[str, int]:
     macs = run_cost(cfg)["macs"]
     return {key: int(macs[key]) for key in ("published", "executed", "executed_merged")}
+
+
+def put_into(page: str, results: StudyResults) -> str:
+    """Write what a study found into a page, between the marks `study NAME`.
+
+    Raises:
+        ValueError: if the page does not have the marks.
+    """
+    section = page_section(results, table_lines(results))
+    return put_between_marks(page, f"study {results.content['study']}", section)
+
+
+def renew_tables(studies: Path, page: Path) -> None:
+    """Write table.md and table.csv of every study in a folder anew, and their parts of a page.
+
+    Raises:
+        ValueError: if the page lacks the marks of a study.
+        ReportError: if a folder holds no study.
+    """
+    text = page.read_text(encoding="utf-8")
+    for folder in sorted(path for path in studies.iterdir() if path.is_dir()):
+        results = read_results(folder, partial=True)
+        lines = table_lines(results)
+        write_text(folder / "table.md", markdown_tables(results, lines))
+        write_text(folder / "table.csv", csv_lines(results, lines))
+        text = put_into(text, results)
+    write_text(page, text)
 
 
 def report(folder: str | Path, *, partial: bool = False, baseline: str = "") -> StudyResults:

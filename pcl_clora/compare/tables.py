@@ -16,8 +16,8 @@ from pcl_clora.report import units
 
 NOTES = (
     "mean +- standard deviation (n - 1) over n seeds; [low, high]: 95 % interval of the paired difference to "
-    "the baseline, by a bootstrap over seeds and test clouds. **Bold**: the best row, and rows whose paired "
-    "difference to it is not clear of zero."
+    "the baseline, by a bootstrap over seeds and test clouds, one comparison at a time. **Bold**: the best "
+    "row, and rows whose paired difference to it is not clear of zero."
 )
 _LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
@@ -69,16 +69,19 @@ def _line(
             None,
             None,
         )
+    baseline = results.like(baseline, row) if baseline else None
     apart = results.compare(row, baseline) if baseline and row.records and row is not baseline else None
-    for name in ("mean", "low", "high"):
+    for name in ("mean", "low", "high", "seeds", "ahead"):
         values[f"difference_{name}"] = getattr(apart, name) if apart else None
     values["difference_to"] = baseline.name if apart and baseline else None
     values["ece_mean"], values["ece_sd"] = row.metric("ece") or (None, None)
     found = row.errors() if row.records else {}
     for name in errors:
         values[f"error_mean {name}"], values[f"error_sd {name}"] = found.get(name, (None, None))
+    means = row.mean_errors() if row.records else {}
     for family in dict.fromkeys(name.partition(".")[0] for name in errors):
-        values[f"mean_error {family}"] = row.mean_errors().get(family) if row.records else None
+        for key, value in zip(("mean", "sd"), means.get(family, (None, None)), strict=True):
+            values[f"family_error_{key} {family}"] = value
     for name in terms:
         values[name] = row.last_values().get(name) if row.records else None
     values |= _cost(row)
@@ -101,6 +104,7 @@ def _cost(row: RowResult) -> dict[str, Any]:
         "step_ms": row.measured.get("step_ms"),
         "latency_unmerged_ms": latency.get("unmerged"),
         "latency_merged_ms": latency.get("merged"),
+        **{f"cost_{key}": row.measured.get(key) for key in ("precision", "processor", "threads", "load")},
     }
 
 
@@ -120,6 +124,7 @@ def _provenance(row: RowResult) -> dict[str, Any]:
         "product": all_of(lambda record: record["product"]),
         "processor": all_of(lambda record: record["processor"]),
         "torch": all_of(lambda record: record["versions"]["torch"]),
+        "versions": all_of(lambda record: " ".join(f"{k}={v}" for k, v in record["versions"].items())),
         "git": all_of(lambda record: (record["git"] or "not recorded")[:12]),
     }
 
@@ -142,13 +147,7 @@ def write_tables(results: StudyResults) -> list[Line]:
     lines = table_lines(results)
     path = results.path
     write_text(path / "table.md", markdown_tables(results, lines))
-    header = list(lines[0].values)
-    rows = [
-        [*line.values.values(), *(int(head.key in line.near_best) for head in results.headlines)]
-        for line in lines
-    ]
-    near = [f"{headline.key}_near_best" for headline in results.headlines]
-    write_text(path / "table.csv", units.csv_table([*header, *near], rows))
+    write_text(path / "table.csv", csv_lines(results, lines))
     write_text(path / "table.tex", latex_table(results, lines))
     content = {
         "title": results.title,
@@ -163,13 +162,24 @@ def write_tables(results: StudyResults) -> list[Line]:
     return lines
 
 
+def csv_lines(results: StudyResults, lines: Sequence[Line]) -> str:
+    """Write table.csv: plain numbers, and 1 where a row is not told apart from the best one."""
+    near = [f"{headline.key}_near_best" for headline in results.headlines]
+    rows = [
+        [*line.values.values(), *(int(head.key in line.near_best) for head in results.headlines)]
+        for line in lines
+    ]
+    return units.csv_table([*lines[0].values, *near], rows)
+
+
 def percent(value: float | None, digits: int = 2) -> str:
     """Write a share in percent; "-" where it is not known."""
     return "-" if value is None else f"{100 * value:.{digits}f}"
 
 
 def _with_sd(line: Line, key: str) -> str:
-    mean, deviation = line.values[f"{key}_mean"], line.values[f"{key}_sd"]
+    """Write a mean, whose column is KEY_mean or "KEY_mean of what", with its deviation."""
+    mean, deviation = line.values[key], line.values[key.replace("_mean", "_sd")]
     return percent(mean) + (f" +- {percent(deviation)}" if deviation is not None else "")
 
 
@@ -177,6 +187,10 @@ def _difference(low: float | None, mean: float | None, high: float | None) -> st
     if low is None or mean is None or high is None:
         return "-"
     return f"{100 * mean:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
+
+
+def _ahead(ahead: int | None, seeds: int | None) -> str:
+    return "-" if ahead is None or seeds is None else f"{ahead} of {seeds}"
 
 
 def _or_dash(write: Callable[[float], str], value: float | None) -> str:
@@ -190,20 +204,27 @@ def markdown_tables(results: StudyResults, lines: Sequence[Line]) -> str:
     accuracy: list[list[str]] = []
     terms = [key for key in lines[0].values if key.startswith("value_")]
     for line in lines:
-        cells = [line.values["row"], str(line.values["n"]), *(_with_sd(line, head.key) for head in heads)]
+        cells = [
+            line.values["row"],
+            str(line.values["n"]),
+            *(_with_sd(line, f"{head.key}_mean") for head in heads),
+        ]
         cells.append(_difference(*(line.values[f"difference_{end}"] for end in ("low", "mean", "high"))))
+        cells.append(_ahead(line.values["difference_ahead"], line.values["difference_seeds"]))
         cells.append(percent(line.values["ece_mean"]))
         cells += [_or_dash(lambda value: f"{value:.3g}", line.values[term]) for term in terms]
         accuracy.append([*cells, line.values["state"]])
     shown = [term.removeprefix("value_") for term in terms]
-    header = ("row", "n", *(h.label for h in heads), f"against {results.baseline}", "ECE", *shown, "state")
+    against = (f"against {results.baseline}", "seeds ahead")
+    header = ("row", "n", *(h.label for h in heads), *against, "ECE", *shown, "state")
     text.append(_bold_near_best(units.markdown_table(header, accuracy), lines, heads))
     if results.pairs:
         cells = [
-            [one, other, _difference(d.low, d.mean, d.high) if d else "-", str(d.seeds) if d else "-"]
+            [one, other, *((_difference(d.low, d.mean, d.high), _ahead(d.ahead, d.seeds)) if d else "--")]
             for one, other, d in asked_pairs(results)
         ]
-        text += ["\n## Asked pairs\n", units.markdown_table(("row", "against", "difference", "seeds"), cells)]
+        header = ("row", "against", "difference", "seeds ahead")
+        text += ["\n## Asked pairs\n", units.markdown_table(header, cells)]
     if results.finished:
         header, cells = advice_cells(results, advise(results))
         text += ["\n## Which method for me\n", units.markdown_table(header, cells)]
@@ -214,8 +235,8 @@ def markdown_tables(results: StudyResults, lines: Sequence[Line]) -> str:
             [line.values["row"], *(percent(line.values[name]) for name in names), *_families(line)]
             for line in lines
         ]
-        families = [key.removeprefix("mean_") for key in lines[0].values if key.startswith("mean_error ")]
-        header = ("row", *(name.removeprefix("error_mean ") for name in names), *families)
+        families = family_labels(lines[0])
+        header = ("row", *(name.removeprefix("error_mean ") for name in names), *families.values())
         text += ["\n## Error under corruption, percent\n", units.markdown_table(header, rates)]
     text += ["\n## How the rows were made\n", units.markdown_table(*_provenance_cells(lines))]
     failed = [
@@ -228,8 +249,63 @@ def markdown_tables(results: StudyResults, lines: Sequence[Line]) -> str:
     return "\n".join(text) + "\n"
 
 
+def page_section(results: StudyResults, lines: Sequence[Line]) -> str:
+    """Write a part of a page: one table of the rows that are there or failed, pairs, and what is missing."""
+    shown = [line for line in lines if line.values["n"] or line.values["state"].startswith("failed")]
+    heads, families = results.headlines, family_labels(lines[0])
+    extra = {"training_memory_mib": "training MiB", "step_ms": "step ms", "latency_merged_ms": "merged ms"}
+    extra = {key: label for key, label in extra.items() if any(line.values[key] for line in lines)}
+    cells = []
+    for line in shown:
+        values = line.values
+        row = [values["row"], str(values["n"]), *(_with_sd(line, f"{head.key}_mean") for head in heads)]
+        row.append(_difference(*(values[f"difference_{end}"] for end in ("low", "mean", "high"))))
+        row.append(_ahead(values["difference_ahead"], values["difference_seeds"]))
+        row.append("-" if values["chosen"] is None else f"{values['chosen']:g}")
+        row.append(_or_dash(lambda n: f"{n:,}", values["params_without_head"]))
+        row += [percent(values["ece_mean"]), *(_with_sd(line, key) for key in families)]
+        row += [_or_dash(lambda n: f"{n:.1f}", values[key]) for key in extra]
+        cells.append([*row, values["state"]])
+    chosen = next(
+        (line.values["chosen_setting"] for line in lines if line.values["chosen_setting"]), "chosen"
+    )
+    header = (
+        "row",
+        "n",
+        *(head.label for head in heads),
+        f"against {results.baseline}",
+        "seeds ahead",
+        chosen,
+    )
+    header = (*header, "without head", "ECE", *(f"error, {x}" for x in families.values()), *extra.values())
+    text = [_bold_near_best(units.markdown_table((*header, "state"), cells), shown, heads)]
+    pairs = [
+        f"{markdown(one)} against {markdown(other)}: {_difference(d.low, d.mean, d.high)}, "
+        f"{_ahead(d.ahead, d.seeds)} seeds ahead"
+        for one, other, d in asked_pairs(results)
+        if d and other != results.baseline
+    ]
+    text += ["\n".join(f"* {pair}" for pair in pairs)] if pairs else []
+    missing = [markdown(line.values["row"]) for line in lines if line not in shown]
+    text += (
+        [f"Not computed yet ({len(missing)} of {len(lines)} rows): {', '.join(missing)}."] if missing else []
+    )
+    return "\n" + "\n\n".join(text) + "\n\n"
+
+
+def family_labels(line: Line) -> dict[str, str]:
+    """Label the mean errors: column -> which family, and of how many measured corruptions and severities."""
+    found = {}
+    for key in line.values:
+        kind, _, family = key.partition(" ")
+        if kind == "family_error_mean":
+            measured = sum(name.startswith(f"error_mean {family}.") for name in line.values)
+            found[key] = f"mean of {measured} of {family}"
+    return found
+
+
 def _families(line: Line) -> list[str]:
-    return [percent(value) for key, value in line.values.items() if key.startswith("mean_error ")]
+    return [_with_sd(line, key) for key in family_labels(line)]
 
 
 def _bold_near_best(table: str, lines: Sequence[Line], heads: Sequence[Any]) -> str:
@@ -301,18 +377,21 @@ def _provenance_cells(lines: Sequence[Line]) -> tuple[tuple[str, ...], list[list
 
 def latex_table(results: StudyResults, lines: Sequence[Line]) -> str:
     """Write a table for a paper, with the rules of booktabs."""
-    heads = results.headlines
+    heads, families = results.headlines, family_labels(lines[0])
     names = [
         "row",
+        "n",
         *(head.label for head in heads),
         f"$\\Delta$ {_latex(results.baseline)}",
         "params",
         "GMACs",
         "ECE",
+        *(f"error, {_latex(label)}" for label in families.values()),
     ]
     rows = []
     for line in lines:
-        cells = [_latex(line.values["row"])]
+        failed = " (failed)" if line.values["state"].startswith("failed") else ""
+        cells = [_latex(line.values["row"]) + failed, str(line.values["n"])]
         for head in heads:
             mean, deviation = line.values[f"{head.key}_mean"], line.values[f"{head.key}_sd"]
             shown = percent(mean)
@@ -323,14 +402,20 @@ def latex_table(results: StudyResults, lines: Sequence[Line]) -> str:
         cells.append(_or_dash(lambda n: f"{n:,}", line.values["params_without_head"]))
         cells.append(_or_dash(units.giga, line.values["macs_merged"]))
         cells.append(percent(line.values["ece_mean"]))
+        cells += [_with_sd(line, key).replace("+-", r"$\pm$") for key in families]
         rows.append(" & ".join("--" if cell == "-" else cell for cell in cells) + r" \\")
     note = re.sub(r"\*\*(.*?)\*\*", r"\\textbf{\1}", NOTES).replace("%", r"\%").replace("+-", r"$\pm$")
+    made = [
+        " and ".join(dict.fromkeys(line.values[key] for line in lines if line.values[key]))
+        for key in ("precision", "processor", "torch")
+    ]
+    note += f" params: without head, tokens; GMACs: merged. {_latex('; '.join(made[:2]))}; torch {made[2]}."
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_latex(results.title)}. Percent; {note} params: without head, tokens.}}",
+            rf"\caption{{{_latex(results.title)}. Percent; {note}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(names) - 1)}}}",
             r"\toprule",
             " & ".join(names) + r" \\",

@@ -5,7 +5,14 @@ import itertools
 import numpy as np
 import pytest
 
-from pcl_clora.compare.plots import draw_corruptions, draw_curves, draw_front, draw_line, place_labels
+from pcl_clora.compare.plots import (
+    draw_corruptions,
+    draw_curves,
+    draw_front,
+    draw_line,
+    log_ticks,
+    place_labels,
+)
 from pcl_clora.compare.results import read_results
 from pcl_clora.io import read_json, write_json
 from pcl_clora.report.pictures import new_figure
@@ -41,6 +48,26 @@ def test_a_front_shows_every_row_with_its_bars_and_joins_what_nothing_beats(tmp_
     assert len(axes.containers) == 3  # marks with bars
     front = axes.lines[-1].get_xdata()
     assert list(front) == [1000, 3000]
+    assert [label.get_text() for label in axes.get_xticklabels()] == [
+        "1,000",
+        "1,500",
+        "2,000",
+        "2,500",
+        "3,000",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "marks"),
+    [
+        ([0, 30_720, 3e6], [0, 1e5, 1e6]),
+        ([30_720, 33_792], [30_000, 31_000, 32_000, 33_000, 34_000]),
+        ([0, 0], [0]),
+        ([69.7, 118, 123], [60, 80, 100, 120, 140]),
+    ],
+)
+def test_marks_of_an_axis_are_round_however_narrow_it_is(values, marks):
+    assert log_ticks(values) == marks
 
 
 def test_a_line_goes_over_the_values_of_a_setting(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pcl_clora.compare.statistics import class_weights, paired_difference
+from pcl_clora.compare.statistics import class_weights, paired_difference, resampled_means
 from pcl_clora.errors import UserValueError
 
 
@@ -23,6 +23,7 @@ def test_the_interval_is_that_of_means_over_drawn_seeds_and_clouds():
     assert found.mean == pytest.approx((mine - theirs).mean(), abs=1e-12)
     assert (found.low, found.high) == pytest.approx(np.quantile(naive, [0.025, 0.975]), abs=0.006)
     assert (found.seeds, found.clouds) == (3, 300)
+    assert found.ahead == sum(mine.mean(1) > theirs.mean(1))
 
 
 def test_with_one_seed_it_is_the_normal_interval_of_a_mean():
@@ -31,6 +32,23 @@ def test_with_one_seed_it_is_the_normal_interval_of_a_mean():
     found = paired_difference(apart, np.zeros_like(apart))
     half = 1.96 * apart.std() / np.sqrt(2000)
     assert (found.low, found.high) == pytest.approx((apart.mean() - half, apart.mean() + half), abs=2e-3)
+
+
+def variance_over(scores):
+    """Variance of the mean over draws, against that of the mean over what was measured."""
+    return resampled_means(scores).var() / (scores.var() / scores.size)
+
+
+def test_chance_of_one_seed_and_cloud_counts_almost_thrice_as_in_owens_theorem():
+    generator = np.random.default_rng(5)
+    for seeds in (1, 3, 5):
+        found = np.mean([variance_over(generator.normal(size=(seeds, 400))) for _ in range(20)])
+        assert found == pytest.approx(3 - 2 / seeds, rel=0.15)
+
+
+def test_what_seeds_add_counts_one_seed_too_little():
+    of_seeds = np.array([[-1.0], [0.0], [1.0]]) * np.ones((1, 50))  # variance 1 over seeds, 1 / 3 of the mean
+    assert resampled_means(of_seeds).var() == pytest.approx((1 - 1 / 3) / 3, rel=0.1)
 
 
 def test_what_is_the_same_is_not_told_apart_and_what_is_not_is():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from pcl_clora.compare.folder import StudyFolder
 from pcl_clora.compare.merge import merge_studies
 from pcl_clora.compare.results import read_results
 from pcl_clora.compare.study import Run
-from pcl_clora.compare.summary import report, write_study
+from pcl_clora.compare.summary import put_into, report, write_study
 from pcl_clora.compare.tables import table_lines
 from pcl_clora.config import ConfigError
 from pcl_clora.engine.run.lock import RunLock, RunLockedError
@@ -44,6 +45,8 @@ def test_means_deviations_and_differences_are_those_of_the_records(folder):
     assert better["difference_low"] < better["difference_mean"] < better["difference_high"]
     assert lines["base"].values["difference_mean"] is None
     assert better["error_mean modelnet40_c.gaussian, 3"] == pytest.approx(1.1 - better["oa_mean"])
+    mean, deviation = (better[f"family_error_{key} modelnet40_c"] for key in ("mean", "sd"))
+    assert (mean, deviation) == pytest.approx((1.1 - better["oa_mean"], better["oa_sd"]))
     assert (better["params_trained"], better["params_without_head"]) == (3060, 3000)
 
 
@@ -76,13 +79,29 @@ def test_runs_of_different_precision_are_never_averaged(folder):
     assert lines["base (bfloat16)"].values["precision"] == "bfloat16"
 
 
+def test_a_row_is_tested_against_the_baseline_of_its_own_precision(folder):
+    for name, seed in (("base", 1), ("better", 1)):
+        path = folder / "rows" / name / f"seed{seed}.json"
+        write_json(path, {**read_json(path), "precision": "bfloat16"})
+    lines = by_name(read_results(folder))
+    assert lines["better (bfloat16)"].values["difference_to"] == "base (bfloat16)"
+    assert lines["better (float32)"].values["difference_to"] == "base (float32)"
+
+
+def test_a_difference_says_over_how_many_seeds_it_is(folder):
+    (folder / "rows" / "better" / "seed2.json").unlink()
+    better = by_name(read_results(folder))["better"].values
+    assert (better["n"], better["difference_seeds"], better["difference_ahead"]) == (2, 2, 2)
+
+
 def test_a_failed_row_is_shown_as_failed_and_never_dropped(tmp_path):
     study = tiny_study(tmp_path, choose=None, seeds=[0], **FAILING)
     carry_out(study, tmp_path / "out")
     write_study(study, StudyFolder(tmp_path / "out"))
     report(tmp_path / "out")
     table = (tmp_path / "out" / "table.md").read_text()
-    assert "| broken | 0 | - | - | - | - | - | failed: seed0 |" in table
+    assert "| broken | 0 | - | - | - | - | - | - | failed: seed0 |" in table
+    assert r"broken (failed) & 0 & -- & --" in (tmp_path / "out" / "table.tex").read_text()
     assert "* broken, seed0: failed: " in table
     assert [row["row"] for row in json.loads((tmp_path / "out" / "table.json").read_text())["rows"]][
         -1
@@ -99,6 +118,8 @@ def test_a_row_without_a_run_is_refused_by_name_or_shown_on_request(folder):
         read_results(folder, partial=True).row("level")
     with pytest.raises(ReportError, match="did you mean 'level'"):
         read_results(folder, partial=True).row("lvl")
+    with pytest.raises(ReportError, match="did you mean 'level'"):
+        report(folder, partial=True, baseline="lvl")
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path):
@@ -112,6 +133,21 @@ def test_advice_is_the_cheapest_row_that_is_not_told_apart_from_the_best(tmp_pat
     anything = found["any number of parameters"]
     assert (anything.best.name, anything.cheapest.name, anything.within) == ("large", "small", 3)
     assert overrides_of(results, anything.best) == "optim.lr=0.002"
+
+
+def test_a_page_gets_the_rows_that_are_there_and_names_the_others(folder):
+    for path in (folder / "rows" / "level").iterdir():
+        path.unlink()
+    page = "# P\n<!-- study made: begin (how) -->\nold\n<!-- study made: end -->\nrest\n"
+    renewed = put_into(page, read_results(folder, partial=True))
+    assert "old" not in renewed
+    assert renewed.endswith("Not computed yet (1 of 4 rows): level.\n\n<!-- study made: end -->\nrest\n")
+    header, _, base, better, worse = re.findall(r"^\|.*", renewed, flags=re.M)
+    assert header.startswith("| row | n | OA | mAcc | against base | seeds ahead | optim.lr | without head |")
+    assert "| **80.00 +- " in better
+    assert (base.count(" | "), worse.count(" | ")) == (header.count(" | "),) * 2
+    with pytest.raises(ValueError, match="no lines '<!-- study made: begin'"):
+        put_into("# P\n", read_results(folder, partial=True))
 
 
 def test_asked_pairs_are_compared(tmp_path):
@@ -155,7 +191,8 @@ def test_cost_is_measured_row_by_row_and_not_while_runs_go_on(tmp_path):
     assert content["rows"]["lora"]["step_ms"] > 0
     assert content["rows"]["lora"]["memory_mib"]["training_step"] > 0
     assert content["rows"]["lora"]["latency_ms"]["merged"] > 0
-    assert content["processor"]
+    assert content["rows"]["lora"]["precision"] == "float32"
+    assert content["rows"]["lora"]["processor"]
 
 
 def test_a_study_that_ran_is_reported_from_its_small_files_alone(tmp_path):

@@ -1,12 +1,16 @@
 """The committed studies: what stands in their tables follows from the files of their runs."""
 
+import csv
+import io
+
 import pytest
 
 from pcl_clora.compare import load_study
 from pcl_clora.compare.folder import StudyFolder
 from pcl_clora.compare.results import read_results
 from pcl_clora.compare.study import Run
-from pcl_clora.compare.tables import markdown_tables, table_lines
+from pcl_clora.compare.summary import put_into
+from pcl_clora.compare.tables import csv_lines, markdown_tables, table_lines
 from pcl_clora.io import sha256_file
 from tests.support.cli_cases import ROOT
 
@@ -17,15 +21,40 @@ def name_of(path):
     return path.name
 
 
-@pytest.fixture(params=STUDIES, ids=name_of)
+@pytest.fixture(params=STUDIES, ids=name_of, scope="module")
 def study(request):
     """The folder of a study and what it found."""
     return request.param, read_results(request.param, partial=True)
 
 
-def test_the_table_is_what_the_files_of_the_runs_say(study):
+def plain(cell):
+    """A cell as the number that it is, or as text."""
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
+
+
+RENEW = "run python tools/list_results.py"
+
+
+def test_the_tables_are_what_the_files_of_the_runs_say(study):
     folder, results = study
-    assert (folder / "table.md").read_text() == markdown_tables(results, table_lines(results))
+    lines = table_lines(results)
+    assert (folder / "table.md").read_text() == markdown_tables(results, lines), RENEW
+    kept, now = (
+        list(csv.reader(io.StringIO(text)))
+        for text in ((folder / "table.csv").read_text(), csv_lines(results, lines))
+    )
+    assert len(kept) == len(now)
+    for one, other in zip(kept, now, strict=True):
+        assert list(map(plain, one)) == pytest.approx(list(map(plain, other)), abs=1e-9), RENEW
+
+
+def test_the_page_has_what_the_study_found(study):
+    _, results = study
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert put_into(page, results) == page, RENEW
 
 
 def test_every_run_says_where_and_how_it_was_made_and_its_outputs_are_its_own(study):

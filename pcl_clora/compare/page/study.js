@@ -115,8 +115,8 @@
   }
   for (const id of ["name", "params", "near"]) at(id).addEventListener("input", draw);
   if (data.pairs.length) {
-    plain(at("pairs"), ["row", "against", "difference", "seeds"], data.pairs.map((pair) =>
-      [pair.row, pair.against, pair.mean === null ? "\u2013" : difference(pair, ""), String(pair.seeds ?? "\u2013")]));
+    plain(at("pairs"), ["row", "against", "difference", "seeds ahead"], data.pairs.map((pair) =>
+      [pair.row, pair.against, pair.mean === null ? "\u2013" : difference(pair, ""), pair.mean === null ? "\u2013" : `${pair.ahead} of ${pair.seeds}`]));
   } else at("pairs-section").hidden = true;
   if (data.advice.rows.length) plain(at("advice"), data.advice.header, data.advice.rows, true);
   else at("advice-section").hidden = true;
