@@ -19,7 +19,10 @@ Paths = Annotated[
     typer.Argument(metavar="PATH...", help="Point files, folders, patterns, h5 files, rows."),
 ]
 Model = Annotated[
-    str, typer.Option(help="What describes the clouds: builtin, the folder of a run, or an adapter file.")
+    str,
+    typer.Option(
+        help="What describes the clouds: builtin, the folder of a run, an adapter file, hub:user/name."
+    ),
 ]
 Dim = Annotated[int, typer.Option(min=0, help="Numbers of a vector; 0 for all that the model gives.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Threads that read files ahead.")]

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pcl_clora.adapters.share import HUB_PREFIX
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import DataError, load_tensors, save_tensors
+from pcl_clora.models.builtin import BUILTIN
 from pcl_clora.predict.embedding import Embedded, Embedder
 from pcl_clora.predict.opened import adapter_file
 
@@ -29,7 +31,7 @@ class ShapeIndex:
         files: of the clouds.
         vectors: (n, dim), float32.
         points: (n, 512, 3), float16, what a picture of each shows, in the frame of the model.
-        model: "builtin", or the path of the adapter file that made the vectors.
+        model: "builtin", a name of the hub, or the path of the adapter file that made the vectors.
         digest: of the model.
     """
 
@@ -140,5 +142,6 @@ def build_index(embedder: Embedder, found: Iterable[Embedded], model: str | Path
             points.append(np.resize(seen, (SHOWN_POINTS, 3)).astype(np.float16))
     if not files:
         raise UserValueError("No cloud could be read; there is nothing to put into an index.")
-    place = str(model) if str(model) == "builtin" else str(adapter_file(model).resolve())
+    elsewhere = str(model) == BUILTIN or str(model).startswith(HUB_PREFIX)
+    place = str(model) if elsewhere else str(adapter_file(model).resolve())
     return ShapeIndex(tuple(files), np.stack(vectors), np.stack(points), place, embedder.digest)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from pcl_clora import ops
 from pcl_clora.adapters import attach_adapter
+from pcl_clora.adapters.share import push_adapter
 from pcl_clora.cli import app
 from pcl_clora.data import InputRule
 from pcl_clora.engine import Trainer
@@ -25,6 +26,7 @@ from pcl_clora.export.write import compare
 from pcl_clora.predict import load
 from tests.support import adapter_cases as cases
 from tests.support.engine_cases import CLORA, tiny_config
+from tests.support.fake_hub import FakeHub
 
 BACKBONES = ("point_mae", "recon", "pointgpt_s")
 METHODS = ({"method": "lora"}, {"method": "clora_geo", "neighbors": 4}, {"method": "vpt"})
@@ -221,8 +223,9 @@ def test_the_runtime_refuses_what_is_no_cloud(wrong):
 
 
 @pytest.mark.slow
-def test_the_command_prints_the_difference(predictor, tmp_path):
-    run = Path(predictor.opened.file).parent.parent
-    command = ["export", str(run), "--to", "torch", "--out", str(tmp_path / "m.pt2")]
+def test_the_command_prints_the_difference_of_a_model_of_the_hub(predictor, tmp_path, monkeypatch):
+    FakeHub.put_in_place(tmp_path / "hub", monkeypatch)
+    name = push_adapter(predictor.opened.file, "me/shapes")
+    command = ["export", name, "--to", "torch", "--out", str(tmp_path / "m.pt2")]
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert "largest difference of a logit from torch" in done.stdout

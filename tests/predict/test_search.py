@@ -6,11 +6,14 @@ import torch
 from typer.testing import CliRunner
 
 import pcl_clora
+from pcl_clora.adapters.share import push_adapter, write_folder
 from pcl_clora.cli import app
 from pcl_clora.data import build_dataset
+from pcl_clora.engine import RunFolder
 from pcl_clora.io import DataError, save_tensors
 from pcl_clora.predict import Embedder, Predictor, ShapeIndex, load_index
 from pcl_clora.predict.embedding import directions
+from tests.support.fake_hub import FakeHub
 
 
 def call(*arguments):
@@ -187,6 +190,27 @@ def test_what_cannot_be_searched_is_one_message(index, shapes, tmp_path, monkeyp
     assert found.exit_code != 0
     assert message.replace("Q", query) in str(found.exception)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_index_of_a_model_of_the_hub_or_of_a_shared_folder_is_searched(
+    classification_run, shapes, tmp_path, monkeypatch
+):
+    FakeHub.put_in_place(tmp_path / "hub", monkeypatch)
+    name = push_adapter(RunFolder(classification_run).chosen, "me/chairs")
+    write_folder(RunFolder(classification_run).chosen, tmp_path / "shared")
+    query = shapes / "chair" / "00.npy"
+    expected = pcl_clora.embed([query], 16, model=classification_run)
+
+    for model in (name, str(tmp_path / "shared")):
+        found = call(
+            "embed", shapes / "chair", "--model", model, "--dim", 16, "--out", tmp_path / "i.safetensors"
+        )
+        assert found.exit_code == 0, found.output
+        held = load_index(tmp_path / "i.safetensors")
+        assert held.model == (name if model == name else str(tmp_path / "shared" / "adapter.safetensors"))
+        np.testing.assert_allclose(held.vectors[0], expected[0], atol=1e-5)
+        found = call("search", query, "--in", tmp_path / "i.safetensors", "--top", 1)
+        assert found.stdout.split()[2] == str(query)
 
 
 def test_something_else_is_no_index(tmp_path):
