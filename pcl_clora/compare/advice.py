@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import yaml
@@ -130,6 +131,6 @@ def advice_cells(results: StudyResults, advices: Sequence[Advice]) -> tuple[tupl
         "best",
         "cheapest that is not told apart from it",
         "its parameters",
-        "its settings over the base",
+        f"its settings over {PurePath(results.content['settings'].get('base', 'the base')).name}",
     )
     return header, rows

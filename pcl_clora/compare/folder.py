@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcl_clora.compare.study import Run, Study, describe, identity
+from pcl_clora.compare.study import Run, Study, base_differences, describe, identity
 from pcl_clora.config import ConfigError
 from pcl_clora.engine.config import differences
 from pcl_clora.io import DataError, explained, load_tensors, read_json, write_json
@@ -111,7 +111,7 @@ class StudyFolder:
         now = describe(study)
         before = self.read(self.study)
         if before is not None:
-            different = differences(before["base"], now["base"])
+            different = base_differences(before, now)
             if different:
                 raise ConfigError(
                     f"{self.path} holds study {before['study']!r} of another base config. There -> now:\n  "

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pcl_clora.compare.folder import StudyFolder
+from pcl_clora.compare.study import base_differences
 from pcl_clora.config import ConfigError
-from pcl_clora.engine.config import differences
 from pcl_clora.io import atomic_write, write_json
 
 KINDS = ("*.json", "*.safetensors")
@@ -30,7 +30,7 @@ def merge_studies(out: str | Path, parts: Sequence[str | Path]) -> None:
     told = [_read(folder) for folder in folders]
     first = told[0]
     for folder, content in zip(folders, told, strict=True):
-        different = differences(first["base"], content["base"])
+        different = base_differences(first, content)
         if different or first["settings"] != content["settings"]:
             raise ConfigError(
                 f"{folder.path} holds another study than {folders[0].path}"

@@ -217,7 +217,7 @@ def draw_line(results: StudyResults, setting: str, label: str) -> Figure | None:
     for row in results.finished:
         value = varied[row.row].get(setting)
         found = row.metric(metric.key)
-        if not isinstance(value, int | float) or found is None:
+        if isinstance(value, bool) or not isinstance(value, int | float) or found is None:
             continue
         others = [f"{k.rpartition('.')[2]}={v}" for k, v in varied[row.row].items() if k != setting]
         name = ",".join([row.row.split(",")[0], *others])

@@ -22,7 +22,7 @@ from pcl_clora.config import (
 )
 from pcl_clora.data.corruptions import FAMILIES, SEVERITIES, list_corruptions
 from pcl_clora.engine import RunConfig
-from pcl_clora.engine.config import flatten, run_identity
+from pcl_clora.engine.config import differences, flatten, run_identity
 from pcl_clora.engine.several_seeds import with_seed
 from pcl_clora.errors import UserValueError
 
@@ -346,6 +346,16 @@ def describe(study: Study) -> dict[str, Any]:
         "base": identity(study.base),
         "settings": study.cfg.model_dump(mode="json"),
     }
+
+
+def base_differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """List the base settings in which two studies differ, as `describe` has them.
+
+    The setting that every row chooses is none of them: what the base has there decides nothing.
+    """
+    chosen = {(told["settings"].get("choose") or {}).get("setting") for told in (there, now)}
+    bases = [{k: v for k, v in told["base"].items() if chosen != {k}} for told in (there, now)]
+    return differences(*bases)
 
 
 def differing(study: Study, row: Row) -> dict[str, Any]:

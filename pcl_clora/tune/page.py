@@ -130,7 +130,7 @@ def _summary(
         f"test: {value}. A best of many is seen as better than it is; train it and look at test. Budget: "
         f"{limits}. Sampler: tree-structured Parzen estimator, seed {search.cfg.seed}. {told['precision']}, "
         f"products by "
-        f"{told['product']}, {env['device']}, torch {env['versions'].get('torch')}."
+        f"{told['product']}, {env.get('processor') or env['device']}, torch {env['versions'].get('torch')}."
     )
 
 

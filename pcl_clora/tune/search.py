@@ -120,7 +120,10 @@ class _Work:
                 )
             return known["precision"], known["product"]
         precision, product = choose_precision(base.train.amp, device), choose_product(base)
-        env = {k: environment(device)[k] for k in ("git", "platform", "versions", "device", "threads")}
+        env = {
+            k: environment(device)[k]
+            for k in ("git", "platform", "versions", "device", "processor", "threads")
+        }
         write_json(path, {**told, "precision": precision, "product": product, "environment": env})
         return precision, product
 

@@ -137,14 +137,14 @@ def test_the_comment_names_the_augmentation_of_published_tables(path):
 METHODS = ("linear_probe", "lora", "full")
 BESIDE_CLORA = [(path, m) for path in RUNS for m in METHODS if path.stem.endswith(f"_{m}")]
 BESIDE_CLORA = [(path, method) for path, method in BESIDE_CLORA if path.parent.name != "demo"]
-# What full fine-tuning needs besides its name: a learning rate, or a start, of its own.
+# What full fine-tuning, and each method where a study chose its learning rate, needs besides its name.
 MORE = {"builtin": "optim", "shots20": "optim", "digits": "optim", "small": "weights", "tiny": "weights"}
 
 
 @pytest.mark.parametrize(("path", "method"), BESIDE_CLORA, ids=lambda value: getattr(value, "stem", value))
 def test_a_config_beside_one_of_clora_says_only_what_differs(path, method):
     stem = path.stem.removesuffix(f"_{method}")
-    more = {MORE[stem]} if method == "full" and stem in MORE else set()
+    more = {MORE[stem]} if (method == "full" or stem == "shots20") and stem in MORE else set()
     content = yaml.safe_load(path.read_text())
     assert content.keys() == {"_base_", "name", "adapter", *more}
     assert f"{stem}_clora.yaml" in content["_base_"]

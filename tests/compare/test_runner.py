@@ -23,7 +23,7 @@ from pcl_clora.engine import evaluate, load_run
 from pcl_clora.engine.run.lock import RunLock
 from pcl_clora.engine.run.snapshot import Snapshot
 from tests.support.cli_cases import ROOT
-from tests.support.study_cases import FAILING, Here, carry_out, tiny_study, write_study
+from tests.support.study_cases import FAILING, STUDY, Here, carry_out, tiny_study, write_study
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +172,15 @@ def test_a_folder_of_another_base_config_is_refused(whole, tmp_path):
     _, files, _, _ = whole
     with pytest.raises(ConfigError, match=r"another base config(.|\n)*optim.batch_size: 8 -> 5"):
         files.open(tiny_study(tmp_path, "optim.batch_size=5"))
+
+
+def test_what_every_row_chooses_may_differ_in_the_base(whole, tmp_path):
+    _, files, _, _ = whole
+    settings = {**STUDY["settings"], "optim": {**STUDY["settings"]["optim"], "lr": 0.0123}}
+    study, launch = tiny_study(tmp_path, settings=settings), Here()
+    assert study.base.optim.lr == 0.0123
+    carry_out(study, files.path, launch)
+    assert launch.started == []
 
 
 def test_a_row_with_other_settings_than_its_runs_is_refused(whole, tmp_path):

@@ -11,6 +11,7 @@ from pcl_clora.compare.results import read_results
 from pcl_clora.compare.study import Run
 from pcl_clora.compare.summary import put_into
 from pcl_clora.compare.tables import csv_lines, markdown_tables, table_lines
+from pcl_clora.engine import load_run_config
 from pcl_clora.io import sha256_file
 from tests.support.cli_cases import ROOT
 
@@ -78,6 +79,13 @@ def test_the_study_is_that_of_its_config(study):
     config = load_study(ROOT / "cfgs" / "compare" / f"{folder.name}.yaml")
     assert results.content["settings"] == config.cfg.model_dump(mode="json")
     assert list(results.content["rows"]) == list(config.rows)
+
+
+@pytest.mark.parametrize("method", ["clora", "lora"])
+def test_the_configs_of_20_shots_have_the_learning_rates_that_were_chosen(method):
+    results = read_results(ROOT / "results" / "compare" / "study_a_shots20", partial=True)
+    cfg = load_run_config(ROOT / "cfgs" / "modelnet40" / f"shots20_{method}.yaml")
+    assert cfg.optim.lr == results.row(method).choice["value"]
 
 
 def test_a_study_with_runs_is_small_enough_to_be_committed(study):
