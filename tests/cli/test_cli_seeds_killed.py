@@ -23,7 +23,10 @@ pytestmark = pytest.mark.slow  # every case trains several runs
 OPTIM = {**TINY["optim"], "epochs": 2}  # type: ignore[dict-item]
 TRAIN = {"progress": "off", "checkpoint_every_steps": 1, "ema_decay": 0.5}
 SETTINGS = {"optim": OPTIM, "train": TRAIN, "protocol": {"select": "validation", "val_fraction": 0.3}}
-PLACES = random.Random(4).sample(range(80), 3)  # of more than 80 that two seeds pass
+PLACES = [  # of more than 80 that two seeds pass
+    pytest.param(place, marks=pytest.mark.long if number else ())
+    for number, place in enumerate(random.Random(4).sample(range(80), 3))
+]
 
 
 class KilledError(BaseException):

@@ -215,7 +215,10 @@ class KilledError(BaseException):
 
 
 @pytest.mark.slow
-def test_a_study_killed_twenty_times_loses_nothing_and_repeats_nothing(whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("times", "between"), [(6, (30, 60)), pytest.param(20, (8, 17), marks=pytest.mark.long)]
+)
+def test_a_study_killed_often_loses_nothing_and_repeats_nothing(whole, tmp_path, monkeypatch, times, between):
     study, files, _, _ = whole
     replace, left, launch, kills = Path.replace, [0], Here(), 0
     chance = random.Random(0)
@@ -236,13 +239,13 @@ def test_a_study_killed_twenty_times_loses_nothing_and_repeats_nothing(whole, tm
 
     monkeypatch.setattr(Path, "replace", counted)
     for _ in range(100):
-        left[0] = chance.randrange(8, 17)
+        left[0] = chance.randrange(*between)
         try:
             carry_out(tiny_study(tmp_path), tmp_path / "out", launch)
             break
         except KilledError:
             kills += 1
-    assert kills >= 20
+    assert kills >= times
     assert sorted(set(ended)) == sorted(str(run) for run in study.runs())
     assert len(ended) <= len(study.runs())
     assert numbers(StudyFolder(tmp_path / "out"), study) == numbers(files, study)

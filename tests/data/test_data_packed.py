@@ -381,8 +381,12 @@ def test_packed_data_take_shots_and_paper_sampling(folder):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to measure memory")
 @pytest.mark.parametrize(
     ("count", "points", "per_shard"),
-    [(12_000, 2048, 500), (1_000_000, 32, 0)],  # 281 and 366 MiB of points
-    ids=["large clouds", "a million clouds"],
+    [  # 195, 281 and 366 MiB of points
+        (50_000, 1024, 0),
+        pytest.param(12_000, 2048, 500, marks=pytest.mark.long),
+        pytest.param(1_000_000, 32, 0, marks=pytest.mark.long),
+    ],
+    ids=["many clouds", "large clouds", "a million clouds"],
 )
 def test_packing_and_reading_need_a_fraction_of_the_size_in_memory(tmp_path, count, points, per_shard):
     code = """

@@ -150,9 +150,10 @@ def test_a_torch_program_takes_any_number_of_clouds(predictor, tmp_path):
 
 
 @pytest.mark.slow
-def test_int8_is_written_where_it_is_faster_and_refused_where_it_is_not(predictor, tmp_path, monkeypatch):
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+def test_int8_is_written_where_it_is_faster_and_refused_where_it_is_not(
+    predictor, onnx_file, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("pcl_clora.export.write._onnx_bytes", lambda *_: onnx_file.read_bytes())  # the same
     monkeypatch.setattr("pcl_clora.export.int8.speedup", lambda *_: 0.5)
     with pytest.raises(ExportError, match=r"int8 takes 2\.00 times"):
         export_model(predictor, tmp_path / "model.onnx", "int8")

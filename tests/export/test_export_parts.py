@@ -89,20 +89,34 @@ def test_places_chosen_outside_and_folded_norms_change_no_logit(name):
     assert torch.equal(model(points, category), wanted)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["point_bert"])  # the one with further inputs
-def test_onnx_computes_the_parts_for_any_number_of_clouds_and_patches(name):
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    module = exportable(segmenter(name))
-    inputs = module.inputs(*clouds())
-    two = tuple(each[:2] for each in inputs)
-    program = without_own_ops(trace(module, two))
-    assert not any("pcl_clora" in str(node.target) for node in program.graph.nodes)
-    run = onnx_runner(_onnx_bytes(program, module, two, {}), module.names)
-    assert compare(module, run, inputs) < 1e-5
+@pytest.fixture(scope="module")
+def traced():
+    """Point-BERT, the one with further inputs, as a program of torch's operators, traced on two clouds."""
+    module = exportable(segmenter("point_bert"))
+    two = tuple(each[:2] for each in module.inputs(*clouds()))
+    return module, two, without_own_ops(trace(module, two))
+
+
+def check_parts(module, run):
+    """Assert that a program computes the parts for any number of clouds and patches."""
+    assert compare(module, run, module.inputs(*clouds())) < 1e-5
     fewer = module.inputs(clouds(2)[0][:, :50], clouds(2)[1])
     torch.testing.assert_close(run(*fewer), module(*fewer), rtol=1e-4, atol=1e-5)
+
+
+def test_a_program_of_parts_takes_any_number_of_clouds_and_patches(traced):
+    module, _, program = traced
+    assert not any("pcl_clora" in str(node.target) for node in program.graph.nodes)
+    run = program.module()
+    check_parts(module, lambda *given: run(*given))
+
+
+@pytest.mark.long
+def test_onnx_computes_the_parts_for_any_number_of_clouds_and_patches(traced):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    module, two, program = traced
+    check_parts(module, onnx_runner(_onnx_bytes(program, module, two, {}), module.names))
 
 
 def test_a_method_with_a_head_of_its_own_is_refused_by_name():
@@ -169,9 +183,8 @@ def test_the_runtime_says_which_call_and_category_it_wants(onnx_file):
 
 
 @pytest.mark.slow
-def test_int8_says_what_it_costs_in_instance_miou(predictor, tmp_path, monkeypatch):
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+def test_int8_says_what_it_costs_in_instance_miou(predictor, onnx_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("pcl_clora.export.write._onnx_bytes", lambda *_: onnx_file.read_bytes())  # the same
     monkeypatch.setattr("pcl_clora.export.int8.speedup", lambda *_: 1.5)
     facts = export_model(predictor, tmp_path / "parts.onnx", "int8").facts
     assert facts["agreement"] > 0.7

@@ -175,8 +175,8 @@ def make_case(
     return CASES[name](points, queries, sizes or Sizes.for_points(shortest), **ragged)
 
 
-def is_beyond(name: str, backend: Backend, points: Tensor) -> bool:
+def is_beyond(name: str, backend: Backend, dtype: torch.dtype) -> bool:
     """Tell whether a backend says openly that it cannot do a case, or not in our order of ties."""
-    if points.dtype == torch.float64 and not backend.takes_double:
+    if dtype == torch.float64 and not backend.takes_double:
         return name not in ("both_ways", "picking_backward", "blending_backward")  # served as under "auto"
     return backend.own_ties and (name in SAMPLES or name == "sampling_by_rule_of_pointnet2")

@@ -154,9 +154,13 @@ def test_a_killed_search_goes_on_with_the_trial_that_was_cut_off(tmp_path):
 @pytest.mark.slow
 def test_two_processes_share_a_search(tmp_path):
     config, out = write_search(tmp_path), tmp_path / "out"
-    for process in [_run(config, out), _run(config, out)]:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+    process = _run(config, out)
+    until = time.monotonic() + 60
+    while not list(out.glob("trials/*")) and time.monotonic() < until:
+        time.sleep(0.05)
+    tune(load_search(config), out, tell=silent)  # this one is the other
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
     rows = json.loads((out / "trials.json").read_text())["trials"]
     assert sum(row["state"] == "complete" for row in rows) >= 3
     assert not any(row["state"] in ("lost", "refused") for row in rows)
