@@ -93,10 +93,15 @@ def unknown_name(given: str, valid: Mapping[str, Any] | Sequence[str], *, what: 
     """Say that a name is not known, which one was probably meant, and which ones exist."""
     names = sorted(valid)
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.0)
-    where = f" of {owner}" if owner else ""
+    where = f" of {_on_one_line(owner)}" if owner else ""
     hint = f"; did you mean {close[0]!r}?" if close else "."
     article = "an" if what[:1] in "aeiou" else "a"
-    return f"{given!r} is not {article} {what}{where}{hint} Valid: {', '.join(names)}."
+    return f"{given!r} is not {article} {what}{where}{hint} Valid: {', '.join(map(_on_one_line, names))}."
+
+
+def _on_one_line(name: str) -> str:
+    """Return a name as it is, or in quotes with escapes if it holds what cannot be seen."""
+    return name if name.isprintable() else repr(name)
 
 
 class _UniqueKeys(yaml.SafeLoader):

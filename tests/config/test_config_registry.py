@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pcl_clora.config import Config, ConfigError, Registry
+from pcl_clora.config import Config, ConfigError, Registry, unknown_name
 
 
 class ShapeConfig(Config):
@@ -39,6 +39,14 @@ def test_a_missing_name_is_asked_for_with_the_names_that_exist(
 def test_an_unknown_name_gets_the_nearest_one(shapes: Registry[ShapeConfig, Any]) -> None:
     with pytest.raises(ConfigError, match="did you mean 'ball'"):
         shapes.parse({"name": "bull"})
+
+
+def test_names_that_hold_line_breaks_or_escapes_leave_the_message_on_one_line() -> None:
+    said = unknown_name("b\n\x1b[2J", ["ball", "bo\nx", "r\u202eod"], what="row", owner="study\r\n2")
+
+    assert said.isprintable()
+    assert said.startswith(r"'b\n\x1b[2J' is not a row of 'study\r\n2'; did you mean ")
+    assert said.endswith(r"Valid: ball, 'bo\nx', 'r\u202eod'.")
 
 
 def test_a_name_is_registered_once(shapes: Registry[ShapeConfig, Any]) -> None:
