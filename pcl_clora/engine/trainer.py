@@ -158,13 +158,12 @@ class Trainer:
                 self._log.close()
 
     def _prepare(self) -> None:
-        """Build everything and take over the checkpoint; what is refused leaves an earlier run alone."""
+        """Build everything and take over the checkpoint; what is refused leaves the folder as it is."""
         cfg, device, checkpoint = self.cfg, self.device, self.folder.checkpoint
         self.precision = self._asked or choose_precision(cfg.train.amp, device)
         self.product = self._asked_product or choose_product(cfg)
         saved = None
-        held = self.folder.holds_a_run()
-        if self._resume == "auto" and held:
+        if self._resume == "auto" and self.folder.holds_a_run():
             saved, owner = read_checkpoint(checkpoint)
             cfg = self.cfg = cfg.model_copy(update={"model": kept_rule(cfg.model, owner)})
             self.precision = kept_precision(cfg, owner, device)
@@ -179,14 +178,11 @@ class Trainer:
         if report is not None:
             self._log.tell({"kind": "message", "text": str(report)})
         plan = describe_plan(model, report)
-        if not held:
-            self.folder.begin(cfg, self._env, plan, fresh=True)
         self.parts = make_parts(cfg, model, device, self._identity())
         self.state = self.parts.state
         if saved is not None:
             self.parts.snapshot.restore(saved)
-        if held:
-            self.folder.begin(cfg, self._env, plan, fresh=saved is None)
+        self.folder.begin(cfg, self._env, plan, fresh=saved is None)
         board = self.folder.tensorboard if cfg.train.tensorboard else None
         self._log.open(saved, board, self.state.step)
         model.train()

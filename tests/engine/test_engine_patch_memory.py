@@ -135,8 +135,8 @@ def test_known_patches_count_for_the_tensor_they_were_made_for() -> None:
 )
 def test_a_cache_with_nothing_to_keep_is_refused_before_the_run(tmp_path, changes, said) -> None:
     with pytest.raises(ConfigError, match=said):
-        Trainer(tiny_config(*changes, cache("always")), run_dir=tmp_path).fit()
-    assert not RunFolder(tmp_path).metrics.exists()
+        Trainer(tiny_config(*changes, cache("always")), run_dir=tmp_path / "run").fit()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_a_cache_that_does_not_fit_is_refused_or_left_out(tmp_path, monkeypatch, caplog) -> None:
