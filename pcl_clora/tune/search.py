@@ -25,7 +25,8 @@ from pcl_clora.engine.precision import Precision, choose_precision
 from pcl_clora.engine.product_route import choose_product
 from pcl_clora.engine.run.lock import may_run, this_process
 from pcl_clora.errors import MissingPackageError, UserValueError
-from pcl_clora.io import read_json, write_json, write_text
+from pcl_clora.io import explained, read_json, write_json, write_text
+from pcl_clora.io.safe import open_log
 from pcl_clora.models.layers.product import Route
 from pcl_clora.tune.budget import sizes_of
 from pcl_clora.tune.settings import Search
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
 
+JOURNAL = "journal.log"  # the trials, as optuna writes them
 PATIENCE = 25  # refused trials for every wanted one, after which no setting is left that fits the budget
 WHERE_DATA_LIE = ("data.root", "data.source.root")
 _NO_OWNER_SECONDS = 60.0  # a trial that says for so long not whose it is has lost its owner
@@ -79,13 +81,14 @@ def tune(search: Search, folder: str | Path, *, tell: Tell = print) -> TuneResul
 
     folder = Path(folder)
     work = _Work(search, folder, tell)
-    while True:
-        work.recover()
-        done, at_work = work.count(), work.count_running()
-        if done + at_work >= search.cfg.trials:
-            break
-        work.refuse_endless()
-        work.run(work.ask())
+    with explained(folder / JOURNAL, "written"):  # which optuna does, in every step
+        while True:
+            work.recover()
+            done, at_work = work.count(), work.count_running()
+            if done + at_work >= search.cfg.trials:
+                break
+            work.refuse_endless()
+            work.run(work.ask())
     lost = [trial for trial in work.study.trials if trial.state == TrialState.RUNNING]
     if lost:
         tell(f"{len(lost)} more are at work in other processes.")
@@ -319,7 +322,10 @@ def open_study(search: Search, folder: Path) -> Study:
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
+    journal = folder / JOURNAL
+    with explained(journal, "written"):
+        folder.mkdir(parents=True, exist_ok=True)
+    open_log(journal).close()  # refused in our words, and never through a link, which optuna would follow
     halving = search.cfg.halving
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if halving is not None:
@@ -327,7 +333,7 @@ def open_study(search: Search, folder: Path) -> Study:
             min_resource=halving.min_epochs, reduction_factor=halving.factor
         )
     return optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(folder / "journal.log"))),
+        storage=JournalStorage(JournalFileBackend(str(journal))),
         study_name=search.name,
         sampler=make_sampler(search, 0),
         pruner=pruner,

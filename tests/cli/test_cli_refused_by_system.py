@@ -14,8 +14,8 @@ from pcl_clora.cli import main
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import FileAccessError
 from pcl_clora.models.weights.convert import convert_weights
-from tests.support.cli_cases import write_config
-from tests.support.rights import rights
+from tests.support.cli_cases import TINY, write_config
+from tests.support.rights import no_room, rights
 
 
 @pytest.fixture
@@ -121,6 +121,88 @@ def test_a_folder_that_may_not_be_written(
     assert str(out) in told
     assert "cannot be written (Permission denied); change the rights" in told
     assert sorted(path.name for path in out.iterdir()) == before
+
+
+PRETRAINING = {  # sections of the settings that differ
+    "model": {**TINY["model"], "task": "pretraining", "pretraining": {"decoder_depth": 1}},  # type: ignore[dict-item]
+    "adapter": {"method": "full"},
+    "data": {"name": "procedural_corpus", "train_size": 12, "test_size": 4, "num_points": 64},
+}
+
+
+def long_command(command: str, folder: Path, out: Path) -> list[str]:
+    """The words of a command that trains and writes to a folder."""
+    changes = PRETRAINING if command == "pretrain" else {}
+    config = write_config(folder, output=str(out), **changes)
+    if command != "tune":
+        return [command, "--config", str(config)]
+    pytest.importorskip("optuna")
+    search = folder / "search.yaml"
+    search.write_text(
+        "base: tiny.yaml\ntrials: 1\nhalving: null\nspace: {optim.lr: {low: 0.001, high: 0.002}}\n"
+        "trial_settings: {protocol: {val_fraction: 0.3}}\n"
+    )
+    return ["tune", "--config", str(search), "--out", str(out)]
+
+
+@pytest.mark.parametrize("command", ["pretrain", "tune"])
+def test_a_command_that_trains_is_refused_a_closed_folder_by_name(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "closed"
+    out.mkdir()
+    arguments = long_command(command, tmp_path, out)
+    with rights(out, 0o555), pytest.raises(SystemExit) as stop:
+        main(arguments)
+    told = capsys.readouterr().err
+    assert stop.value.code in (1, 2)
+    assert str(out) in told
+    assert "cannot be written (Permission denied); change the rights" in told
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train", "pretrain", "tune"])
+@pytest.mark.parametrize("size", [100, 4000, 20_000])
+def test_a_full_disk_is_one_message_and_leaves_no_half_file(
+    command: str, size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = long_command(command, tmp_path, out)
+    with no_room(size), pytest.raises(SystemExit) as stop:
+        main(arguments)
+    told = capsys.readouterr().err
+    assert stop.value.code in (1, 2)
+    assert f"{out}" in told
+    assert "File too large" in told
+    assert "Traceback" not in told
+    assert all(path.stat().st_size < size for path in out.rglob("*") if path.is_file())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["pretrain", "tune"])
+def test_links_at_the_files_of_a_command_that_trains_lead_nowhere(command: str, tmp_path: Path) -> None:
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    victim.write_text("kept")
+    arguments = long_command(command, tmp_path, out)
+    folder = out if command == "tune" else out / "tiny"
+    folder.mkdir(parents=True)
+    for name in ("search", "trials", "best", "tune", "config", "env", "plan", "result", "report"):
+        for kind in ("json", "yaml", "html", "md"):
+            for guess in (f".{name}.partial.{kind}", f"{name}.{kind}.tmp", f".{name}.tmp.{kind}"):
+                (folder / guess).symlink_to(victim)
+    if command == "tune":
+        (folder / "journal.log").symlink_to(victim)
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert victim.read_text() == "kept"
+        (folder / "journal.log").unlink()
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert not stop.value.code
+    assert victim.read_text() == "kept"
+    made = ("trials.json", "best.yaml") if command == "tune" else ("result.json", "config.yaml")
+    assert not any((folder / name).is_symlink() for name in made)
 
 
 def test_weights_are_not_written_over_a_file_of_the_run(run: Path) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 _VERSION = 0x20080522  # of the system's call, with 64 bits
 _OVERRIDE = 0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
 
@@ -35,6 +37,18 @@ def rights(path: Path, mode: int) -> Iterator[None]:
             yield
     finally:
         path.chmod(before)
+
+
+@contextmanager
+def no_room(size: int) -> Iterator[None]:
+    """Let no file of this process grow above a size in bytes, as on a disk that is full."""
+    resource = pytest.importorskip("resource", reason="limits of a process, which Windows does not have")
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import yaml
 
 from pcl_clora.config import ConfigError
 from pcl_clora.engine import load_run_config
+from pcl_clora.io import FileAccessError
 from pcl_clora.tune import load_search, tune
 from pcl_clora.tune.budget import sizes_of
 from tests.support.engine_cases import CLORA, VALUES
@@ -61,6 +63,22 @@ def test_a_search_leads_to_a_config_that_train_takes(tmp_path):
     assert cfg.optim.lr == found.best["params"]["optim.lr"]
     assert cfg.protocol.select == "last"
     assert json.loads((tmp_path / "out" / "trials.json").read_text())["best"] == found.best
+
+
+def test_a_journal_that_the_disk_has_no_room_for_is_named(tmp_path, monkeypatch):
+    from optuna.storages.journal import JournalFileBackend
+
+    appended, real = [], JournalFileBackend.append_logs
+
+    def full(self, logs):
+        appended.extend(logs)
+        if len(appended) > 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, logs)
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", full)
+    with pytest.raises(FileAccessError, match=r"journal\.log: cannot be written \(No space left on device\)"):
+        tune(load_search(write_search(tmp_path)), tmp_path / "out", tell=silent)
 
 
 @pytest.mark.slow
