@@ -10,6 +10,7 @@ import torch
 
 from pcl_clora.adapters import AdaptedModel, attach_adapter
 from tests.support import adapter_cases as cases
+from tests.support import adapter_places as places
 
 PLACEMENTS = [
     {"method": "clora", "rank": 2, "num_spaces": 2, "sharing": sharing, "placement": placement}
@@ -18,7 +19,21 @@ PLACEMENTS = [
 ]
 ALL = [*(cases.SETTINGS[name] for name in cases.ON_PLAIN), *PLACEMENTS]
 UNMERGEABLE = [case.settings for case in cases.CASES.values() if not case.mergeable]
-BOTH = [(each, merged) for each in ALL for merged in (False, True) if not merged or each not in UNMERGEABLE]
+MERGED = [cases.SETTINGS[name] for name in ("clora", "dora", "fact", "ssf")]  # merged, all are bare layers
+
+
+def is_long(settings: dict[str, object], merged: bool) -> bool:
+    """Whether a shorter list has another that goes the same way: "both" has input and parallel."""
+    halves = settings in PLACEMENTS and settings["placement"] != "both"
+    return settings not in MERGED if merged else halves
+
+
+BOTH = [
+    pytest.param(each, merged, marks=pytest.mark.long if is_long(each, merged) else pytest.mark.slow)
+    for each in ALL
+    for merged in (False, True)
+    if not merged or each not in UNMERGEABLE
+]
 
 
 def title(value: dict[str, object] | bool) -> str:
@@ -31,7 +46,6 @@ def make(settings: dict[str, object], name: str = "default", backbone: str = "pl
     return cases.shake(attach_adapter(cases.make_backbone(backbone), settings, name))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "merged"), BOTH, ids=title)
 def test_an_exported_program_computes_what_the_model_computes(
     settings: dict[str, object], merged: bool
@@ -45,7 +59,6 @@ def test_an_exported_program_computes_what_the_model_computes(
     torch.testing.assert_close(program(points), model(points), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "merged"), BOTH, ids=title)
 def test_the_graph_of_a_compiled_model_does_not_break(settings: dict[str, object], merged: bool) -> None:
     model, points = make(settings), cases.make_points()
@@ -76,6 +89,26 @@ def test_backbones_and_methods_that_the_plain_one_cannot_have_export_and_compile
 
     torch.testing.assert_close(program(points), model(points), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(compiled(points), model(points), rtol=1e-5, atol=1e-5)
+
+
+SHORT = (("recon", "clora"), ("point_bert", "vpt"), ("pointgpt_s", "ppt"))  # some seconds each
+PARTS = [
+    pytest.param(place, name, marks=pytest.mark.slow if (place.backbone, name) in SHORT else pytest.mark.long)
+    for name in cases.FEW_SETTINGS
+    for place in places.PLACES
+    if place.task != "classification" and place.backbone != "point_mae" and not places.refusal(place, name)
+]
+
+
+@pytest.mark.parametrize(("place", "setting"), PARTS, ids=str)
+def test_the_graph_of_a_segmenter_does_not_break(place: places.Place, setting: str) -> None:
+    model = cases.shake(attach_adapter(places.make(place), places.settings_of(place, setting)))
+    given = places.inputs(place, 2)
+    torch._dynamo.reset()
+
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+
+    torch.testing.assert_close(compiled(*given), model(*given), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["class", "global", "None", "def", "a-b", "0", "match"])

@@ -235,8 +235,19 @@ def test_gradients_are_added_in_the_order_of_the_index():
 # Proof that the trials can fail: the kernels with one fault each.
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+IN_SHORT = (  # one of each kind and source file; every fault has to be compiled
+    "sampling: no barrier in a step",
+    "search: one point too many in a tile",
+    "ball: one hit too many",
+    "gather: a negative index",
+)
+MUTANTS = [
+    pytest.param(fault, id=name, marks=pytest.mark.slow if name in IN_SHORT else pytest.mark.long)
+    for name, fault in FAULTS.items()
+]
+
+
+@pytest.mark.parametrize("fault", MUTANTS)
 def test_a_fault_in_a_kernel_is_caught(fault):
     # In a process of its own: a fault may take an index from anywhere.
     assert not TRIALS[fault.trial].passes(emulated.in_sanitizers(fault.mutant))
