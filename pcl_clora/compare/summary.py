@@ -80,7 +80,6 @@ def report(folder: str | Path, *, partial: bool = False, baseline: str = "") -> 
         ReportError: if the folder holds no study, or no run of a row is finished.
     """
     results = read_results(folder, partial=partial, baseline=baseline)
-    if results.finished:
-        lines = write_tables(results)
-        write_page(results, write_plots(results), lines)
+    lines = write_tables(results)
+    write_page(results, write_plots(results), lines)
     return results

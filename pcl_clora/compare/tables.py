@@ -409,7 +409,8 @@ def latex_table(results: StudyResults, lines: Sequence[Line]) -> str:
         " and ".join(dict.fromkeys(line.values[key] for line in lines if line.values[key]))
         for key in ("precision", "processor", "torch")
     ]
-    note += f" params: without head, tokens; GMACs: merged. {_latex('; '.join(made[:2]))}; torch {made[2]}."
+    note += " params: without head, tokens; GMACs: merged."
+    note += f" {_latex('; '.join(made[:2]))}; torch {made[2]}." if all(made) else ""
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",

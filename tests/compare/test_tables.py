@@ -95,7 +95,8 @@ def test_a_difference_says_over_how_many_seeds_it_is(folder):
 
 
 def test_a_failed_row_is_shown_as_failed_and_never_dropped(tmp_path):
-    study = tiny_study(tmp_path, choose=None, seeds=[0], **FAILING)
+    rows = {name: row for name, row in FAILING["rows"].items() if name != "lora"}
+    study = tiny_study(tmp_path, choose=None, seeds=[0], rows=rows)
     carry_out(study, tmp_path / "out")
     write_study(study, StudyFolder(tmp_path / "out"))
     report(tmp_path / "out")
@@ -106,6 +107,17 @@ def test_a_failed_row_is_shown_as_failed_and_never_dropped(tmp_path):
     assert [row["row"] for row in json.loads((tmp_path / "out" / "table.json").read_text())["rows"]][
         -1
     ] == "broken"
+
+
+def test_a_study_of_which_every_run_failed_has_its_table_too(tmp_path):
+    folder = made_study(tmp_path, {"a": 0.7}, seeds=1)
+    for path in (folder / "rows" / "a").iterdir():
+        path.unlink()
+    write_json(folder / "rows" / "a" / "seed0.failed.json", {"run": "a/seed0", "error": "no memory"})
+    report(folder)
+    assert "* a, seed0: failed: no memory" in (folder / "table.md").read_text()
+    assert "a (failed) & 0 & --" in (folder / "table.tex").read_text()
+    assert "failed: seed0" in (folder / "index.html").read_text()
 
 
 def test_a_row_without_a_run_is_refused_by_name_or_shown_on_request(folder):
