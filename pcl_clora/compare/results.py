@@ -276,7 +276,7 @@ def _read_row(
                 told["settings"],
                 own,
                 states,
-                told["choice"],
+                told["choice"] or files.read(files.choice(name)),  # of a study that goes on
                 told.get("counts", {}),
                 measured,
                 scores,

@@ -88,6 +88,16 @@ def test_a_row_is_tested_against_the_baseline_of_its_own_precision(folder):
     assert lines["better (float32)"].values["difference_to"] == "base (float32)"
 
 
+def test_a_choice_is_told_while_the_study_goes_on(folder):
+    content = read_json(folder / "study.json")
+    choice = content["rows"]["level"]["choice"]
+    write_json(
+        folder / "study.json", {**content, "rows": {"level": {**content["rows"]["level"], "choice": None}}}
+    )
+    write_json(folder / "rows" / "level" / "choice.json", {**choice, "value": 0.5})
+    assert table_lines(read_results(folder))[0].values["chosen"] == 0.5
+
+
 def test_a_difference_says_over_how_many_seeds_it_is(folder):
     (folder / "rows" / "better" / "seed2.json").unlink()
     better = by_name(read_results(folder))["better"].values
