@@ -216,7 +216,7 @@ class KilledError(BaseException):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("times", "between"), [(6, (30, 60)), pytest.param(20, (8, 17), marks=pytest.mark.long)]
+    ("times", "between"), [(5, (14, 22)), pytest.param(20, (8, 17), marks=pytest.mark.long)]
 )
 def test_a_study_killed_often_loses_nothing_and_repeats_nothing(whole, tmp_path, monkeypatch, times, between):
     study, files, _, _ = whole

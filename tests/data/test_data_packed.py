@@ -382,7 +382,7 @@ def test_packed_data_take_shots_and_paper_sampling(folder):
 @pytest.mark.parametrize(
     ("count", "points", "per_shard"),
     [  # 195, 281 and 366 MiB of points
-        (50_000, 1024, 0),
+        (50_000, 1024, 1000),
         pytest.param(12_000, 2048, 500, marks=pytest.mark.long),
         pytest.param(1_000_000, 32, 0, marks=pytest.mark.long),
     ],
