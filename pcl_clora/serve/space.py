@@ -171,10 +171,10 @@ def _copy_base(aside: Path, file: Path, source: str, name: str) -> None:
     if source == BUILTIN or source.startswith(RANDOM):
         return
     if source.startswith(HUB_PREFIX):
-        kept = fetch(source).path
+        fetched = fetch(source).path
         place = cached_path(source, folder=aside / CACHE / "hub")
         place.parent.mkdir(parents=True, exist_ok=True)
-        for each in kept.parent.iterdir():  # with the record of its digest
+        for each in fetched.parent.iterdir():  # with the record of its digest
             if each.is_file():
                 shutil.copyfile(each, place.parent / each.name)
         return
