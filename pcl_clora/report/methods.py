@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -79,8 +79,11 @@ class MethodRow:
         return ", ".join([str(name), *map(str, forms)])
 
 
-def describe_methods() -> list[MethodRow]:
-    """Attach every method to backbones without values, run them, and say what it costs and who takes it.
+def describe_methods(names: Sequence[str] = ()) -> list[MethodRow]:
+    """Attach methods to backbones without values, run them, and say what they cost and who takes them.
+
+    Args:
+        names: of methods; by default all.
 
     Returns:
         A row for every method and every form of it, by name.
@@ -89,7 +92,7 @@ def describe_methods() -> list[MethodRow]:
     base = bases[ON, TASKS[0]]
     plain, points = _count(base), _points()
     rows = []
-    for name in list_adapters():
+    for name in names or list_adapters():
         method = method_class(name)
         for settings in _forms(name, method.config_type.model_fields):
             published, merged = plain

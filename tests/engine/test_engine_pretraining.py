@@ -97,7 +97,7 @@ def assert_same_run(one: Path, two: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [3, 7])
+@pytest.mark.parametrize("step", [3, pytest.param(7, marks=pytest.mark.long)])
 def test_a_killed_process_goes_on_to_the_same_bits(tmp_path: Path, whole: Path, step: int) -> None:
     settings = tmp_path / "run.yaml"
     settings.write_text(dump_yaml(pretraining_config()), encoding="utf-8")

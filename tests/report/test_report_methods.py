@@ -12,15 +12,21 @@ from pcl_clora.adapters.methods.clora import CLoRA
 from pcl_clora.adapters.methods.linear_probe import LinearProbe
 from pcl_clora.cli import main
 from pcl_clora.report.methods import (
+    END,
     IMAGES,
+    START,
     MethodRow,
     backbone_names,
     describe_methods,
     first_source,
+    format_methods,
     methods_page,
 )
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
+
+
+SOME = ("clora", "dapt", "linear_probe")  # in short: shared and merged, not merged, nothing attached
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +34,29 @@ def rows() -> list[MethodRow]:
     return describe_methods()
 
 
+@pytest.fixture(scope="module")
+def some() -> list[MethodRow]:
+    return describe_methods(SOME)
+
+
+def test_the_page_has_a_row_for_every_method_and_some_are_as_found(some: list[MethodRow]) -> None:
+    table = PAGE.read_text(encoding="utf-8").partition(START)[2].partition(END)[0].splitlines()
+    titles = {line.split("|")[1].partition(",")[0].strip(" `") for line in table[2:] if line}
+
+    assert titles == set(list_adapters())
+    assert [row.settings["method"] for row in some] == list(SOME)
+    for line in format_methods(some).strip().splitlines():
+        assert line in table, "renew it: python tools/list_methods.py"
+
+
+@pytest.mark.long
 def test_the_table_of_the_page_is_what_the_methods_are(rows: list[MethodRow]) -> None:
     text = PAGE.read_text(encoding="utf-8")
 
     assert methods_page(text, rows) == text, "renew it: python tools/list_methods.py"
 
 
+@pytest.mark.long
 def test_the_numbers_are_those_of_the_papers(rows: list[MethodRow]) -> None:
     found = {row.title: row for row in rows}
 
@@ -53,6 +76,7 @@ def test_the_numbers_are_those_of_the_papers(rows: list[MethodRow]) -> None:
     assert all(found[name].file_bytes < 10e6 for name in large - {"full"})  # in float32
 
 
+@pytest.mark.long
 def test_who_takes_a_method_is_found_by_asking(rows: list[MethodRow]) -> None:
     found = {row.title: row for row in rows}
 
@@ -62,7 +86,19 @@ def test_who_takes_a_method_is_found_by_asking(rows: list[MethodRow]) -> None:
     assert found["lora"].tasks == ("classification", "part_segmentation")
 
 
-def test_the_command_prints_a_row_a_method(rows: list[MethodRow], monkeypatch, capsys) -> None:
+def test_the_numbers_and_takers_of_some_are_those_of_the_papers(some: list[MethodRow]) -> None:
+    found = {row.title: row for row in some}
+
+    assert round(found["dapt"].macs_published / 1e9, 3) == 4.957
+    assert found["clora"].macs_merged == found["linear_probe"].macs_executed < found["clora"].macs_executed
+    assert found["dapt"].macs_merged is None
+    assert found["clora"].backbones == backbone_names()
+    assert set(backbone_names()) - set(found["dapt"].backbones) == {IMAGES}
+    assert found["clora"].tasks == ("classification", "part_segmentation")
+
+
+def test_the_command_prints_a_row_a_method(some: list[MethodRow], monkeypatch, capsys) -> None:
+    rows = some
     monkeypatch.setattr("pcl_clora.report.methods.describe_methods", lambda: rows)
     for arguments in (["methods"], ["methods", "--json"]):
         with pytest.raises(SystemExit) as left:
