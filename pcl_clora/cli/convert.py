@@ -83,7 +83,8 @@ def _pairs(source: Path, target: Path, to: str) -> list[tuple[Path, Path]]:
     suffix = f".{to.lower().lstrip('.')}"
     if suffix not in WRITE_SUFFIXES:
         raise UserValueError(
-            f"{source} is a folder: say with --to what its files become, one of {listed(WRITE_SUFFIXES)}."
+            f"{source} is a folder, and --to {to or 'is not given'}: say with it what its files become, "
+            f"one of {listed(WRITE_SUFFIXES)}."
         )
     if target.exists() and not target.is_dir():
         raise UserValueError(f"{target} is a file, and a folder of new files was to be there.")

@@ -353,7 +353,7 @@ def parsed(asked: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray]]:
     except MemoryError:
         return {"problem": "announces more than fits into memory", "remedy": "get the file again"}, []
     except Exception as error:
-        words = " ".join(str(error).split())[:200]
+        words = " ".join(str(error).replace(asked["path"], "it").split())[:200]
         return {"error": f"{type(error).__name__}: {words}" if words else type(error).__name__}, []
     says = found.pop("says", {})
     arrays = {name: np.ascontiguousarray(values) for name, values in found.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pcl_clora.errors import warn_once
 from pcl_clora.io import atomic_write
 from pcl_clora.io.pictures import scalar_colours
 from pcl_clora.io.text import visible
@@ -35,8 +37,15 @@ def new_figure(width: float, height: float) -> Figure | None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a picture, whole or not at all."""
-    atomic_write(path, lambda aside: figure.savefig(aside))
+    """Write a picture, whole or not at all; letters that its font lacks are boxes, and a warning says so."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        atomic_write(path, lambda aside: figure.savefig(aside))
+    for one in said:
+        if "missing from font" not in str(one.message):
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    if any("missing from font" in str(one.message) for one in said):
+        warn_once(f"{path}: the font of pictures lacks letters of names; tables and pages show them.")
 
 
 def plain_text(name: str) -> str:

@@ -38,7 +38,8 @@ def test_a_folder_becomes_a_folder_and_a_broken_file_stops_nothing(invoke, tmp_p
     [
         (("a.npy", "b.dae"), "cannot write '.dae'; known: .npy"),
         (("a.npy", "b.ply", "--up", "w"), "up='w' is no axis"),
-        ((".", "out"), "say with --to what its files become"),
+        ((".", "out"), "--to is not given: say with it what its files become"),
+        ((".", "out", "--to", "foo"), ". is a folder, and --to foo: say with it"),
         (("a.npy", "b.ply", "--to", "las"), "is for folders"),
         (("empty", "out", "--to", "las"), "holds no files of points"),
         ((".", "a.npy", "--to", "las"), "is a file"),

@@ -67,6 +67,17 @@ def test_the_picture_is_drawn_where_matplotlib_is_installed(write_run):
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_names_that_the_font_lacks_are_one_line_and_no_warning_of_matplotlib(tmp_path, caplog, recwarn):
+    pytest.importorskip("matplotlib")
+    names = ["\N{CJK UNIFIED IDEOGRAPH-98DB}", "chair"]
+    assert pictures.plot_confusion([[3, 1], [0, 2]], names, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path / 'a.png'}: the font of pictures lacks letters of names; tables and pages show them."
+    ]
+    assert not recwarn.list
+
+
 def test_without_matplotlib_the_page_says_how_to_get_a_picture(write_run, monkeypatch):
     monkeypatch.setattr(pictures, "find_spec", lambda name: None)
     folder = write_run("a")
