@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -30,7 +30,8 @@ class Journal:
         done: rows that are there already, by file and model.
 
     Raises:
-        UserValueError: if an unfinished table is there and `resume` is not set, or other models wrote it.
+        UserValueError: if an unfinished table is there and `resume` is not set, or other
+            models wrote it; those of a finished one are told by their names.
         DataError: if it is damaged.
     """
 
@@ -47,6 +48,7 @@ class Journal:
             self._read()
         elif resume and table.exists():
             self.done = {row.key: row for row in read_table(table)}
+            self._refuse(table, {row.model for row in self.done.values()} - set(models))
         self._begin()
 
     def _read(self) -> None:
@@ -56,12 +58,17 @@ class Journal:
             return
         head = parse_json(self.path, lines[0])
         if head != self._head:
-            raise UserValueError(
-                f"{self.path} holds rows of other models ({', '.join(head.get('models', {})) or 'none'}); "
-                "remove it, or name another --out."
-            )
+            self._refuse(self.path, head.get("models") or {"none"})
         rows = [row_of(self.path, parse_json(self.path, line)) for line in lines[1:]]
         self.done = {row.key: row for row in rows}
+
+    @staticmethod
+    def _refuse(path: Path, models: Collection[str]) -> None:
+        if models:
+            raise UserValueError(
+                f"{path} holds rows of other models ({', '.join(sorted(models))}); "
+                "remove it, or name another --out."
+            )
 
     def _begin(self) -> None:
         """Write the file anew with what is done, so that no torn line stays in it."""

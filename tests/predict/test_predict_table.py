@@ -229,6 +229,16 @@ def test_rows_of_another_model_are_not_mixed_in(classification_run, scans, tmp_p
     found = call(scans, "--run", classification_run, "--out", out, "--resume")
 
     assert "holds rows of other models (other)" in str(found.exception)
+    (tmp_path / "o.csv.part").unlink()
+    assert call(scans / "a.npy", "--run", classification_run, "--out", out).exit_code == 0
+    finished = out.read_text()
+    (tmp_path / "b.safetensors").write_bytes(RunFolder(classification_run).chosen.read_bytes())
+
+    found = call(scans / "a.npy", "--adapter", tmp_path / "b.safetensors", "--out", out, "--resume")
+
+    assert f"o.csv holds rows of other models ({classification_run.name})" in str(found.exception)
+    assert out.read_text() == finished
+    assert not (tmp_path / "o.csv.part").exists()
 
 
 def test_several_models_give_a_row_each(classification_run, scans, tmp_path):
