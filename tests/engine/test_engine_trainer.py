@@ -67,12 +67,22 @@ def test_a_run_learns_and_writes_its_folder(tmp_path: Path) -> None:
     assert plan["parameters"] == written["params"]
 
 
-def test_settings_and_environment_are_written_before_anything_is_built(tmp_path: Path) -> None:
+def test_settings_and_environment_are_written_before_the_first_step(tmp_path: Path) -> None:
+    written: list[set[str]] = []
+
+    def watch(event: Any) -> None:
+        if event["kind"] == "train" and not written:
+            written.append({path.name for path in (tmp_path / "run").iterdir()})
+
+    Trainer(tiny_config(), run_dir=tmp_path / "run", on_event=watch).fit()
+    assert written[0] >= {"config.yaml", "env.json", "plan.json"}
+
+
+def test_a_run_that_is_refused_before_its_first_step_leaves_no_folder(tmp_path: Path) -> None:
     cfg = tiny_config({"data": {"name": "modelnet40_hdf5", "root": str(tmp_path / "gone")}})
     with pytest.raises(ValueError, match=r"gone"):
         Trainer(cfg, run_dir=tmp_path / "run").fit()
-    written = {path.name for path in (tmp_path / "run").iterdir()}
-    assert written == {"config.yaml", "env.json", "plan.json"}
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("method", list_adapters())
