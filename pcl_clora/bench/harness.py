@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -192,7 +193,16 @@ def in_child(
             process.kill()
         process.wait()
     if process.returncode:
-        raise RuntimeError(f"The process that measures with {threads} threads failed; its error is above.")
+        raise RuntimeError(_told(process.returncode, threads))
+
+
+def _told(code: int, threads: int) -> str:
+    """Say how a child ended: with an error, which it printed, or by a signal, of which it could say nothing."""
+    if code >= 0:
+        return f"The process that measures with {threads} threads failed; its error is above."
+    name = signal.Signals(-code).name
+    cause = "; most often memory was short: measure less at once, see --only" if name == "SIGKILL" else ""
+    return f"The process that measures with {threads} threads was ended by {name}{cause}."
 
 
 def work(function: Callable[[Mapping[str, Any]], Iterator[dict[str, Any]]], threads: int) -> None:

@@ -6,6 +6,7 @@ in one process, and what they compute is compared before it is timed.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,15 +94,16 @@ def bench_model(
     check_isa(isa)
     product.route()  # an unknown route in the environment is refused here and not in every child
     rows = []
-    for number in threads:
+    for number, network in itertools.product(threads, networks):
         job = {
-            "networks": networks,
+            "network": network,
             "kinds": kinds,
             "quick": quick,
             "repeats": repeats,
             "budget_s": budget_s,
             "threads": number,
         }
+        # A process a network: libraries do not give back all the memory that the one before needed.
         for row in in_child("pcl_clora.bench.model:measure", job, number, isa):
             rows.append(row)
             on_row(row)
@@ -126,10 +128,9 @@ def choose(only: Sequence[str], *, quick: bool) -> tuple[list[str], list[str]]:
 
 
 def measure(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Measure the networks of a job in this process and yield their rows."""
+    """Measure the network of a job in this process and yield its rows."""
     table = QUICK if job["quick"] else NETWORKS
-    for name in job["networks"]:
-        yield from _measure_network(name, table[name], job)
+    yield from _measure_network(job["network"], table[job["network"]], job)
 
 
 def _measure_network(name: str, network: Network, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -29,8 +29,8 @@ ROOT = Path(__file__).parents[2]
 
 def measured(*networks):
     """Every kind of row of small networks, one round each."""
-    job = {"networks": networks, "kinds": list(bench_model.KINDS), "quick": True, "threads": 1}
-    return list(bench_model.measure({**job, "repeats": 1, "budget_s": 1.0}))
+    job = {"kinds": list(bench_model.KINDS), "quick": True, "threads": 1, "repeats": 1, "budget_s": 1.0}
+    return [row for network in networks for row in bench_model.measure({**job, "network": network})]
 
 
 @pytest.fixture(scope="module")
