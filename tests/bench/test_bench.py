@@ -404,3 +404,8 @@ def test_every_command_explains_itself(command):
     from pcl_clora.cli import app
 
     assert len(CliRunner().invoke(app, ["bench", command, "--help"]).output) > 400
+
+
+def test_a_measuring_process_that_is_killed_is_told_as_that():
+    with pytest.raises(RuntimeError, match=r"ended by SIGKILL; most often memory was short: .*--only"):
+        list(in_child("signal:raise_signal", 9, 1))
