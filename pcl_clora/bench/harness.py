@@ -197,7 +197,7 @@ def in_child(
 
 
 def _told(code: int, threads: int) -> str:
-    """Say how a child ended: with an error, which it printed, or by a signal, of which it could say nothing."""
+    """Say how a child ended: with an error, which it printed, or by a signal, in silence."""
     if code >= 0:
         return f"The process that measures with {threads} threads failed; its error is above."
     name = signal.Signals(-code).name
