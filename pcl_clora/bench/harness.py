@@ -201,7 +201,7 @@ def _told(code: int, threads: int) -> str:
     if code >= 0:
         return f"The process that measures with {threads} threads failed; its error is above."
     name = signal.Signals(-code).name
-    cause = "; most often memory was short: measure less at once, see --only" if name == "SIGKILL" else ""
+    cause = "; most often memory was short: free some, or measure less at once" if name == "SIGKILL" else ""
     return f"The process that measures with {threads} threads was ended by {name}{cause}."
 
 

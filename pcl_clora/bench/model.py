@@ -129,11 +129,8 @@ def choose(only: Sequence[str], *, quick: bool) -> tuple[list[str], list[str]]:
 
 def measure(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Measure the network of a job in this process and yield its rows."""
-    table = QUICK if job["quick"] else NETWORKS
-    yield from _measure_network(job["network"], table[job["network"]], job)
-
-
-def _measure_network(name: str, network: Network, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    name = job["network"]
+    network = (QUICK if job["quick"] else NETWORKS)[name]
     threads, quick = job["threads"], job["quick"]
     forward_sizes = (2,) if quick else (1, 8, 32) if threads == 1 else (8,)
     step_size = 2 if quick else 8

@@ -220,7 +220,11 @@ def markdown_tables(results: StudyResults, lines: Sequence[Line]) -> str:
     text.append(_bold_near_best(units.markdown_table(header, accuracy), lines, heads))
     if results.pairs:
         cells = [
-            [one, other, *((_difference(d.low, d.mean, d.high), _ahead(d.ahead, d.seeds)) if d else "--")]
+            [
+                one,
+                other,
+                *((_difference(d.low, d.mean, d.high), _ahead(d.ahead, d.seeds)) if d else ("-", "-")),
+            ]
             for one, other, d in asked_pairs(results)
         ]
         header = ("row", "against", "difference", "seeds ahead")

@@ -29,7 +29,7 @@ def trained(request: pytest.FixtureRequest) -> Trained:
 @pytest.fixture
 def mergeable(trained: Trained) -> Trained:
     if not trained.case.mergeable:
-        pytest.skip("cannot be merged, and says so")
+        pytest.skip("this method cannot be merged; that it refuses to be has a test of its own")
     return trained
 
 

@@ -161,7 +161,7 @@ def test_recipes_and_settings_are_those_of_the_released_files(entry: dict[str, s
         "point_peft": "Point-PEFT/MAE/cfgs/finetune_{}",
     }  # fmt: skip
     if entry["method"] not in folders:
-        pytest.skip("its settings files are not in the table")
+        pytest.skip(f"{entry['method']}: the table has no files of its settings")
     sets = dict(zip(SETS, ("scan_hardest", "scan_objbg", "scan_objonly", "modelnet"), strict=True))
     short = {
         "pointgst": {"point_mae": "mae", "act": "act", "recon_plain": "recon"},

@@ -407,5 +407,5 @@ def test_every_command_explains_itself(command):
 
 
 def test_a_measuring_process_that_is_killed_is_told_as_that():
-    with pytest.raises(RuntimeError, match=r"ended by SIGKILL; most often memory was short: .*--only"):
+    with pytest.raises(RuntimeError, match=r"ended by SIGKILL; most often memory was short: .* less at once"):
         list(in_child("signal:raise_signal", 9, 1))

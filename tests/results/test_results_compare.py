@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 
 import pytest
 
@@ -93,3 +94,16 @@ def test_a_study_with_runs_is_small_enough_to_be_committed(study):
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
     assert max(sizes) < 150_000
     assert not (folder / "runs").exists()
+
+
+def test_the_ideas_on_the_page_are_those_of_their_file():
+    runs = json.loads((ROOT / "results" / "clora_geo_ideas" / "runs.json").read_text())["runs"]
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    section = page.partition("## Ideas to put clora_geo ahead")[2].partition("\n## ")[0]
+    table = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")][2:]
+    shown = [[cell.strip() for cell in row[2:]] for row in table]
+    names = list(dict.fromkeys(run["idea"] for run in runs))
+    scores = {(run["idea"], run["seed"]): f"{100 * run['validation_oa']:.1f}" for run in runs}
+    assert shown == [[scores.get((name, seed), "") for seed in (0, 1)] for name in names]
+    plain = scores[names[0], 0], scores[names[0], 1]
+    assert all(score < plain[seed] for (name, seed), score in scores.items() if name != names[0])
