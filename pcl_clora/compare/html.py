@@ -9,8 +9,9 @@ from importlib.resources import files
 from typing import Any
 
 from pcl_clora.compare.advice import advice_cells, advise, overrides_of
+from pcl_clora.compare.cells import Line, family_labels
 from pcl_clora.compare.results import StudyResults
-from pcl_clora.compare.tables import Line, asked_pairs, family_labels, table_lines
+from pcl_clora.compare.tables import asked_pairs, table_lines
 from pcl_clora.io import write_text
 from pcl_clora.io.text import visible
 from pcl_clora.vis.html import whole_page

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pcl_clora.compare.advice import advice_cells, advise
+from pcl_clora.compare.cells import (
+    NOTES,
+    Line,
+    cost_cells,
+    difference,
+    family_labels,
+    interval,
+    or_dash,
+    percent,
+    seeds_ahead,
+    with_sd,
+)
+from pcl_clora.compare.latex import latex_tables
 from pcl_clora.compare.results import RowResult, StudyResults
 from pcl_clora.compare.statistics import Difference
 from pcl_clora.io import write_json, write_text
 from pcl_clora.io.text import markdown
 from pcl_clora.report import units
-
-NOTES = (
-    "mean +- standard deviation (n - 1) over n seeds; [low, high]: 95 % interval of the paired difference to "
-    "the baseline, by a bootstrap over seeds and test clouds, one comparison at a time. **Bold**: the best "
-    "row, and rows whose paired difference to it is not clear of zero."
-)
-_LATEX = str.maketrans(
-    {c: f"\\{c}" for c in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-)
-
-
-@dataclass(frozen=True)
-class Line:
-    """A row of the table in plain numbers; None where something is not known.
-
-    Attributes:
-        values: column -> number or text, units in the names.
-        near_best: headlines in which the row is the best one or not told apart from it.
-    """
-
-    values: Mapping[str, Any]
-    near_best: frozenset[str]
 
 
 def table_lines(results: StudyResults) -> list[Line]:
@@ -148,7 +136,7 @@ def write_tables(results: StudyResults) -> list[Line]:
     path = results.path
     write_text(path / "table.md", markdown_tables(results, lines))
     write_text(path / "table.csv", csv_lines(results, lines))
-    write_text(path / "table.tex", latex_table(results, lines))
+    write_text(path / "table.tex", latex_tables(results, lines))
     content = {
         "title": results.title,
         "baseline": results.baseline,
@@ -172,31 +160,6 @@ def csv_lines(results: StudyResults, lines: Sequence[Line]) -> str:
     return units.csv_table([*lines[0].values, *near], rows)
 
 
-def percent(value: float | None, digits: int = 2) -> str:
-    """Write a share in percent; "-" where it is not known."""
-    return "-" if value is None else f"{100 * value:.{digits}f}"
-
-
-def _with_sd(line: Line, key: str) -> str:
-    """Write a mean, whose column is KEY_mean or "KEY_mean of what", with its deviation."""
-    mean, deviation = line.values[key], line.values[key.replace("_mean", "_sd")]
-    return percent(mean) + (f" +- {percent(deviation)}" if deviation is not None else "")
-
-
-def _difference(low: float | None, mean: float | None, high: float | None) -> str:
-    if low is None or mean is None or high is None:
-        return "-"
-    return f"{100 * mean:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
-
-
-def _ahead(ahead: int | None, seeds: int | None) -> str:
-    return "-" if ahead is None or seeds is None else f"{ahead} of {seeds}"
-
-
-def _or_dash(write: Callable[[float], str], value: float | None) -> str:
-    return "-" if value is None else write(value)
-
-
 def markdown_tables(results: StudyResults, lines: Sequence[Line]) -> str:
     """Write the page table.md: accuracy, asked pairs, cost, robustness, and how the rows were made."""
     heads = results.headlines
@@ -207,12 +170,12 @@ def markdown_tables(results: StudyResults, lines: Sequence[Line]) -> str:
         cells = [
             line.values["row"],
             str(line.values["n"]),
-            *(_with_sd(line, f"{head.key}_mean") for head in heads),
+            *(with_sd(line, f"{head.key}_mean") for head in heads),
         ]
-        cells.append(_difference(*(line.values[f"difference_{end}"] for end in ("low", "mean", "high"))))
-        cells.append(_ahead(line.values["difference_ahead"], line.values["difference_seeds"]))
+        cells.append(difference(line, "difference_"))
+        cells.append(seeds_ahead(line.values["difference_ahead"], line.values["difference_seeds"]))
         cells.append(percent(line.values["ece_mean"]))
-        cells += [_or_dash(lambda value: f"{value:.3g}", line.values[term]) for term in terms]
+        cells += [or_dash(lambda value: f"{value:.3g}", line.values[term]) for term in terms]
         accuracy.append([*cells, line.values["state"]])
     shown = [term.removeprefix("value_") for term in terms]
     against = (f"against {results.baseline}", "seeds ahead")
@@ -223,7 +186,7 @@ def markdown_tables(results: StudyResults, lines: Sequence[Line]) -> str:
             [
                 one,
                 other,
-                *((_difference(d.low, d.mean, d.high), _ahead(d.ahead, d.seeds)) if d else ("-", "-")),
+                *((interval(d.low, d.mean, d.high), seeds_ahead(d.ahead, d.seeds)) if d else ("-", "-")),
             ]
             for one, other, d in asked_pairs(results)
         ]
@@ -232,7 +195,7 @@ def markdown_tables(results: StudyResults, lines: Sequence[Line]) -> str:
     if results.finished:
         header, cells = advice_cells(results, advise(results))
         text += ["\n## Which method for me\n", units.markdown_table(header, cells)]
-    text += ["\n## Cost\n", units.markdown_table(*_cost_cells(lines))]
+    text += ["\n## Cost\n", units.markdown_table(*cost_cells(lines))]
     names = [key for key in lines[0].values if key.startswith("error_mean ")]
     if names:
         rates = [
@@ -262,13 +225,13 @@ def page_section(results: StudyResults, lines: Sequence[Line]) -> str:
     cells = []
     for line in shown:
         values = line.values
-        row = [values["row"], str(values["n"]), *(_with_sd(line, f"{head.key}_mean") for head in heads)]
-        row.append(_difference(*(values[f"difference_{end}"] for end in ("low", "mean", "high"))))
-        row.append(_ahead(values["difference_ahead"], values["difference_seeds"]))
+        row = [values["row"], str(values["n"]), *(with_sd(line, f"{head.key}_mean") for head in heads)]
+        row.append(difference(line, "difference_"))
+        row.append(seeds_ahead(values["difference_ahead"], values["difference_seeds"]))
         row.append("-" if values["chosen"] is None else f"{values['chosen']:g}")
-        row.append(_or_dash(lambda n: f"{n:,}", values["params_without_head"]))
-        row += [percent(values["ece_mean"]), *(_with_sd(line, key) for key in families)]
-        row += [_or_dash(lambda n: f"{n:.1f}", values[key]) for key in extra]
+        row.append(or_dash(lambda n: f"{n:,}", values["params_without_head"]))
+        row += [percent(values["ece_mean"]), *(with_sd(line, key) for key in families)]
+        row += [or_dash(lambda n: f"{n:.1f}", values[key]) for key in extra]
         cells.append([*row, values["state"]])
     chosen = next(
         (line.values["chosen_setting"] for line in lines if line.values["chosen_setting"]), "chosen"
@@ -284,8 +247,8 @@ def page_section(results: StudyResults, lines: Sequence[Line]) -> str:
     header = (*header, "without head", "ECE", *(f"error, {x}" for x in families.values()), *extra.values())
     text = [_bold_near_best(units.markdown_table((*header, "state"), cells), shown, heads)]
     pairs = [
-        f"{markdown(one)} against {markdown(other)}: {_difference(d.low, d.mean, d.high)}, "
-        f"{_ahead(d.ahead, d.seeds)} seeds ahead"
+        f"{markdown(one)} against {markdown(other)}: {interval(d.low, d.mean, d.high)}, "
+        f"{seeds_ahead(d.ahead, d.seeds)} seeds ahead"
         for one, other, d in asked_pairs(results)
         if d and other != results.baseline
     ]
@@ -297,19 +260,8 @@ def page_section(results: StudyResults, lines: Sequence[Line]) -> str:
     return "\n" + "\n\n".join(text) + "\n\n"
 
 
-def family_labels(line: Line) -> dict[str, str]:
-    """Label the mean errors: column -> which family, and of how many measured corruptions and severities."""
-    found = {}
-    for key in line.values:
-        kind, _, family = key.partition(" ")
-        if kind == "family_error_mean":
-            measured = sum(name.startswith(f"error_mean {family}.") for name in line.values)
-            found[key] = f"mean of {measured} of {family}"
-    return found
-
-
 def _families(line: Line) -> list[str]:
-    return [_with_sd(line, key) for key in family_labels(line)]
+    return [with_sd(line, key) for key in family_labels(line)]
 
 
 def _bold_near_best(table: str, lines: Sequence[Line], heads: Sequence[Any]) -> str:
@@ -322,42 +274,6 @@ def _bold_near_best(table: str, lines: Sequence[Line], heads: Sequence[Any]) -> 
                 cells[column] = f"**{cells[column]}**"
         written[number] = " | ".join(cells)
     return "\n".join(written)
-
-
-def _cost_cells(lines: Sequence[Line]) -> tuple[tuple[str, ...], list[list[str]]]:
-    header = (
-        "row",
-        "trained",
-        "without head",
-        "adapter file",
-        "GMACs published",
-        "executed",
-        "merged",
-        "training step MiB",
-        "step ms",
-        "latency ms",
-        "merged ms",
-    )
-    cells = []
-    for line in lines:
-        values = line.values
-        cells.append(
-            [
-                values["row"],
-                *(
-                    _or_dash(lambda n: f"{n:,}", values[key])
-                    for key in ("params_trained", "params_without_head")
-                ),
-                _or_dash(units.file_size, values["adapter_bytes"]),
-                *(_or_dash(units.giga, values[f"macs_{key}"]) for key in ("published", "executed", "merged")),
-                _or_dash(lambda n: f"{n:.1f}", values["training_memory_mib"]),
-                *(
-                    _or_dash(lambda n: f"{n:.2f}", values[key])
-                    for key in ("step_ms", "latency_unmerged_ms", "latency_merged_ms")
-                ),
-            ]
-        )
-    return header, cells
 
 
 def _provenance_cells(lines: Sequence[Line]) -> tuple[tuple[str, ...], list[list[str]]]:
@@ -377,62 +293,3 @@ def _provenance_cells(lines: Sequence[Line]) -> tuple[tuple[str, ...], list[list
         for line in lines
     ]
     return ("row", "method", "chosen", "value", *keys[3:]), cells
-
-
-def latex_table(results: StudyResults, lines: Sequence[Line]) -> str:
-    """Write a table for a paper, with the rules of booktabs."""
-    heads, families = results.headlines, family_labels(lines[0])
-    names = [
-        "row",
-        "n",
-        *(head.label for head in heads),
-        f"$\\Delta$ {_latex(results.baseline)}",
-        "params",
-        "GMACs",
-        "ECE",
-        *(f"error, {_latex(label)}" for label in families.values()),
-    ]
-    rows = []
-    for line in lines:
-        failed = " (failed)" if line.values["state"].startswith("failed") else ""
-        cells = [_latex(line.values["row"]) + failed, str(line.values["n"])]
-        for head in heads:
-            mean, deviation = line.values[f"{head.key}_mean"], line.values[f"{head.key}_sd"]
-            shown = percent(mean)
-            shown = f"\\textbf{{{shown}}}" if head.key in line.near_best else shown
-            cells.append(shown + (f" $\\pm$ {percent(deviation)}" if deviation is not None else ""))
-        ends = [line.values[f"difference_{end}"] for end in ("low", "mean", "high")]
-        cells.append(_difference(*ends).replace("-", "$-$") if ends[0] is not None else "--")
-        cells.append(_or_dash(lambda n: f"{n:,}", line.values["params_without_head"]))
-        cells.append(_or_dash(units.giga, line.values["macs_merged"]))
-        cells.append(percent(line.values["ece_mean"]))
-        cells += [_with_sd(line, key).replace("+-", r"$\pm$") for key in families]
-        rows.append(" & ".join("--" if cell == "-" else cell for cell in cells) + r" \\")
-    note = re.sub(r"\*\*(.*?)\*\*", r"\\textbf{\1}", NOTES).replace("%", r"\%").replace("+-", r"$\pm$")
-    made = [
-        " and ".join(dict.fromkeys(line.values[key] for line in lines if line.values[key]))
-        for key in ("precision", "processor", "torch")
-    ]
-    note += " params: without head, tokens; GMACs: merged."
-    note += f" {_latex('; '.join(made[:2]))}; torch {made[2]}." if all(made) else ""
-    return "\n".join(
-        [
-            r"% needs \usepackage{booktabs}",
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_latex(results.title)}. Percent; {note}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(names) - 1)}}}",
-            r"\toprule",
-            " & ".join(names) + r" \\",
-            r"\midrule",
-            *rows,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
-def _latex(text: str) -> str:
-    return text.translate(_LATEX)

@@ -70,6 +70,24 @@ def test_every_format_is_written_with_plain_numbers_or_marks(folder):
     assert {path.suffix for path in (folder / "plots").iterdir()} == {".pdf", ".png", ".svg"}
 
 
+def test_latex_has_what_the_rows_cost_in_a_table_of_its_own_with_a_dash_where_nothing_was_measured(folder):
+    latency = {"unmerged": 4.5, "merged": 3.25}
+    row = {"memory_mib": {"training_step": 12.34}, "step_ms": 56.789, "latency_ms": latency}
+    made = {"precision": "float32", "processor": "a_b", "threads": 1}
+    write_json(folder / "cost.json", {"rows": {"level": row | made}})
+    report(folder)
+    latex = (folder / "table.tex").read_text()
+    tables = re.findall(r"\\begin\{tabular\}\{(l)(r+)\}\n\\toprule\n(.*?)\\bottomrule", latex, flags=re.S)
+    for left, right, body in tables:
+        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert {len(line.split(" & ")) for line in rows} == {len(left + right)}
+        assert len(rows) == 1 + len(SKILLS)
+    cost = tables[1][2]
+    assert r"level & 2,060 & 2,000 & 7.8 KiB & 0.100 & 0.100 & 0.100 & 12.3 & 56.79 & 4.50 & 3.25 \\" in cost
+    assert r"base & 1,060 & 1,000 & 3.9 KiB & 0.100 & 0.100 & 0.100 & -- & -- & -- & -- \\" in cost
+    assert r"Memory and times: float32; a\_b; threads 1." in latex
+
+
 def test_runs_of_different_precision_are_never_averaged(folder):
     path = folder / "rows" / "base" / "seed1.json"
     write_json(path, {**read_json(path), "precision": "bfloat16"})
