@@ -83,6 +83,21 @@ def family_labels(line: Line) -> dict[str, str]:
     return found
 
 
+def difference_labels(baseline: str, line: Line) -> dict[str, str]:
+    """Label the paired differences of mean errors: column of the mean -> which family, against what."""
+    kind = "family_error_difference_mean "
+    return {
+        key: f"{key.removeprefix(kind)} against {baseline}" for key in line.values if key.startswith(kind)
+    }
+
+
+def family_cells(line: Line) -> list[str]:
+    """Write the mean errors of the families, and their differences to the baseline."""
+    apart = [key.rpartition(" ")[2] for key in difference_labels("", line)]
+    differences = [difference(line, "family_error_difference_", f" {family}") for family in apart]
+    return [*(with_sd(line, key) for key in family_labels(line)), *differences]
+
+
 def cost_cells(lines: Sequence[Line]) -> tuple[tuple[str, ...], list[list[str]]]:
     """Write what the rows cost: header and cells, "-" where something was not measured."""
     header = ("row", *(label for _, label, _ in COST))

@@ -3,6 +3,7 @@
 study.json                   what the study is, what its rows chose, which runs are there
 rows/<row>/seed0.json        a finished run: numbers, settings, precision, processor, versions
 rows/<row>/seed0.safetensors what it said of every test cloud
+rows/<row>/seed0.corrupted.safetensors which of them it had right under every corruption, see `corrupted`
 rows/<row>/trial0.002.json   a trial: accuracy on validation clouds
 rows/<row>/choice.json       the value that the trials led to; from then on it stands
 rows/<row>/seed0.failed.json why a run failed; it is tried again by the next call
@@ -53,6 +54,10 @@ class StudyFolder:
     def outputs(self, run: Run) -> Path:
         """What a finished run said of every test cloud."""
         return self.path / "rows" / run.row / f"{run.name}.safetensors"
+
+    def corrupted(self, run: Run) -> Path:
+        """Which test clouds a finished run had right under every corruption."""
+        return self.path / "rows" / run.row / f"{run.name}.corrupted.safetensors"
 
     def failure(self, run: Run) -> Path:
         """Why a run failed."""

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from pcl_clora.compare.advice import advice_cells, advise, overrides_of
-from pcl_clora.compare.cells import Line, family_labels
+from pcl_clora.compare.cells import Line, difference_labels, family_labels
 from pcl_clora.compare.results import StudyResults
 from pcl_clora.compare.tables import asked_pairs, table_lines
 from pcl_clora.io import write_text
@@ -77,12 +77,14 @@ def _content(results: StudyResults, pictures: Mapping[str, str], lines: Sequence
         columns.append(
             {"key": f"{head.key}_mean", "label": head.label, "kind": "percent", "group": "accuracy"}
         )
-    families = family_labels(lines[0])
+    families, apart = family_labels(lines[0]), difference_labels(results.baseline, lines[0])
     columns += [{"key": k, "label": label, "kind": kind, "group": group} for k, label, kind, group in COLUMNS]
     for key in lines[0].values:
         if key.startswith("error_mean ") or key in families:
             label = families.get(key, key.removeprefix("error_mean "))
             columns.append({"key": key, "label": label, "kind": "percent", "group": "corruption"})
+        if key in apart:
+            columns.append({"key": key, "label": apart[key], "kind": "difference", "group": "corruption"})
         if key.startswith("value_"):
             label = key.removeprefix("value_")
             columns.append({"key": key, "label": label, "kind": "number", "group": "accuracy"})

@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pcl_clora.compare.cells import NOTES, Line, cost_cells, difference, family_labels, percent, with_sd
+from pcl_clora.compare.cells import (
+    NOTES,
+    Line,
+    cost_cells,
+    difference,
+    difference_labels,
+    family_cells,
+    family_labels,
+    percent,
+)
 from pcl_clora.compare.results import StudyResults
 
 _ESCAPED = str.maketrans(
@@ -47,7 +56,8 @@ def _made(lines: Sequence[Line], keys: Sequence[str]) -> str:
 
 
 def _accuracy(results: StudyResults, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
-    heads, families = results.headlines, family_labels(lines[0])
+    heads = results.headlines
+    families = {**family_labels(lines[0]), **difference_labels(results.baseline, lines[0])}
     baseline = rf"$\Delta$ {_escape(results.baseline)}"
     errors = [f"error, {_escape(label)}" for label in families.values()]
     header = ["row", "n", *(head.label for head in heads), baseline, "ECE", *errors]
@@ -60,12 +70,13 @@ def _accuracy(results: StudyResults, lines: Sequence[Line]) -> tuple[list[str], 
             shown = percent(mean)
             shown = rf"\textbf{{{shown}}}" if head.key in line.near_best else shown
             cells.append(shown + (rf" $\pm$ {percent(deviation)}" if deviation is not None else ""))
-        apart = difference(line, "difference_")
-        cells.append(apart if apart == "-" else apart.replace("-", "$-$"))
-        cells.append(percent(line.values["ece_mean"]))
-        cells += [with_sd(line, key).replace("+-", r"$\pm$") for key in families]
-        rows.append(cells)
+        cells += [_minus(difference(line, "difference_")), percent(line.values["ece_mean"])]
+        rows.append([*cells, *map(_minus, family_cells(line))])
     return header, rows
+
+
+def _minus(cell: str) -> str:
+    return cell if cell == "-" else cell.replace("+-", r"$\pm$").replace("-", "$-$")
 
 
 def _table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pcl_clora.compare.corrupted import read_right
 from pcl_clora.compare.folder import StudyFolder
 from pcl_clora.compare.statistics import Difference, class_weights, paired_difference
 from pcl_clora.compare.study import Run
@@ -34,6 +35,8 @@ class RowResult:
         measured: what `pcl-clora compare cost` measured; empty where it did not.
         scores: (S, n) of every seed and test cloud: right or not, or the IoU.
         labels: (n,) classes of the test clouds.
+        right: seed -> "corruption, severity" -> (n,) whether a cloud was right; runs of older versions have
+            none.
     """
 
     name: str
@@ -46,6 +49,7 @@ class RowResult:
     measured: Mapping[str, Any]
     scores: np.ndarray = field(repr=False)
     labels: np.ndarray = field(repr=False)
+    right: Mapping[int, Mapping[str, np.ndarray]] = field(repr=False)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -195,6 +199,26 @@ class StudyResults:
         pick = [[row.seeds.index(seed) for seed in common] for row in (mine, theirs)]
         return paired_difference(mine.scores[pick[0]] * weights, theirs.scores[pick[1]] * weights)
 
+    def compare_errors(self, mine: RowResult, theirs: RowResult, family: str) -> Difference | None:
+        """Compare the mean errors of two rows under a family, by the seeds of which both know every cloud.
+
+        Returns:
+            The difference mine - theirs, below zero where the row errs less; None where no seed is in both.
+        """
+        names = [name for name in mine.errors() if name.startswith(f"{family}.")]
+        common = [
+            seed
+            for seed in mine.seeds
+            if seed in theirs.seeds and mine.right[seed].keys() & theirs.right[seed].keys() >= {*names}
+        ]
+        if not common or not names:
+            return None
+        wrong = [
+            np.stack([np.mean([~row.right[seed][name] for name in names], axis=0) for seed in common])
+            for row in (mine, theirs)
+        ]
+        return paired_difference(*wrong)
+
     @cached_property
     def best(self) -> RowResult | None:
         """The row with the highest mean of the first headline."""
@@ -281,6 +305,7 @@ def _read_row(
                 measured,
                 scores,
                 labels,
+                {seed: _read_right(files, Run(name, seed), record) for seed, record in own.items()},
             )
         )
     return rows
@@ -291,6 +316,11 @@ def _state(files: StudyFolder, run: Run, *, is_there: bool) -> str:
         return "finished"
     failure = files.read(files.failure(run))
     return f"failed: {failure['error']}" if failure else "missing"
+
+
+def _read_right(files: StudyFolder, run: Run, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    robustness = record.get("robustness")
+    return read_right(files.corrupted(run), str(run), robustness["seed"]) if robustness else {}
 
 
 def _read_scores(files: StudyFolder, name: str, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -228,6 +228,7 @@ class StudyRunner:
             "run_dir": str(folder.run_dir(run)),
             "record": str(folder.record(run)),
             "outputs": str(folder.outputs(run)),
+            "corrupted": str(folder.corrupted(run)),
             "trial": run.trial,
             "chosen": chosen,
             "corruptions": corruptions,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from pcl_clora.compare.advice import advice_cells, advise
@@ -11,6 +11,8 @@ from pcl_clora.compare.cells import (
     Line,
     cost_cells,
     difference,
+    difference_labels,
+    family_cells,
     family_labels,
     interval,
     or_dash,
@@ -36,7 +38,10 @@ def table_lines(results: StudyResults) -> list[Line]:
     }
     errors = list(dict.fromkeys(name for row in results.finished for name in row.errors()))
     terms = list(dict.fromkeys(name for row in results.finished for name in row.last_values()))
-    return [_line(results, row, baseline, near, errors, terms) for row in results.rows]
+    families = {
+        name.partition(".")[0] for row in results.finished for one in row.right.values() for name in one
+    }
+    return [_line(results, row, baseline, near, errors, families, terms) for row in results.rows]
 
 
 def _has_runs(results: StudyResults, name: str) -> bool:
@@ -49,6 +54,7 @@ def _line(
     baseline: RowResult | None,
     near: Mapping[str, frozenset[str]],
     errors: Sequence[str],
+    paired: Collection[str],
     terms: Sequence[str],
 ) -> Line:
     values: dict[str, Any] = {"row": row.name, "state": row.state, "n": len(row.records)}
@@ -70,6 +76,10 @@ def _line(
     for family in dict.fromkeys(name.partition(".")[0] for name in errors):
         for key, value in zip(("mean", "sd"), means.get(family, (None, None)), strict=True):
             values[f"family_error_{key} {family}"] = value
+        if family in paired:
+            worse = results.compare_errors(row, baseline, family) if apart and baseline else None
+            for end in ("mean", "low", "high", "seeds"):
+                values[f"family_error_difference_{end} {family}"] = getattr(worse, end) if worse else None
     for name in terms:
         values[name] = row.last_values().get(name) if row.records else None
     values |= _cost(row)
@@ -199,11 +209,11 @@ def markdown_tables(results: StudyResults, lines: Sequence[Line]) -> str:
     names = [key for key in lines[0].values if key.startswith("error_mean ")]
     if names:
         rates = [
-            [line.values["row"], *(percent(line.values[name]) for name in names), *_families(line)]
+            [line.values["row"], *(percent(line.values[name]) for name in names), *family_cells(line)]
             for line in lines
         ]
-        families = family_labels(lines[0])
-        header = ("row", *(name.removeprefix("error_mean ") for name in names), *families.values())
+        labels = (*family_labels(lines[0]).values(), *difference_labels(results.baseline, lines[0]).values())
+        header = ("row", *(name.removeprefix("error_mean ") for name in names), *labels)
         text += ["\n## Error under corruption, percent\n", units.markdown_table(header, rates)]
     text += ["\n## How the rows were made\n", units.markdown_table(*_provenance_cells(lines))]
     failed = [
@@ -219,7 +229,8 @@ def markdown_tables(results: StudyResults, lines: Sequence[Line]) -> str:
 def page_section(results: StudyResults, lines: Sequence[Line]) -> str:
     """Write a part of a page: one table of the rows that are there or failed, pairs, and what is missing."""
     shown = [line for line in lines if line.values["n"] or line.values["state"].startswith("failed")]
-    heads, families = results.headlines, family_labels(lines[0])
+    heads = results.headlines
+    families = {**family_labels(lines[0]), **difference_labels(results.baseline, lines[0])}
     extra = {"training_memory_mib": "training MiB", "step_ms": "step ms", "latency_merged_ms": "merged ms"}
     extra = {key: label for key, label in extra.items() if any(line.values[key] for line in lines)}
     cells = []
@@ -230,7 +241,7 @@ def page_section(results: StudyResults, lines: Sequence[Line]) -> str:
         row.append(seeds_ahead(values["difference_ahead"], values["difference_seeds"]))
         row.append("-" if values["chosen"] is None else f"{values['chosen']:g}")
         row.append(or_dash(lambda n: f"{n:,}", values["params_without_head"]))
-        row += [percent(values["ece_mean"]), *(with_sd(line, key) for key in families)]
+        row += [percent(values["ece_mean"]), *family_cells(line)]
         row += [or_dash(lambda n: f"{n:.1f}", values[key]) for key in extra]
         cells.append([*row, values["state"]])
     chosen = next(
@@ -258,10 +269,6 @@ def page_section(results: StudyResults, lines: Sequence[Line]) -> str:
         [f"Not computed yet ({len(missing)} of {len(lines)} rows): {', '.join(missing)}."] if missing else []
     )
     return "\n" + "\n\n".join(text) + "\n\n"
-
-
-def _families(line: Line) -> list[str]:
-    return [with_sd(line, key) for key in family_labels(line)]
 
 
 def _bold_near_best(table: str, lines: Sequence[Line], heads: Sequence[Any]) -> str:

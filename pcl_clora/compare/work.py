@@ -15,10 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pcl_clora.adapters import AdaptedModel
+from pcl_clora.compare.corrupted import RightClouds, add_right
 from pcl_clora.compare.study import identity
 from pcl_clora.config import build
 from pcl_clora.data import Batch, build_dataset
@@ -80,8 +82,8 @@ def run_job(job: Mapping[str, Any]) -> None:
     """Do one run, or what is missing of it.
 
     Args:
-        job: "run" (row/name), "config" (all settings), "run_dir", "record" and "outputs" (paths), "trial",
-            "chosen", "corruptions" ((name, severity) pairs) and "corruption_seed".
+        job: "run" (row/name), "config" (all settings), "run_dir", "record", "outputs" and "corrupted"
+            (paths), "trial", "chosen", "corruptions" ((name, severity) pairs) and "corruption_seed".
 
     Raises:
         Exception: whatever the training raises.
@@ -102,7 +104,8 @@ def run_job(job: Mapping[str, Any]) -> None:
     record, model = (read_json(path), None) if path.is_file() else _train(cfg, job)
     for name, severity in job["corruptions"]:
         model = load_run(job["run_dir"])[1] if model is None else model
-        _measure(cfg, model, record, name, severity, job["corruption_seed"])
+        right = _measure(cfg, model, record, name, severity, job["corruption_seed"])
+        add_right(job["corrupted"], job["run"], job["corruption_seed"], f"{name}, {severity}", right)
         write_json(path, record)
     shutil.rmtree(RunFolder(Path(job["run_dir"])).checkpoint.parent, ignore_errors=True)
 
@@ -146,11 +149,12 @@ def _train(cfg: RunConfig, job: Mapping[str, Any]) -> tuple[dict[str, Any], Adap
 
 def _measure(
     cfg: RunConfig, model: AdaptedModel, record: dict[str, Any], name: str, severity: int, seed: int
-) -> None:
-    """Add the accuracy under one corruption to a record."""
+) -> np.ndarray:
+    """Add the accuracy under one corruption to a record, and return which clouds were right."""
     robustness = record.setdefault("robustness", {"seed": seed, "oa": {}})
     if robustness["seed"] != seed:
         robustness.update(seed=seed, oa={})
+    right = RightClouds()
     with use_route(product_of(cfg, record)):
         accuracy = corrupted_accuracy(
             model,
@@ -162,8 +166,10 @@ def _measure(
             batch_size=2 * cfg.optim.batch_size,
             seed=seed,
             amp=precision_of(cfg, record) == "bfloat16",
+            watch=right,
         )
     robustness["oa"].setdefault(name, {})[str(severity)] = accuracy
+    return right.in_order()
 
 
 def _end_with_parent() -> None:

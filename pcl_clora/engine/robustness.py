@@ -15,6 +15,7 @@ from pcl_clora.data.corruptions import FAMILIES, SEVERITIES, corrupt, list_corru
 from pcl_clora.engine.evaluate import evaluate
 from pcl_clora.engine.modes import evaluation_mode
 from pcl_clora.engine.randomness import make_generator
+from pcl_clora.engine.tasks import Output
 from pcl_clora.errors import UserValueError
 from pcl_clora.io import finite
 
@@ -185,6 +186,7 @@ def corrupted_accuracy(
     batch_size: int,
     seed: int = 0,
     amp: bool = False,
+    watch: Callable[[Output, Batch], None] | None = None,
 ) -> float:
     """Classify the clouds of a data set under one corruption: overall accuracy, in [0, 1].
 
@@ -198,6 +200,7 @@ def corrupted_accuracy(
         batch_size: clouds at a time.
         seed: decides the corruption.
         amp: bfloat16 where it is safe.
+        watch: called with what the model said of every batch, and the batch.
 
     Raises:
         ValueError: if the corruption is not known, or leaves fewer points than the model needs.
@@ -205,7 +208,8 @@ def corrupted_accuracy(
     clouds = CorruptedDataset(dataset, name, severity, num_points=num_points, seed=seed)
     size = clouds[0].points.shape[0]
     loader = PointLoader(clouds, batch_size, seed=seed)
-    return float(evaluate(model, loader, num_classes=num_classes, num_points=size, amp=amp).oa)
+    found = evaluate(model, loader, num_classes=num_classes, num_points=size, amp=amp, watch=watch)
+    return float(found.oa)
 
 
 def evaluate_robustness(

@@ -1,10 +1,13 @@
 """The page of a study in a real browser: it opens quickly, sorts, filters, and asks for nothing."""
 
 import json
+import re
 import time
 
+import numpy as np
 import pytest
 
+from pcl_clora.compare.corrupted import add_right
 from pcl_clora.compare.html import write_page
 from pcl_clora.compare.plots import write_plots
 from pcl_clora.compare.results import read_results
@@ -20,7 +23,11 @@ def study(tmp_path_factory):
     """The page of a small study with pictures."""
     folder = tmp_path_factory.mktemp("study")
     settings = {"pairs": [["better", "worse"]], "rows": {}}
-    results = read_results(made_study(folder, SKILLS, settings=settings))
+    made_study(folder, SKILLS, settings=settings)
+    for row, right in (("base", 80), ("better", 90)):
+        path, bits = folder / "rows" / row / "seed0.corrupted.safetensors", np.arange(200) < right
+        add_right(path, f"{row}/seed0", 0, "modelnet40_c.gaussian, 3", bits)
+    results = read_results(folder)
     write_page(results, write_plots(results))
     return folder / "index.html"
 
@@ -102,6 +109,17 @@ def test_columns_come_and_go_by_group_and_a_row_shows_its_settings(page):
     assert "processor" in page.execute_script(text)
     page.execute_script("document.querySelector('#table tbody tr').click()")
     assert "optim.lr=0.002" in page.execute_script(text)
+
+
+def test_a_paired_difference_of_errors_has_its_interval(page):
+    shown = page.execute_script(
+        "const cells = row => [...row.cells].map(c => c.textContent);"
+        "const rows = [...document.querySelectorAll('#table tr')].map(cells);"
+        "const at = rows[0].indexOf('modelnet40_c against base');"
+        "return Object.fromEntries(rows.slice(1).map(r => [r[0], r[at]]))"
+    )
+    assert re.fullmatch(r"\u22125\.00 \[\u2212\d\.\d\d, \u2212\d\.\d\d\]", shown["better"])
+    assert shown["worse"] == "\u2013"
 
 
 def test_pictures_advice_and_pairs_are_there(page):

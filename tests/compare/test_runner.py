@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from pcl_clora.cli import app
 from pcl_clora.compare import load_study
+from pcl_clora.compare.corrupted import read_right
 from pcl_clora.compare.folder import StudyFolder
 from pcl_clora.compare.study import Run
 from pcl_clora.config import ConfigError
@@ -166,6 +167,11 @@ def test_corruptions_that_are_asked_for_later_are_measured_without_training(whol
     assert not outcome.failed
     found = files.check(study, Run("lora", 0))["robustness"]
     assert found["oa"]["pointcloud_c.jitter"].keys() == {"1", "3"}
+    right = read_right(files.corrupted(Run("lora", 0)), "lora/seed0", 0)
+    means = {name: one.mean() for name, one in right.items()}
+    oa = found["oa"]["pointcloud_c.jitter"]
+    assert means == {f"pointcloud_c.jitter, {at}": pytest.approx(oa[at]) for at in ("1", "3")}
+    assert files.corrupted(Run("lora", 0)).stat().st_size < 500
 
 
 def test_a_folder_of_another_base_config_is_refused(whole, tmp_path):

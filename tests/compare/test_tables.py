@@ -8,19 +8,22 @@ import numpy as np
 import pytest
 
 from pcl_clora.compare.advice import advise, overrides_of
+from pcl_clora.compare.corrupted import add_right
 from pcl_clora.compare.cost import measure_cost
 from pcl_clora.compare.folder import StudyFolder
 from pcl_clora.compare.merge import merge_studies
 from pcl_clora.compare.results import read_results
+from pcl_clora.compare.statistics import paired_difference
 from pcl_clora.compare.study import Run
 from pcl_clora.compare.summary import put_into, report, write_study
 from pcl_clora.compare.tables import table_lines
 from pcl_clora.config import ConfigError
 from pcl_clora.engine.run.lock import RunLock, RunLockedError
-from pcl_clora.io import read_json, write_json
+from pcl_clora.io import DataError, read_json, write_json
 from pcl_clora.report.shapes import ReportError
 from tests.support.study_cases import FAILING, carry_out, made_study, tiny_study
 
+ENDS = ("mean", "low", "high", "seeds")
 SKILLS = {"base": 0.70, "level": 0.71, "better": 0.80, "worse": 0.55}
 
 
@@ -68,6 +71,49 @@ def test_every_format_is_written_with_plain_numbers_or_marks(folder):
     )
     assert r"\textbf{" in latex
     assert {path.suffix for path in (folder / "plots").iterdir()} == {".pdf", ".png", ".svg"}
+
+
+def add_bits(folder, row, seed, share, seed_of_clouds=0):
+    """Say of 200 clouds which were right, the first ones in every row."""
+    right = np.arange(200) < 200 * share
+    path = folder / "rows" / row / f"seed{seed}.corrupted.safetensors"
+    add_right(path, f"{row}/seed{seed}", seed_of_clouds, "modelnet40_c.gaussian, 3", right)
+    return right
+
+
+def test_errors_under_corruption_are_compared_cloud_by_cloud_where_both_rows_know_every_cloud(folder):
+    before = by_name(read_results(folder))["better"].values
+    assert not any("error_difference" in key for key in before)  # of runs of an older version
+    wrong = {
+        row: ~np.stack([add_bits(folder, row, seed, share - 0.1 * seed) for seed in seeds])
+        for row, seeds, share in (("base", (0, 1, 2), 0.7), ("better", (0, 1), 0.8))
+    }
+    report(folder)
+    lines = by_name(read_results(folder))
+    found = {end: lines["better"].values[f"family_error_difference_{end} modelnet40_c"] for end in ENDS}
+    alone = paired_difference(wrong["better"].astype(float), wrong["base"][:2].astype(float))
+    assert found == {end: getattr(alone, end) for end in ENDS}
+    assert found["mean"] == pytest.approx(-0.1)
+    assert found["seeds"] == 2
+    assert found["high"] < 0
+    assert lines["worse"].values["family_error_difference_mean modelnet40_c"] is None
+    table = (folder / "table.md").read_text().partition("## Error under corruption")[2]
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert rows[0].endswith(" | mean of 1 of modelnet40_c | modelnet40_c against base |")
+    assert "| -10.00 \\[-" in next(row for row in rows if row.startswith("| better"))
+    assert next(row for row in rows if row.startswith("| worse")).endswith("| - |")
+    assert "$-$10.00 [$-$" in (folder / "table.tex").read_text()
+
+
+@pytest.mark.parametrize(("run", "seed", "message"), [("base/seed1", 0, "is not of base/seed0"), ("", 1, "")])
+def test_bits_of_another_run_are_refused_and_those_of_another_seed_left_out(folder, run, seed, message):
+    path = folder / "rows" / "base" / "seed0.corrupted.safetensors"
+    add_right(path, run or "base/seed0", seed, "modelnet40_c.gaussian, 3", np.ones(200, bool))
+    if message:
+        with pytest.raises(DataError, match=message):
+            read_results(folder)
+    else:
+        assert read_results(folder).row("base").right[0] == {}
 
 
 def test_latex_has_what_the_rows_cost_in_a_table_of_its_own_with_a_dash_where_nothing_was_measured(folder):

@@ -12,8 +12,8 @@
 
   const percent = (value) => (100 * value).toFixed(2);
   const signed = (value) => (value >= 0 ? "+" : "\u2212") + Math.abs(100 * value).toFixed(2);
-  const difference = (row, prefix = "difference_") =>
-    `${signed(row[prefix + "mean"])} [${signed(row[prefix + "low"])}, ${signed(row[prefix + "high"])}]`;
+  const difference = (row, key = "mean") =>
+    `${signed(row[key])} [${signed(row[key.replace("mean", "low")])}, ${signed(row[key.replace("mean", "high")])}]`;
   function write(row, column) {
     const value = row[column.key];
     if (value === null || value === undefined) return "\u2013";
@@ -21,7 +21,7 @@
       const spread = row[column.key.replace("_mean", "_sd")];
       return percent(value) + (spread === null || spread === undefined || spread === value ? "" : ` \u00b1 ${percent(spread)}`);
     }
-    if (column.kind === "difference") return difference(row);
+    if (column.kind === "difference") return difference(row, column.key);
     if (column.kind === "count") return value.toLocaleString("en");
     if (column.kind === "number") return Number(value.toPrecision(4)).toString();
     return String(value);
@@ -116,7 +116,7 @@
   for (const id of ["name", "params", "near"]) at(id).addEventListener("input", draw);
   if (data.pairs.length) {
     plain(at("pairs"), ["row", "against", "difference", "seeds ahead"], data.pairs.map((pair) =>
-      [pair.row, pair.against, pair.mean === null ? "\u2013" : difference(pair, ""), pair.mean === null ? "\u2013" : `${pair.ahead} of ${pair.seeds}`]));
+      [pair.row, pair.against, pair.mean === null ? "\u2013" : difference(pair), pair.mean === null ? "\u2013" : `${pair.ahead} of ${pair.seeds}`]));
   } else at("pairs-section").hidden = true;
   if (data.advice.rows.length) plain(at("advice"), data.advice.header, data.advice.rows, true);
   else at("advice-section").hidden = true;
