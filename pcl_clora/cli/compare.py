@@ -83,7 +83,7 @@ def _carry_out(
     study: Study, folder: StudyFolder, rows: list[str], jobs: int, shard: str, *, quiet: bool
 ) -> dict[str, str]:
     """Do the runs of some rows, and say which failed."""
-    from pcl_clora.compare.estimate import known_estimates
+    from pcl_clora.compare.estimate import Estimator
     from pcl_clora.compare.runner import StudyRunner
     from pcl_clora.compare.summary import report, write_study
     from pcl_clora.engine.run.lock import RunLock
@@ -93,7 +93,7 @@ def _carry_out(
         folder.open(study)
         write_study(study, folder)
         missing = [run for run in runs if not folder.is_finished(study, run)]
-        estimates = known_estimates(study, missing)
+        estimates = Estimator(study, folder).known(missing)
         runner = StudyRunner(
             study,
             folder,
@@ -115,13 +115,14 @@ def _carry_out(
 def _dry_run(study: Study, folder: StudyFolder, rows: list[str], jobs: int, as_json: bool) -> None:
     """List the runs of a study, and what they take."""
     from pcl_clora.cli.train import missing_files
-    from pcl_clora.compare.estimate import known_estimates, total
+    from pcl_clora.compare.estimate import Estimator, total
     from pcl_clora.report.show import plain_table
     from pcl_clora.report.units import duration
 
     runs = study.runs(rows) if rows else []
     missing = missing_files(study.base)
-    estimates = {} if missing else known_estimates(study, runs)
+    estimator = Estimator(study, folder)
+    estimates = {} if missing else estimator.known(runs)
     finished = [run for run in runs if folder.is_finished(study, run)]
     cells = [
         [
@@ -135,14 +136,16 @@ def _dry_run(study: Study, folder: StudyFolder, rows: list[str], jobs: int, as_j
     sums = total(estimates, finished)
     if as_json:
         listed = [{"run": line[0], "state": line[1]} for line in cells]
-        print_json({**vars(sums), "runs": listed, "missing_files": missing})
+        made = "" if missing else estimator.made_from()
+        print_json({**vars(sums), "made_from": made, "runs": listed, "missing_files": missing})
         return
     hours = sums.seconds / 3600
     show(
         plain_table(f"Study {study.name}", ("run", "state", "processor time", "MiB kept"), cells),
         f"{len(runs)} runs, {len(runs) - len(finished)} to do"
         + (
-            f": about {hours:.2f} hours of one core, with --jobs {jobs} {hours / jobs:.2f}; "
+            f": about {hours:.2f} hours of one core, with --jobs {jobs} {hours / jobs:.2f} "
+            f"({estimator.made_from()}); "
             f"{sums.kept_mib:.1f} MiB are kept in rows/, the largest run folder has {sums.run_mib:.1f} MiB "
             "while it trains."
             if not missing

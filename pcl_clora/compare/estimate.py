@@ -1,21 +1,28 @@
-"""How long the runs of a study take here, and how much they write: from one timed step of every row."""
+"""How long the runs of a study take here, and how much they write.
+
+A step of every row is timed, by one thread: threads that wait for others, as on a busy machine, use processor
+time without any use. Runs of the study that are finished on this processor say how much more or less it is.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from pcl_clora.adapters import attach_adapter
+from pcl_clora.compare.folder import StudyFolder
 from pcl_clora.compare.study import Run, Study
 from pcl_clora.data import build_dataset, build_validation
 from pcl_clora.engine import RunConfig, build_optimizer
 from pcl_clora.engine.modes import evaluation_mode
+from pcl_clora.engine.run.processor import processor_name
 from pcl_clora.io import DataError
 from pcl_clora.models import build_model
 from pcl_clora.report.cost import random_inputs
@@ -45,10 +52,11 @@ class Estimator:
 
     Args:
         study: which.
+        folder: where it is carried out; its finished runs scale the estimates.
     """
 
-    def __init__(self, study: Study) -> None:
-        self._study = study
+    def __init__(self, study: Study, folder: StudyFolder | None = None) -> None:
+        self._study, self._folder = study, folder
         self._sizes: dict[str, tuple[int, int, int]] = {}
         self._speeds: dict[str, tuple[float, float, int]] = {}
 
@@ -59,17 +67,62 @@ class Estimator:
             DataError: if its clouds cannot be counted, because files are missing.
         """
         cfg = self._study.settings(run, self._first_value(run))
-        num_train, num_validation, num_test = self._count(cfg)
-        step, look, trained = self._speed(run.row, cfg)
-        passes = num_validation if run.trial is not None else num_test * (1 + len(self._study.corruptions))
-        batches = num_train // cfg.optim.batch_size
-        seconds = (
-            cfg.optim.epochs * batches * cfg.optim.batch_size * step + passes * cfg.protocol.votes * look
-        )
+        num_test, trained = self._count(cfg)[2], self._speed(run.row, cfg)[2]
         outputs = 0 if run.trial is not None else num_test * (2 * cfg.model.num_classes + 6)
         return Estimate(
-            seconds + OVERHEAD_S, (outputs + 8000) / 2**20, 16 * trained / 2**20
+            sum(self._timed(run)) * self._factor(run.row), (outputs + 8000) / 2**20, 16 * trained / 2**20
         )  # weights, two moments of AdamW, and the adapter file
+
+    def known(self, runs: Iterable[Run]) -> dict[Run, Estimate]:
+        """Estimate runs, as far as their clouds are there."""
+        found: dict[Run, Estimate] = {}
+        for run in runs:
+            with suppress(DataError):
+                found[run] = self.of(run)
+        return found
+
+    def made_from(self) -> str:
+        """Say what the estimates are made from."""
+        text = "made from a step of every row, timed in one thread"
+        if not self._finished:
+            return text
+        return (
+            f"{text}, and from {len(self._finished)} finished runs, which took {self._factor(''):.2f} times "
+            "what that says"
+        )
+
+    def _timed(self, run: Run) -> tuple[float, float]:
+        """Say what a run takes by the timed step: seconds of training, and of all else."""
+        cfg = self._study.settings(run, self._first_value(run))
+        num_train, num_validation, num_test = self._count(cfg)
+        step, look, _ = self._speed(run.row, cfg)
+        passes = num_validation if run.trial is not None else num_test * (1 + len(self._study.corruptions))
+        batches = num_train // cfg.optim.batch_size
+        training = cfg.optim.epochs * batches * cfg.optim.batch_size * step
+        return training, passes * cfg.protocol.votes * look + OVERHEAD_S
+
+    @cached_property
+    def _finished(self) -> dict[Run, tuple[float, float]]:
+        """Finished runs on a processor like this: what they took, and would by the timed step."""
+        found: dict[Run, tuple[float, float]] = {}
+        for run in self._study.runs() if self._folder else ():
+            assert self._folder is not None
+            record = self._folder.read(self._folder.record(run))
+            if record is None or record["processor"] != processor_name():
+                continue
+            with suppress(DataError):
+                training, rest = self._timed(run)
+                if record.get("processor_seconds"):
+                    found[run] = record["processor_seconds"], training + rest
+                elif "train_seconds" in record:  # of an older version
+                    found[run] = record["train_seconds"] * record["threads"], training
+        return found
+
+    def _factor(self, row: str) -> float:
+        """Say how much longer finished runs took than timed: those of a row, or all where it has none."""
+        own = [times for run, times in self._finished.items() if run.row == row]
+        known = own or list(self._finished.values())
+        return sum(took for took, _ in known) / sum(timed for _, timed in known) if known else 1.0
 
     def _first_value(self, run: Run) -> float | None:
         chooser = self._study.rows[run.row].chooser
@@ -91,13 +144,24 @@ class Estimator:
         if row in self._speeds:
             return self._speeds[row]
         trained, step, look = make_step(cfg, TRIED_CLOUDS)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), one_thread():
             times = []
             for work in (step, look):
                 work()
                 times.append(min(_seconds(work) for _ in range(REPEATS)) / TRIED_CLOUDS)
         self._speeds[row] = (times[0], times[1], trained)
         return self._speeds[row]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _seconds(work: Callable[[], None]) -> float:
@@ -163,13 +227,3 @@ def total(estimates: Mapping[Run, Estimate], finished: Iterable[Run]) -> Total:
         sum(one.kept_mib for one in estimates.values()),
         max((one.run_mib for one in estimates.values()), default=0.0),
     )
-
-
-def known_estimates(study: Study, runs: Iterable[Run]) -> dict[Run, Estimate]:
-    """Estimate runs, as far as their clouds are there."""
-    estimator = Estimator(study)
-    found: dict[Run, Estimate] = {}
-    for run in runs:
-        with suppress(DataError):
-            found[run] = estimator.of(run)
-    return found

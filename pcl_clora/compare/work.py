@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def run_job(job: Mapping[str, Any]) -> None:
         Exception: whatever the training raises.
     """
     cfg = build(RunConfig, job["config"], source=job["run"])
-    path = Path(job["record"])
+    path, spent = Path(job["record"]), _Clock(job)
     if job["trial"] is not None:
         trainer = Trainer(cfg, run_dir=job["run_dir"])
         best = trainer.fit_to_choose()
@@ -98,19 +99,37 @@ def run_job(job: Mapping[str, Any]) -> None:
         where = environment(torch.device("cpu"))
         score = best["oa"] if "oa" in best else best["instance_miou"]
         seen = {key: where[key] for key in ("git", "processor", "versions", "threads")}
-        write_json(path, {**told, "score": score, "best": best, **seen})
+        write_json(path, {**told, "score": score, "best": best, **seen, **spent.told()})
         shutil.rmtree(job["run_dir"], ignore_errors=True)
         return
-    record, model = (read_json(path), None) if path.is_file() else _train(cfg, job)
+    record, model = (read_json(path), None) if path.is_file() else _train(cfg, job, spent)
     for name, severity in job["corruptions"]:
         model = load_run(job["run_dir"])[1] if model is None else model
+        spent = _Clock(job)
         right = _measure(cfg, model, record, name, severity, job["corruption_seed"])
         add_right(job["corrupted"], job["run"], job["corruption_seed"], f"{name}, {severity}", right)
+        if record.get("processor_seconds"):
+            record["processor_seconds"] += spent.seconds()
         write_json(path, record)
     shutil.rmtree(RunFolder(Path(job["run_dir"])).checkpoint.parent, ignore_errors=True)
 
 
-def _train(cfg: RunConfig, job: Mapping[str, Any]) -> tuple[dict[str, Any], AdaptedModel]:
+class _Clock:
+    """Measures the processor time of a run that goes in one piece."""
+
+    def __init__(self, job: Mapping[str, Any]) -> None:
+        self._goes_on = RunFolder(Path(job["run_dir"])).checkpoint.is_file()
+        self._began = time.process_time()
+
+    def seconds(self) -> float:
+        return round(time.process_time() - self._began, 3)
+
+    def told(self) -> dict[str, float]:
+        """What a record says of it; nothing where the run went on after a kill."""
+        return {} if self._goes_on else {"processor_seconds": self.seconds()}
+
+
+def _train(cfg: RunConfig, job: Mapping[str, Any], spent: _Clock) -> tuple[dict[str, Any], AdaptedModel]:
     """Train, and write the record and the outputs."""
     outputs = Outputs(cfg)
     finished = Trainer(cfg, run_dir=job["run_dir"], watch_test=outputs).fit()
@@ -142,6 +161,7 @@ def _train(cfg: RunConfig, job: Mapping[str, Any]) -> tuple[dict[str, Any], Adap
             if line["kind"] == "epoch"
         ],
         "settings": identity(cfg),
+        **spent.told(),
     }
     write_json(job["record"], record)
     return record, finished.model

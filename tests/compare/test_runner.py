@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import get_num_threads as threads_now
 from typer.testing import CliRunner
 
 from pcl_clora.cli import app
 from pcl_clora.compare import load_study
 from pcl_clora.compare.corrupted import read_right
+from pcl_clora.compare.estimate import Estimator
 from pcl_clora.compare.folder import StudyFolder
 from pcl_clora.compare.study import Run
 from pcl_clora.config import ConfigError
@@ -23,6 +26,7 @@ from pcl_clora.data import PointLoader, build_dataset
 from pcl_clora.engine import evaluate, load_run
 from pcl_clora.engine.run.lock import RunLock
 from pcl_clora.engine.run.snapshot import Snapshot
+from pcl_clora.io import read_json, write_json
 from tests.support.cli_cases import ROOT
 from tests.support.study_cases import FAILING, STUDY, Here, carry_out, tiny_study, write_study
 
@@ -205,15 +209,51 @@ def test_a_study_may_get_more_rows_and_seeds(whole, tmp_path):
 
 
 def test_a_dry_run_estimates_and_writes_nothing(tmp_path):
-    config = write_study(tmp_path)
-    done = CliRunner().invoke(
-        app, ["compare", "--config", str(config), "--out", str(tmp_path / "out"), "--dry-run", "--json"]
-    )
-    assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
+    told = dry_run(write_study(tmp_path), tmp_path / "out")
     assert (told["runs"][0], len(told["runs"])) == ({"run": "lora/trial0.001", "state": "to do"}, 8)
     assert 0 < told["seconds"] < 600
     assert not (tmp_path / "out").exists()
+
+
+def dry_run(config, out):
+    arguments = ["compare", "--config", str(config), "--out", str(out), "--dry-run", "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_runs_that_are_finished_scale_the_estimate_of_the_others(whole, tmp_path, monkeypatch):
+    _, files, _, _ = whole
+    out = tmp_path / "out"
+    shutil.copytree(files.path, out, ignore=shutil.ignore_patterns("seed2*"))  # of another test
+    for path in (out / "rows").rglob("*.json"):
+        if path.stem.startswith(("seed", "trial")):
+            write_json(path, {**read_json(path), "processor_seconds": 500.0})
+    config = write_study(tmp_path, seeds=[0, 1, 2])
+    monkeypatch.setattr(Estimator, "_speed", lambda self, row, cfg: (0.01, 0.001, 1000))
+    told = dry_run(config, out)
+    assert told["left"] == 2
+    assert told["seconds"] == pytest.approx(1000, rel=0.02)  # the trials have fewer clouds
+    assert "from 8 finished runs, which took " in told["made_from"]
+    assert dry_run(config, tmp_path / "none")["made_from"].endswith("timed in one thread")
+
+
+def test_a_step_is_timed_in_one_thread_whatever_is_set(tmp_path, monkeypatch):
+    threads, seen = torch.get_num_threads(), []
+    monkeypatch.setattr("pcl_clora.compare.estimate._seconds", lambda work: seen.append(threads_now()) or 0.1)
+    try:
+        torch.set_num_threads(2)
+        Estimator(tiny_study(tmp_path)).of(Run("lora", 0))
+        assert set(seen) == {1}
+        assert threads_now() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_record_has_the_processor_time_of_a_run_that_went_in_one_piece(whole):
+    study, files, _, _ = whole
+    for run in study.runs():
+        assert 0 < files.check(study, run)["processor_seconds"] < 100
 
 
 class KilledError(BaseException):
