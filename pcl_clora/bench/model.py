@@ -141,20 +141,25 @@ def measure(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if "forward" in job["kinds"]:
         flops: dict[str, float] = {}
         for size in forward_sizes:
-            sides, absent = bench.forward_sides(size)
-            row = _time(sides, size, job, flops, grad=False)
-            yield {**shared, "kind": "forward", "batch": size, "absent": absent, **row}
+            yield {**shared, "kind": "forward", "batch": size, **_forward_row(bench, size, job, flops)}
     if "step" in job["kinds"]:
-        steps = bench.step_sides(step_size)
-        row = _time(steps, step_size, job, {}, grad=True)
-        if threads == 1:
-            row["memory"] = {
-                name: _memory(side, bench.inputs(step_size), step_size)
-                for name, side in {**steps, "clora, checkpointed": bench.checkpointed_side(step_size)}.items()
-            }
-        yield {**shared, "kind": "step", "batch": step_size, "absent": {}, **row}
+        yield {**shared, "kind": "step", "batch": step_size, **_step_row(bench, step_size, job)}
     if "profile" in job["kinds"] and threads == 1:
         yield {**shared, "kind": "profile", "batch": step_size, **bench.profile(step_size)}
+
+
+def _forward_row(bench: Bench, size: int, job: Mapping[str, Any], flops: dict[str, float]) -> dict[str, Any]:
+    sides, absent = bench.forward_sides(size)
+    return {"absent": absent, **_time(sides, size, job, flops, grad=False)}
+
+
+def _step_row(bench: Bench, size: int, job: Mapping[str, Any]) -> dict[str, Any]:
+    sides = bench.step_sides(size)
+    row = {"absent": {}, **_time(sides, size, job, {}, grad=True)}
+    if job["threads"] == 1:
+        sides["clora, checkpointed"] = bench.checkpointed_side(size)
+        row["memory"] = {name: _memory(side, bench.inputs(size), size) for name, side in sides.items()}
+    return row
 
 
 def _time(

@@ -115,7 +115,7 @@ def saved_bytes(run: Callable[[], Any], known: Mapping[str, Tensor]) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage
-        return tensor
+        return tensor.detach()  # an output that comes back as it is would keep its graph alive, and itself
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = run()

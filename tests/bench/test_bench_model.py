@@ -2,6 +2,7 @@
 
 import json
 import re
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,19 @@ def test_saved_tensors_are_counted_once_and_weights_are_not():
         return y * y
 
     assert saved_bytes(twice, known) == 4 * 8 * 4
+
+
+def test_counting_what_is_saved_keeps_nothing_alive():
+    x, weight = torch.randn(4, 8, requires_grad=True), torch.randn(8, 8)
+    made = []
+
+    def run():
+        y = (x @ weight).exp()  # its backward pass wants its own output
+        made.append(weakref.ref(y.untyped_storage()))
+        return y
+
+    assert saved_bytes(run, {}) == 4 * 8 * 4 + 8 * 8 * 4
+    assert made[0]() is None
 
 
 def test_flops_of_products_are_counted_on_every_route():
