@@ -134,6 +134,30 @@ def load() -> float | None:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
+def thread_remarks(times: Mapping[tuple[str, int], float]) -> list[str]:
+    """Say, for every number of threads above one, whether anything took longer than with one.
+
+    Args:
+        times: (what, threads) -> ms.
+    """
+    lines = []
+    for threads in sorted({threads for _, threads in times if threads > 1}):
+        ratios = {
+            what: times[what, threads] / times[what, 1]
+            for what, number in times
+            if number == threads and (what, 1) in times
+        }
+        slower = {what: ratio for what, ratio in ratios.items() if ratio > 1}
+        if not ratios:
+            continue
+        line = f"With {threads} threads {len(slower) or 'nothing'} of {len(ratios)} took longer than with one"
+        if slower:
+            worst = max(slower, key=lambda what: slower[what])
+            line += f", at most {slower[worst]:.2f} times ({worst})"
+        lines.append(line + ": time on the wall against time of the processor.")
+    return lines
+
+
 def best_peer(row: Mapping[str, Any]) -> str | None:
     """Name the fastest peer of a row that computed the right thing; None if there is none."""
     exact = {

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from pcl_clora.bench.harness import thread_remarks
 from pcl_clora.bench.model import FULL_AGAINST_CLORA, NETWORKS, SAVED, SHARES, TARGETS, WIDE
-from pcl_clora.bench.sides import PLAIN_FULL
+from pcl_clora.bench.sides import PLAIN, PLAIN_FULL
 from pcl_clora.report.shapes import Shape
 
 Table = tuple[str, list[str], list[list[str]]]
@@ -196,6 +197,14 @@ def model_remarks(result: Mapping[str, Any]) -> list[str]:
         told = ", ".join(f"{name} {value:.0f}" for name, value in best.items())
         routes = ", ".join(dict.fromkeys(row["route"] for row in here))
         lines.append(f"{threads} thread(s): product route {routes}; matmul peak in GFLOP/s: {told}.")
+    lines += thread_remarks(
+        {
+            (f"{row['network']}, {row['kind']}, batch {row['batch']}, {name}", row["threads"]): side["min_ms"]
+            for row in rows
+            for name, side in row.get("sides", {}).items()
+            if not name.startswith(PLAIN)
+        }
+    )
     for name, why in dict.fromkeys(item for row in rows for item in row.get("absent", {}).items()):
         lines.append(f"{name}: absent ({why})")
     unseen = [name for name in NETWORKS if name not in {row["network"] for row in rows}]

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -22,6 +24,7 @@ from pcl_clora.bench.parts import OPTIMISER, OTHER, PartClock
 from pcl_clora.bench.plain import PlainLoRA, PlainOutput, make_plain, plain_attentions, plain_names
 from pcl_clora.engine import OptimConfig, build_optimizer, choose_device
 from pcl_clora.engine.modes import autocast
+from pcl_clora.engine.patch_memory import KnownPatches
 from pcl_clora.engine.precision import has_native_bfloat16
 from pcl_clora.errors import UserValueError
 from pcl_clora.models import create_model
@@ -29,6 +32,7 @@ from pcl_clora.models.backbones.pointgpt.layers import generation_loss
 from pcl_clora.models.backbones.pointgpt.network import PointGPTConfig
 from pcl_clora.models.config import TransformerConfig
 from pcl_clora.models.layers.int8 import quantise
+from pcl_clora.models.layers.shared_patches import shared_patches
 
 PLAIN, PLAIN_LORA, PLAIN_FULL, PLAIN_PROBE = (
     "published", "published, LoRA", "published, full fine-tuning", "published, linear probe",
@@ -40,6 +44,7 @@ METHODS = {
     "clora": (PLAIN_LORA, ""),
     "linear_probe": (PLAIN_PROBE, PLAIN_PROBE),
 }
+KEPT = "tokens kept"  # a step of a frozen patch encoder whose tokens are known, see `train.cache`
 CALIBRATION = 4  # clouds on which int8 is calibrated; none of those that are timed
 LEARNING_RATE = 1e-6  # small, so that repeated steps stay at one place
 
@@ -228,6 +233,10 @@ class Bench:
                 other = self.adapted(method, size)
                 run, forward = self._own_step(other, target, size, bfloat16=True)
                 sides[f"{method}, bfloat16"] = Side(run, other, against, method, False, forward)
+            if method in ("clora", "linear_probe"):
+                other = self.adapted(method, size)
+                run, forward = self._own_step(other, target, size, kept=True)
+                sides[f"{method}, {KEPT}"] = Side(run, other, method, method, forward=forward)
         return sides
 
     def checkpointed_side(self, size: int) -> Side:
@@ -263,16 +272,23 @@ class Bench:
         return Side(_stepper(forward, optimizer, learned), model, forward=forward)
 
     def _own_step(
-        self, model: AdaptedModel, target: Tensor, size: int, *, bfloat16: bool = False
+        self, model: AdaptedModel, target: Tensor, size: int, *, bfloat16: bool = False, kept: bool = False
     ) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
-        """A step of our loop, and its forward pass with the loss."""
+        """A step of our loop, and its forward pass with the loss; `kept`: the patches' tokens are known."""
         model.train()
         optimizer = build_optimizer(model, OptimConfig(lr=LEARNING_RATE))
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         inputs, device = self.inputs(size), choose_device("cpu")
+        around: Callable[[], AbstractContextManager[Any]] = nullcontext
+        if kept:
+            encoder: Any = model.base.patch_embed
+            with torch.no_grad():
+                tokens = encoder(self.groups(size).neighborhood)
+            known = KnownPatches(inputs[0], self.groups(size), lambda: tokens)
+            around = partial(shared_patches, known)
 
         def forward() -> Tensor:
-            with autocast(device, bfloat16):
+            with autocast(device, bfloat16), around():
                 logits = model(*inputs)
             loss = F.cross_entropy(logits.float().flatten(0, -2), target.flatten())
             for term in model.extra_losses().values():

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from pcl_clora.bench.harness import thread_remarks
 from pcl_clora.bench.model_view import ModelRowShape, model_remarks, model_tables
 from pcl_clora.bench.ops import NATIVE
 from pcl_clora.bench.serve import serve_remarks, serve_table
@@ -225,6 +226,11 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
                 inexact.setdefault((name, row["op"]), []).append(f"{row['size']}: {entry['note']}")
     for (name, op), notes in inexact.items():
         lines[f"{name} (*), {op}: not exact in {len(notes)} row(s), for example {notes[-1]}"] = None
+    own = [row for row in result["rows"] if NATIVE in row["contenders"]]
+    times = {
+        (f"{row['op']} {row['size']}", row["threads"]): row["contenders"][NATIVE]["min_ms"] for row in own
+    }
+    lines |= dict.fromkeys(thread_remarks(times))
     busy = [row["load"] for row in result["rows"] if (row["load"] or 0) > row["threads"] + 1]
     if busy:
         lines[

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from typer.testing import CliRunner
 
 from pcl_clora.bench import model as bench_model
-from pcl_clora.bench.harness import record
+from pcl_clora.bench.harness import record, thread_remarks
 from pcl_clora.bench.model import NETWORKS, QUICK, TOLERANCE, choose
-from pcl_clora.bench.model_view import is_wide, model_line, model_tables, targets, warnings
+from pcl_clora.bench.model_view import is_wide, model_line, model_remarks, model_tables, targets, warnings
 from pcl_clora.bench.parts import PartClock, count_flops, matmul_peak, saved_bytes
 from pcl_clora.bench.plain import make_plain
 from pcl_clora.bench.sides import PLAIN, PLAIN_LORA, Bench
@@ -105,6 +105,18 @@ def test_float32_forms_compute_the_same_and_others_say_how_far_they_are(rows):
     merged = rows[0]["sides"]
     assert {"merged", "unmerged, clora", "unmerged, lora", PLAIN, PLAIN_LORA} <= merged.keys()
     assert merged["merged"]["ratio"] == pytest.approx(merged[PLAIN]["min_ms"] / merged["merged"]["min_ms"])
+
+
+@pytest.mark.parametrize("method", ["clora", "linear_probe"])
+def test_with_tokens_kept_a_step_has_the_same_loss_and_the_products_of_the_patch_encoder_less(rows, method):
+    sides = next(row["sides"] for row in rows if row["kind"] == "step")
+    step, kept = sides[method], sides[f"{method}, tokens kept"]
+    assert kept["against"] == method
+    assert kept["difference"] == 0
+    bench = Bench(QUICK["point_mae"])
+    patches = bench.groups(2).neighborhood
+    encoder = count_flops(lambda: bench.ours.eval().patch_embed(patches)) / 2
+    assert step["flops"] - kept["flops"] == encoder
 
 
 def test_forms_that_do_not_compute_the_same_are_refused():
@@ -219,6 +231,7 @@ def made_row(**changes):
         "kind": "forward",
         "batch": 8,
         "threads": 1,
+        "route": "torch",
         "load": 1.0,
         "peak_gflops": {"torch": 100.0, "onednn": 200.0},
         "sides": {PLAIN: side(100.0), "merged": side(40.0, PLAIN)},
@@ -245,6 +258,16 @@ def test_a_busy_machine_and_unsteady_repeats_are_told():
     assert "busy with other work in 1 of 2 rows (load up to 7.5)" in busy
     assert "1 of 4 times" in spread
     assert "point_mae, merged" in spread
+
+
+def test_what_takes_longer_with_two_threads_is_named():
+    with_two = made_row(threads=2)
+    with_two["sides"] = {**with_two["sides"], "merged": {**with_two["sides"]["merged"], "min_ms": 50.0}}
+    (line,) = (line for line in model_remarks({"rows": [made_row(), with_two]}) if line.startswith("With "))
+    assert line.startswith("With 2 threads 1 of 1 took longer than with one, at most 1.25 times (point_mae,")
+    times = {("fps", 1): 2.0, ("fps", 2): 1.5, ("knn", 2): 9.0}
+    assert thread_remarks(times)[0].startswith("With 2 threads nothing of 1 took longer")
+    assert thread_remarks({("fps", 1): 2.0, ("knn", 2): 1.0}) == []
 
 
 def test_words_choose_networks_and_kinds():
