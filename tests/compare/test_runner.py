@@ -26,7 +26,7 @@ from pcl_clora.data import PointLoader, build_dataset
 from pcl_clora.engine import evaluate, load_run
 from pcl_clora.engine.run.lock import RunLock
 from pcl_clora.engine.run.snapshot import Snapshot
-from pcl_clora.io import read_json, write_json
+from pcl_clora.io import load_tensors, read_json, write_json
 from tests.support.cli_cases import ROOT
 from tests.support.study_cases import FAILING, STUDY, Here, carry_out, tiny_study, write_study
 
@@ -254,6 +254,25 @@ def test_a_record_has_the_processor_time_of_a_run_that_went_in_one_piece(whole):
     study, files, _, _ = whole
     for run in study.runs():
         assert 0 < files.check(study, run)["processor_seconds"] < 100
+
+
+def test_a_task_on_a_bank_stands_beside_an_adapter_of_its_own(whole, tmp_path):
+    _, files, _, _ = whole
+    bank = files.run_dir(Run("clora", 0)) / "best" / "adapter.safetensors"
+    rows = {"separate": {}, "bank": {"settings": {"adapter": {"bank": str(bank)}}}}
+    study = tiny_study(tmp_path, choose=None, seeds=[1], rows=rows)
+    outcome, _ = carry_out(study, tmp_path / "out")
+    assert not outcome.failed
+    found = {row: StudyFolder(tmp_path / "out").check(study, Run(row, 1)) for row in rows}
+    spaces = sum(t.numel() for name, t in load_tensors(bank)[0].items() if name.startswith("method.spaces."))
+    assert spaces > 0
+    adapters = {
+        row: record["params"]["trainable"] - record["params"]["head"] for row, record in found.items()
+    }
+    assert adapters["separate"] - adapters["bank"] == spaces
+    assert found["separate"]["params"]["head"] == found["bank"]["params"]["head"]
+    assert found["separate"]["adapter_bytes"] - found["bank"]["adapter_bytes"] > 4 * spaces - 1000
+    assert 0 <= found["bank"]["metrics"]["oa"] <= 1
 
 
 class KilledError(BaseException):
