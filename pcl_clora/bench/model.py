@@ -93,7 +93,7 @@ def bench_model(
     networks, kinds = choose(only, quick=quick)
     check_isa(isa)
     product.route()  # an unknown route in the environment is refused here and not in every child
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, network in itertools.product(threads, networks):
         job = {
             "network": network,
@@ -102,6 +102,7 @@ def bench_model(
             "repeats": repeats,
             "budget_s": budget_s,
             "threads": number,
+            "route": rows[0]["route"] if rows else "",  # chosen once: a trial of alike libraries is a draw
         }
         # A process a network: libraries do not give back all the memory that the one before needed.
         for row in in_child("pcl_clora.bench.model:measure", job, number, isa):
@@ -136,16 +137,18 @@ def measure(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     step_size = 2 if quick else 8
     bench = Bench(network)
     peak = matmul_peak(bench.rows(step_size), bench.config.embed_dim, repeats=2 if quick else 12)
-    shared = {"network": name, "threads": threads, "route": product.route(), "peak_gflops": peak}
+    route = job["route"] or product.route(bench.config.embed_dim)
+    shared = {"network": name, "threads": threads, "route": route, "peak_gflops": peak}
     shared["vectors"] = torch.backends.cpu.get_cpu_capability()
-    if "forward" in job["kinds"]:
-        flops: dict[str, float] = {}
-        for size in forward_sizes:
-            yield {**shared, "kind": "forward", "batch": size, **_forward_row(bench, size, job, flops)}
-    if "step" in job["kinds"]:
-        yield {**shared, "kind": "step", "batch": step_size, **_step_row(bench, step_size, job)}
-    if "profile" in job["kinds"] and threads == 1:
-        yield {**shared, "kind": "profile", "batch": step_size, **bench.profile(step_size)}
+    with product.use_route(route):
+        if "forward" in job["kinds"]:
+            flops: dict[str, float] = {}
+            for size in forward_sizes:
+                yield {**shared, "kind": "forward", "batch": size, **_forward_row(bench, size, job, flops)}
+        if "step" in job["kinds"]:
+            yield {**shared, "kind": "step", "batch": step_size, **_step_row(bench, step_size, job)}
+        if "profile" in job["kinds"] and threads == 1:
+            yield {**shared, "kind": "profile", "batch": step_size, **bench.profile(step_size)}
 
 
 def _forward_row(bench: Bench, size: int, job: Mapping[str, Any], flops: dict[str, float]) -> dict[str, Any]:

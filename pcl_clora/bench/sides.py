@@ -42,6 +42,7 @@ METHODS = {
     "full": (PLAIN_FULL, PLAIN_FULL),
     "lora": (PLAIN_LORA, PLAIN_LORA),
     "clora": (PLAIN_LORA, ""),
+    "dapt": (PLAIN_LORA, ""),
     "linear_probe": (PLAIN_PROBE, PLAIN_PROBE),
 }
 KEPT = "tokens kept"  # a step of a frozen patch encoder whose tokens are known, see `train.cache`

@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 def measured(*networks):
     """Every kind of row of small networks, one round each."""
     job = {"kinds": list(bench_model.KINDS), "quick": True, "threads": 1, "repeats": 1, "budget_s": 1.0}
+    job["route"] = ""
     return [row for network in networks for row in bench_model.measure({**job, "network": network})]
 
 
@@ -275,6 +276,27 @@ def test_words_choose_networks_and_kinds():
     assert choose(("step", "pointgpt_s"), quick=True) == (["pointgpt_s"], ["step"])
     with pytest.raises(UserValueError, match=r"'point_mea' is neither a network \(point_mae; .*step"):
         choose(("point_mea",), quick=False)
+
+
+def test_all_networks_are_measured_by_the_route_of_the_first(monkeypatch):
+    jobs = []
+
+    def child(function, job, threads, isa):
+        jobs.append(job)
+        return iter([made_row(network=job["network"], route="onednn")])
+
+    monkeypatch.setattr(bench_model, "in_child", child)
+    bench_model.bench_model((1, 2), quick=True)
+    assert [job["route"] for job in jobs] == ["", *["onednn"] * (2 * len(QUICK) - 1)]
+
+
+@pytest.mark.parametrize("route", product.ROUTES if product.has_onednn() else ("torch",))
+def test_a_network_is_measured_by_the_route_it_is_told(monkeypatch, route):
+    seen = []
+    monkeypatch.setattr(bench_model, "_step_row", lambda *_: seen.append(product.route()) or {})
+    job = {"network": "point_mae", "kinds": ["step"], "quick": True, "threads": 1, "route": route}
+    (row,) = bench_model.measure(job)
+    assert (row["route"], seen) == (route, [route])
 
 
 def test_the_command_prints_and_writes(monkeypatch, tmp_path, rows):
