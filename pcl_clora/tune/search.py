@@ -29,6 +29,7 @@ from pcl_clora.io import explained, read_json, write_json, write_text
 from pcl_clora.io.safe import open_log
 from pcl_clora.models.layers.product import Route
 from pcl_clora.tune.budget import sizes_of
+from pcl_clora.tune.journal import open_journal
 from pcl_clora.tune.settings import Search
 
 if TYPE_CHECKING:
@@ -319,7 +320,6 @@ def open_study(search: Search, folder: Path) -> Study:
     """Open the study in the journal of a folder, or begin it there."""
     import optuna
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal = folder / JOURNAL
@@ -333,7 +333,7 @@ def open_study(search: Search, folder: Path) -> Study:
             min_resource=halving.min_epochs, reduction_factor=halving.factor
         )
     return optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(journal))),
+        storage=JournalStorage(open_journal(journal)),
         study_name=search.name,
         sampler=make_sampler(search, 0),
         pruner=pruner,

@@ -19,6 +19,7 @@ from pcl_clora.engine import load_run_config
 from pcl_clora.io import FileAccessError
 from pcl_clora.tune import load_search, tune
 from pcl_clora.tune.budget import sizes_of
+from pcl_clora.tune.journal import drop_torn_line
 from tests.support.engine_cases import CLORA, VALUES
 
 pytest.importorskip("optuna")
@@ -79,6 +80,45 @@ def test_a_journal_that_the_disk_has_no_room_for_is_named(tmp_path, monkeypatch)
     monkeypatch.setattr(JournalFileBackend, "append_logs", full)
     with pytest.raises(FileAccessError, match=r"journal\.log: cannot be written \(No space left on device\)"):
         tune(load_search(write_search(tmp_path)), tmp_path / "out", tell=silent)
+
+
+@pytest.mark.parametrize("at", [4, 25])
+def test_half_a_line_that_a_full_disk_left_does_not_stop_the_search_from_going_on(
+    at, tmp_path, monkeypatch, caplog
+):
+    from optuna.storages.journal import JournalFileBackend
+
+    search, out = load_search(write_search(tmp_path)), tmp_path / "out"
+    journal, appended, real = out / "journal.log", [], JournalFileBackend.append_logs
+
+    def half(self, logs):
+        appended.extend(logs)
+        if len(appended) < at:
+            return real(self, logs)
+        with journal.open("ab") as file:
+            file.write(json.dumps(logs[0]).encode()[:20])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(JournalFileBackend, "append_logs", half)
+        with pytest.raises(FileAccessError, match="No space left on device"):
+            tune(search, out, tell=silent)
+    assert not journal.read_bytes().endswith(b"\n")
+    monkeypatch.setattr("pcl_clora.tune.search.may_run", lambda owner: False)  # that process ended
+    monkeypatch.setattr("pcl_clora.tune.search._NO_OWNER_SECONDS", 0.0)
+    found = tune(search, out, tell=silent)
+    assert sum(row["state"] == "complete" for row in found.trials) == 3
+    assert [json.loads(line) for line in journal.read_text().splitlines()]  # every line is whole
+    assert "20 bytes are dropped" in caplog.text
+
+
+@pytest.mark.parametrize("whole", [b"", b"one\n", b"x" * 9000 + b"\ntwo\n"])
+@pytest.mark.parametrize("torn", [b"", b"half", b"y" * 9000])
+def test_a_torn_line_is_dropped_and_whole_ones_stay(whole, torn, tmp_path):
+    path = tmp_path / "journal.log"
+    path.write_bytes(whole + torn)
+    drop_torn_line(path)
+    assert path.read_bytes() == whole
 
 
 @pytest.mark.slow
