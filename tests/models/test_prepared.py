@@ -114,7 +114,7 @@ def test_folding_happens_once(route, monkeypatch):
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, 100])
 @pytest.mark.parametrize("route", ROUTES)
-def test_the_size_of_a_chunk_changes_no_bit(route, chunk):
+def test_the_size_of_a_chunk_changes_nothing_but_rounding(route, chunk):
     model, patches = encoder(), drawn(2, 7, 6, 3)
     with product.use_route(route), torch.no_grad():
         expected = model(patches)

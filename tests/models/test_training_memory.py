@@ -5,27 +5,21 @@ import torch
 import torch.nn.functional as F
 
 from pcl_clora.adapters import attach_adapter
+from pcl_clora.bench.parts import saved_bytes
 from pcl_clora.models import create_model
 
 CLOUDS = 8
 
 
 def saved_mib(model, points):
-    """Run forward with the loss; MiB a cloud that are kept, each storage once, weights not counted."""
-    held = [*model.parameters(), *model.buffers()]
-    own = {tensor.untyped_storage().data_ptr() for tensor in held}
-    kept = {}
+    """Run forward with the loss; MiB a cloud that are kept."""
 
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage  # held, so that no address is used twice
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    def run():
         loss = F.cross_entropy(model(points), torch.zeros(len(points), dtype=torch.int64))
-        sum(model.extra_losses().values(), start=loss)
-    return sum(storage.nbytes() for storage in kept.values()) / 2**20 / len(points)
+        return sum(model.extra_losses().values(), start=loss)
+
+    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return saved_bytes(run, held) / 2**20 / len(points)
 
 
 @pytest.mark.slow
