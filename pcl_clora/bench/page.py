@@ -1,4 +1,4 @@
-"""Benchmark of the page that shows clouds: its size, the time to write it, and the time of a frame."""
+"""Benchmarks of pages in a browser: of clouds (size, writing, time of a frame), and of a study (opening)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from pcl_clora.bench.harness import load, record
+from pcl_clora.errors import UserValueError
 from pcl_clora.vis import Panel, render_html
 
 SIZES = (2_048, 100_000, 1_000_000)
@@ -54,6 +55,54 @@ def bench_page(*, sizes: Sequence[int] = SIZES, repeats: int = 3) -> dict[str, A
                 browser.quit()
     shown = None if browser is None else str(browser.capabilities["browserVersion"])
     return record("page", (), rows) | {"chromium": shown, "window": list(WINDOW), "load": load()}
+
+
+def bench_study_page(folder: str | Path, *, repeats: int = 5) -> dict[str, Any]:
+    """Open the page of a study in chromium, until its table is there.
+
+    Args:
+        folder: of the study, with index.html; `pcl-clora compare table` writes it.
+        repeats: how often it is opened, each time from an empty page.
+
+    Returns:
+        The record; its row has "study", "rows" of the table, finished runs of "seeds" and "trials",
+        "mib" of the page and "open_s", all times.
+
+    Raises:
+        UserValueError: if there is no page, or no browser that can be driven.
+    """
+    path = Path(folder) / "index.html"
+    if not path.is_file():
+        raise UserValueError(f"{folder} has no page; write it with `pcl-clora compare table {folder}`.")
+    browser = _browser()
+    if browser is None:
+        raise UserValueError("A page is opened in a browser: install chromium, chromedriver and selenium.")
+    times = []
+    try:
+        for _ in range(repeats):
+            browser.get("about:blank")
+            start = time.perf_counter()
+            browser.get(path.resolve().as_uri())
+            rows = browser.execute_script(
+                "return window.pclStudy.ready && document.querySelectorAll('#table tbody tr').length"
+            )
+            times.append(time.perf_counter() - start)
+        shown = str(browser.capabilities["browserVersion"])
+    finally:
+        browser.quit()
+    records = [file.name for file in Path(folder).glob("rows/*/*.json") if ".failed" not in file.name]
+    found = {kind: sum(name.startswith(kind[:4]) for name in records) for kind in ("seeds", "trials")}
+    row = {"study": path.parent.name, "rows": rows, **found, "mib": path.stat().st_size / 2**20}
+    return record("study_page", (), [{**row, "open_s": times}]) | {"chromium": shown, "load": load()}
+
+
+def study_page_line(result: dict[str, Any]) -> str:
+    """Say in a sentence what a record of `bench_study_page` holds."""
+    (row,) = result["rows"]
+    return (
+        f"The page of {row['seeds']} runs and {row['trials']} trials in {row['rows']} rows ({row['study']}, "
+        f"{row['mib']:.1f} MiB) opens in {statistics.median(row['open_s']):.2f} s"
+    )
 
 
 def _measure(size: int, path: Path, browser: Any, repeats: int) -> dict[str, Any]:

@@ -178,23 +178,30 @@ def page(
         list[int] | None, typer.Option(min=1, help="Points of a cloud; may be given several times.")
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Pages written and frames drawn for each.")] = 3,
+    study: Annotated[
+        Path | None, typer.Option(help="Measure instead how long the page of this study takes to open.")
+    ] = None,
 ) -> None:
     """Measure the page that shows clouds: its size, the time to write it, and the time of a frame.
 
     Frames are drawn in software by chromium, if it is installed with chromedriver and selenium.
     """
     from pcl_clora.bench.harness import write_record
-    from pcl_clora.bench.page import SIZES, bench_page, page_table
+    from pcl_clora.bench.page import SIZES, bench_page, bench_study_page, page_table, study_page_line
     from pcl_clora.report.show import plain_table
 
     with interruptible():
-        result = bench_page(sizes=points or SIZES, repeats=repeats)
+        if study is None:
+            result = bench_page(sizes=points or SIZES, repeats=repeats)
+        else:
+            result = bench_study_page(study, repeats=repeats)
     if out:
         write_record(out, result)
     if as_json:
         print_json(result)
     else:
-        show(plain_table("One panel, labels and one number a point", *page_table(result)))
+        clouds = "One panel, labels and one number a point"
+        show(study_page_line(result) if study else plain_table(clouds, *page_table(result)))
 
 
 @app.command()

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from pcl_clora.bench import page as bench_page
+from pcl_clora.compare.summary import report
+from pcl_clora.errors import UserValueError
+from tests.support.study_cases import made_study
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,6 +24,27 @@ def test_a_row_has_size_and_times(tmp_path):
     assert (row["frame_ms"] is None) == (result["chromium"] is None)
     if result["chromium"] is not None:
         assert row["frame_ms"] > 0
+
+
+def test_a_study_without_a_page_is_refused_with_the_command_that_writes_it(tmp_path):
+    with pytest.raises(UserValueError, match=r"has no page; write it with `pcl-clora compare table"):
+        bench_page.bench_study_page(tmp_path)
+
+
+def test_a_study_page_needs_a_browser(monkeypatch, tmp_path):
+    (tmp_path / "index.html").write_text("")
+    monkeypatch.setattr(bench_page.shutil, "which", lambda name: None)
+    with pytest.raises(UserValueError, match="install chromium"):
+        bench_page.bench_study_page(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_the_page_of_a_study_is_opened_with_all_its_rows(tmp_path):
+    report(made_study(tmp_path, {"a": 0.7, "b": 0.8}, seeds=2))
+    (row,) = bench_page.bench_study_page(tmp_path, repeats=2)["rows"]
+    assert (row["rows"], row["seeds"], row["trials"], len(row["open_s"])) == (2, 4, 0, 2)
+    assert min(row["open_s"]) > 0
 
 
 def test_without_a_browser_frames_are_not_measured(monkeypatch):
