@@ -133,10 +133,12 @@ def _dry_run(study: Study, folder: StudyFolder, rows: list[str], jobs: int, as_j
         ]
         for run in runs
     ]
+    unknown = {run.row: why for run, why in estimator.unknown.items()}
+    missing += [f"row {name} is not in the estimate: {why}" for name, why in unknown.items()]
     sums = total(estimates, finished)
     if as_json:
         listed = [{"run": line[0], "state": line[1]} for line in cells]
-        made = "" if missing else estimator.made_from()
+        made = estimator.made_from() if estimates else ""
         print_json({**vars(sums), "made_from": made, "runs": listed, "missing_files": missing})
         return
     hours = sums.seconds / 3600
@@ -148,9 +150,10 @@ def _dry_run(study: Study, folder: StudyFolder, rows: list[str], jobs: int, as_j
             f"({estimator.made_from()}); "
             f"{sums.kept_mib:.1f} MiB are kept in rows/, the largest run folder has {sums.run_mib:.1f} MiB "
             "while it trains."
-            if not missing
-            else "; what is missing:\n" + "\n".join(f"  {line}" for line in missing)
-        ),
+            if estimates
+            else ""
+        )
+        + ("; what is missing:\n" + "\n".join(f"  {line}" for line in missing) if missing else ""),
     )
 
 

@@ -144,11 +144,12 @@ def _dry_run(cfg: RunConfig) -> None:
 
 
 def missing_files(cfg: RunConfig) -> list[str]:
-    """Say what a run needs and does not find, one message each; reads names and headers only.
+    """Say what a run needs and does not find, one message each.
 
-    A head for another number of classes than the data have is among it.
+    Names and headers are read, with shots the training clouds too. A head for another number of classes than
+    the data have is among it, and more shots than a class has clouds.
     """
-    from pcl_clora.data import check_headers, count_classes
+    from pcl_clora.data import check_classes, check_headers, count_classes
     from pcl_clora.models.weights.load import missing_source
 
     missing = [f"{finding.file}: {finding.message}" for finding in check_headers(cfg.data)]
@@ -160,4 +161,6 @@ def missing_files(cfg: RunConfig) -> list[str]:
             f"model.num_classes={cfg.model.num_classes}, but {cfg.data.root} has {classes} classes; set "
             f"model.num_classes={classes}."
         )
+    if cfg.data.shots and not missing:
+        missing = [f"{finding.file}: {finding.message}" for finding in check_classes(cfg.data)]
     return missing

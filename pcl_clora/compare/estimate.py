@@ -57,6 +57,7 @@ class Estimator:
 
     def __init__(self, study: Study, folder: StudyFolder | None = None) -> None:
         self._study, self._folder = study, folder
+        self.unknown: dict[Run, str] = {}
         self._sizes: dict[str, tuple[int, int, int]] = {}
         self._speeds: dict[str, tuple[float, float, int]] = {}
 
@@ -74,11 +75,13 @@ class Estimator:
         )  # weights, two moments of AdamW, and the adapter file
 
     def known(self, runs: Iterable[Run]) -> dict[Run, Estimate]:
-        """Estimate runs, as far as their clouds are there."""
+        """Estimate runs, as far as their files are there; of the others, `unknown` says why not."""
         found: dict[Run, Estimate] = {}
         for run in runs:
-            with suppress(DataError):
+            try:
                 found[run] = self.of(run)
+            except DataError as error:
+                self.unknown[run] = str(error)
         return found
 
     def made_from(self) -> str:

@@ -4,6 +4,7 @@ from pcl_clora.data import builtin_sets as builtin_sets  # registers the data se
 from pcl_clora.data.checks import (
     Finding,
     RootInfo,
+    check_classes,
     check_data,
     check_headers,
     check_manifest,
@@ -76,6 +77,7 @@ __all__ = [
     "Sample",
     "build_dataset",
     "build_validation",
+    "check_classes",
     "check_data",
     "check_headers",
     "check_manifest",

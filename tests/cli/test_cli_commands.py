@@ -346,3 +346,7 @@ def test_a_dry_run_names_a_head_for_another_number_of_classes(shared, invoke):
     assert "No file is missing." in fits.output
     other = invoke("train", "--config", config, f"data.root={root}", "--dry-run", "model.num_classes=40")
     assert "has 57 classes; set model.num_classes=57" in other.output
+    shots = invoke("train", "--config", config, f"data.root={root}", "--dry-run", "data.shots=20")
+    assert (
+        "data.shots: 20 training clouds of every class are asked for, but 33 of 57 have fewer" in shots.output
+    )

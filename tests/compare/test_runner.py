@@ -238,6 +238,15 @@ def test_runs_that_are_finished_scale_the_estimate_of_the_others(whole, tmp_path
     assert dry_run(config, tmp_path / "none")["made_from"].endswith("timed in one thread")
 
 
+def test_a_dry_run_names_the_rows_whose_files_are_not_there(tmp_path):
+    rows = {"clora": {}, "bank": {"settings": {"adapter": {"bank": "none.safetensors"}}}}
+    told = dry_run(write_study(tmp_path, rows=rows, choose=None), tmp_path / "out")
+    (why,) = told["missing_files"]
+    assert why.startswith("row bank is not in the estimate: none.safetensors: there is no such file")
+    assert told["seconds"] > 0
+    assert told["runs"][1] == {"run": "bank/seed0", "state": "to do"}
+
+
 def test_a_step_is_timed_in_one_thread_whatever_is_set(tmp_path, monkeypatch):
     threads, seen = torch.get_num_threads(), []
     monkeypatch.setattr("pcl_clora.compare.estimate._seconds", lambda work: seen.append(threads_now()) or 0.1)

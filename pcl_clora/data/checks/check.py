@@ -87,7 +87,7 @@ def check_data(data: DataConfig | Mapping[str, Any] | str | Path) -> list[Findin
         return findings
     layout = find_layout(config.name)
     if layout is None:
-        return _check_classes(config)
+        return check_classes(config)
     if not config.root:
         message = f"the data set {config.name} needs a folder; set data.root=<folder>, see data/README.md."
         return [Finding("error", "data.root", message)]
@@ -105,7 +105,7 @@ def check_data(data: DataConfig | Mapping[str, Any] | str | Path) -> list[Findin
         )
         findings.append(Finding("error", str(root), message))
     if not _has_errors(findings):
-        findings += _check_classes(config)
+        findings += check_classes(config)
     return _sorted(findings)
 
 
@@ -171,8 +171,8 @@ def _has_errors(findings: Iterable[Finding]) -> bool:
     return any(finding.level == "error" for finding in findings)
 
 
-def _check_classes(config: DataConfig) -> list[Finding]:
-    """Find classes that have no training clouds, or fewer than shots."""
+def check_classes(config: DataConfig) -> list[Finding]:
+    """Find classes that have no training clouds, or fewer than shots; the training clouds are read."""
     try:
         require_training_clouds(build_dataset(config, "train"), config)
     except DataError as error:
