@@ -10,6 +10,7 @@ import torch
 from pcl_clora.adapters import AdapterFileError, attach_adapter, load_adapter
 from pcl_clora.config import ConfigError
 from pcl_clora.errors import UserValueError
+from pcl_clora.models import create_model
 from tests.support import adapter_cases as cases
 
 SIZES = {"method": "clora", "rank": 2, "num_spaces": 3}
@@ -39,6 +40,22 @@ def test_a_task_on_a_bank_trains_and_saves_its_cores_and_its_head_alone(form, tm
     assert not any(".spaces." in name for name in changed)
     assert not any(".spaces." in name for name in model.adapter_state())
     assert {name.split(".")[-1] for name in changed if "deltas" in name} <= {"weight"}
+
+
+def test_the_page_says_what_a_task_of_full_size_trains_with_and_without_its_head(tmp_path):
+    first = attach_adapter(create_model("point_mae", num_classes=15), {"method": "clora"})
+    first.save_adapter(tmp_path / "bank.safetensors")
+    settings = {"method": "clora", "bank": str(tmp_path / "bank.safetensors")}
+    second = attach_adapter(create_model("point_mae", num_classes=15), settings)
+    own, task = first.parameter_counts(), second.parameter_counts()
+    assert (task["adapter"], task["head"]) == (12_288, 267_535)  # the figures of the published sizes
+    page = (Path(__file__).parents[2] / "docs" / "clora.md").read_text(encoding="utf-8")
+    text = " ".join(page.split())
+    assert f"{task['adapter']:,} numbers without head and tokens in place of {own['adapter']:,}" in text
+    assert (
+        f"{task['trainable']:,} with them in place of {own['trainable']:,}: a head of {task['head']:,}"
+        in text
+    )
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
