@@ -13,14 +13,7 @@ from pcl_clora.models import create_model, parse_model_config, published_form
 from pcl_clora.models.layers import product
 from pcl_clora.models.layers.prepared import Prepared
 from pcl_clora.models.layers.product import Linear
-from pcl_clora.models.layers.transformer import (
-    Mlp,
-    PatchEncoder,
-    affine_parts,
-    attend,
-    max_over_group,
-    max_over_tokens,
-)
+from pcl_clora.models.layers.transformer import Mlp, PatchEncoder, affine_parts, attend
 from tests.support.model_cases import TINY
 
 ONEDNN = pytest.param(
@@ -281,35 +274,3 @@ def test_gradients_of_the_patch_encoder_are_those_of_the_published_form(route, t
         assert difference(ours.grad, theirs.grad.float()) < 1e-4 or float(theirs.grad.abs().max()) < 1e-9, (
             name
         )
-
-
-def test_of_equal_points_the_first_one_gets_the_gradient_of_a_maximum():
-    rows = torch.tensor([[1.0, 5.0], [3.0, 5.0], [3.0, 4.0], [2.0, 1.0]], requires_grad=True)
-    found = max_over_group(rows, 2)
-    found.backward(torch.tensor([[1.0, 2.0], [4.0, 8.0]]))
-    assert torch.equal(found.detach(), torch.tensor([[3.0, 5.0], [3.0, 4.0]]))
-    assert torch.equal(rows.grad, torch.tensor([[0.0, 2.0], [1.0, 0.0], [4.0, 8.0], [0.0, 0.0]]))
-
-
-def test_the_maximum_of_patches_passes_gradients_of_second_order():
-    rows = drawn(6, 4).double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: max_over_group(x.square(), 3), rows)
-    assert torch.autograd.gradgradcheck(lambda x: max_over_group(x.square(), 3), rows)
-
-
-def test_the_maximum_over_tokens_keeps_places_for_its_gradient_and_not_the_sequence():
-    tokens = torch.tensor([[[1.0, 5.0], [3.0, 5.0], [3.0, 2.0]]], requires_grad=True)
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        found = max_over_tokens(tokens.square())
-    found.sum().backward()
-    assert torch.equal(found, max_over_tokens(tokens.detach().square()))
-    of_the_first = torch.tensor([[[0.0, 10.0], [6.0, 0.0], [0.0, 0.0]]])
-    assert torch.equal(tokens.grad, of_the_first)
-    assert not any(tensor.is_floating_point() and tensor.shape == tokens.shape for tensor in kept[1:])
-
-
-def test_gradients_of_the_maximum_over_tokens_are_those_of_differences():
-    tokens = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: max_over_tokens(x.square()), tokens)
-    assert torch.autograd.gradgradcheck(lambda x: max_over_tokens(x.square()), tokens)

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from pcl_clora.errors import UserValueError
+from pcl_clora.models.layers.maximum import max_over_group
 from pcl_clora.models.layers.product import Activation, Affine, activate, linear
-from pcl_clora.models.layers.transformer import PatchEncoder, affine_parts, max_over_group
+from pcl_clora.models.layers.transformer import PatchEncoder, affine_parts
 
 ENGINE = "fbgemm"
 MARGIN = 1.1  # times as fast as float32 that int8 must be

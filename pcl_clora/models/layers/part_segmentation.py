@@ -20,9 +20,10 @@ from pcl_clora import ops
 from pcl_clora.errors import UserTypeError, UserValueError
 from pcl_clora.models.config import TransformerConfig
 from pcl_clora.models.interface import ModelInterface, Opening, Tokens
+from pcl_clora.models.layers.maximum import max_over_tokens
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
 from pcl_clora.models.layers.product import Affine, Linear
-from pcl_clora.models.layers.transformer import NoPrefix, affine_parts, max_over_tokens
+from pcl_clora.models.layers.transformer import NoPrefix, affine_parts
 from pcl_clora.models.published import Rewritten
 
 LABEL_SLOPE = 0.2  # of the LeakyReLU behind the embedding of a category

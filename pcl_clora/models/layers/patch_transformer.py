@@ -23,8 +23,9 @@ from pcl_clora.models.key_map import KeyMap
 from pcl_clora.models.layers import shared_patches
 from pcl_clora.models.layers.checks import check_input
 from pcl_clora.models.layers.heads import ClassificationHead
+from pcl_clora.models.layers.maximum import max_over_tokens
 from pcl_clora.models.layers.product import Linear
-from pcl_clora.models.layers.transformer import Block, PatchEncoder, PrefixTokens, max_over_tokens
+from pcl_clora.models.layers.transformer import Block, PatchEncoder, PrefixTokens
 
 
 class PatchTransformer(nn.Module):

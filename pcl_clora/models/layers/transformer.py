@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pcl_clora.errors import UserValueError
 from pcl_clora.models.interface import Tokens
+from pcl_clora.models.layers.maximum import max_of_linear, max_over_group, max_over_tokens
 from pcl_clora.models.layers.prepared import Prepared
 from pcl_clora.models.layers.product import Affine, Linear
 from pcl_clora.models.published import Rewritten
@@ -23,15 +24,6 @@ CHUNK = 32  # patches that run through the patch encoder together, where that is
 def pool_max_mean(x: Tensor) -> Tensor:
     """Describe a sequence by the maximum beside the mean of its tokens: (B, T, D) -> (B, 2 D)."""
     return torch.cat([max_over_tokens(x), x.mean(1)], dim=1)
-
-
-def max_over_tokens(x: Tensor) -> Tensor:
-    """(B, T, D) -> (B, D), the maximum over a sequence.
-
-    With a gradient on a CPU its backward pass keeps the places of the maxima and not the sequence, and writes
-    to them alone: the first one where several are equal, as in the published code.
-    """
-    return x.max(dim=1).values if _writes_to_maxima(x) else x.amax(dim=1)
 
 
 def plus(x: Tensor, extra: Tensor | None) -> Tensor:
@@ -297,7 +289,7 @@ class PatchEncoder(Rewritten, nn.Module):
         x = of_patches.add_(of_pooled(max_over_group(x, k))[:, None]).flatten(0, 1)
         if norm is None:
             x = self.norm2(x)
-        return max_over_group(self.linear4(F.relu(x, inplace=True)), k)
+        return max_of_linear(self.linear4, F.relu(x, inplace=True), k)
 
     def _published_rows(self, rows: Tensor, k: int) -> Tensor:
         x = self.linear2(F.relu(self.norm1(self.linear1(rows))))
@@ -348,22 +340,3 @@ def folded_linear(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tens
     assert norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return linear.weight * scale[:, None], (linear.bias - norm.running_mean) * scale + norm.bias
-
-
-def max_over_group(rows: Tensor, k: int) -> Tensor:
-    """(M * k, C) -> (M, C), maximum over each run of k rows.
-
-    With a gradient on a CPU the maximum is torch's pooling, whose backward pass writes to the rows of the
-    maxima alone: the first one where several are equal, as in the published code. That of `amax` compares
-    every value again, which takes five times as long.
-    """
-    width = rows.shape[1]
-    if _writes_to_maxima(rows):
-        as_image = rows.view(-1, k, 1, width).permute(0, 3, 1, 2)  # in memory as it is
-        return F.adaptive_max_pool2d(as_image, (1, 1)).view(-1, width)
-    return rows.view(-1, k, width).amax(dim=1)
-
-
-def _writes_to_maxima(x: Tensor) -> bool:
-    """Whether a maximum has a backward pass here that is worth its slower forward pass."""
-    return x.is_cpu and x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()

@@ -26,9 +26,9 @@ from pcl_clora.models.backbones.pointgpt.layers import (
 from pcl_clora.models.config import TransformerConfig
 from pcl_clora.models.interface import ModelInterface, Tokens
 from pcl_clora.models.key_map import KeyMap
+from pcl_clora.models.layers.maximum import max_over_tokens
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
 from pcl_clora.models.layers.product import Linear
-from pcl_clora.models.layers.transformer import max_over_tokens
 from pcl_clora.models.published import Rewritten
 
 

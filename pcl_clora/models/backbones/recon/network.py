@@ -18,6 +18,7 @@ from pcl_clora.models.backbones.point_mae.network import PointMAE
 from pcl_clora.models.backbones.recon.keys import CLASSIFICATION_KEYS, TOKEN_NAMES
 from pcl_clora.models.config import MaskedConfig, PretrainingConfig, TransformerConfig
 from pcl_clora.models.interface import ModelInterface, Tokens
+from pcl_clora.models.layers.maximum import max_over_tokens
 from pcl_clora.models.layers.patch_transformer import PatchTransformer
 from pcl_clora.models.layers.transformer import Attention as SelfAttention
 from pcl_clora.models.layers.transformer import (
@@ -25,7 +26,6 @@ from pcl_clora.models.layers.transformer import (
     DropPath,
     Mlp,
     PrefixTokens,
-    max_over_tokens,
     plus,
 )
 
