@@ -38,9 +38,9 @@ def table_lines(results: StudyResults) -> list[Line]:
     }
     errors = list(dict.fromkeys(name for row in results.finished for name in row.errors()))
     terms = list(dict.fromkeys(name for row in results.finished for name in row.last_values()))
-    families = {
-        name.partition(".")[0] for row in results.finished for one in row.right.values() for name in one
-    }
+    # Nothing is paired with a baseline whose runs do not say which corrupted clouds were right.
+    known = baseline.right.values() if baseline else ()
+    families = {name.partition(".")[0] for one in known for name in one}
     return [_line(results, row, baseline, near, errors, families, terms) for row in results.rows]
 
 
