@@ -62,15 +62,18 @@ def _writes_to_maxima(x: Tensor) -> bool:
 def _adds_up(layer: nn.Module, rows: Tensor) -> bool:
     """Whether there is a backward pass, in full precision and by autograd's own engine."""
     return (
-        type(layer) is Linear
-        and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
+        torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and type(layer) is Linear
+        and not any(
+            getattr(layer, f"_{kind}_hooks")
+            for kind in ("forward", "forward_pre", "backward", "backward_pre")
+        )
         and rows.is_cpu
-        and len(rows) > 0
+        and rows.numel() > 0
         and rows.dtype == layer.weight.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
-        and torch.is_grad_enabled()
         and (rows.requires_grad or any(parameter.requires_grad for parameter in layer.parameters()))
-        and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
     )
 
@@ -88,10 +91,10 @@ class _MaxOfLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> Tensor:
-        found, places = _pooled(linear(rows, weight), k)
+        found, places = _pooled(linear(rows, weight, bias), k)
         ctx.k = k
         ctx.save_for_backward(rows, weight, places.to(torch.uint8 if k <= 256 else torch.int32))
-        return found if bias is None else found.add_(bias)
+        return found
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
