@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 
 from pcl_clora.models.layers import maximum, product
 from pcl_clora.models.layers.maximum import max_of_linear, max_over_group, max_over_tokens
@@ -141,13 +142,60 @@ def test_gradients_of_second_order_are_those_of_differences():
     assert torch.autograd.gradgradcheck(of_all, given)
 
 
+@pytest.mark.parametrize("k", [3, 300])
+def test_the_operators_are_what_torch_expects_of_them(k):
+    rows, weight, bias = drawn(2 * k, 5), drawn(4, 5, seed=1), drawn(4, seed=2)
+    leaves = [tensor.requires_grad_() for tensor in (rows, weight, bias)]
+    torch.library.opcheck(torch.ops.pcl_clora.max_of_linear, (*leaves, k))
+    places = torch.ops.pcl_clora.max_of_linear(rows, weight, bias, k)[1]
+    pull = drawn(2, 4, seed=3).requires_grad_()
+    torch.library.opcheck(torch.ops.pcl_clora.max_of_linear_rows, (pull, places, weight, k))
+    torch.library.opcheck(torch.ops.pcl_clora.max_of_linear_weight, (pull, places, rows))
+
+
+def test_of_equal_rows_the_first_one_gets_the_gradient_of_a_layer():
+    layer, rows = Linear(3, 4), drawn(1, 3).expand(5, 3).clone().requires_grad_()
+    max_of_linear(layer, rows, 5).sum().backward()
+    assert rows.grad[0].abs().sum() > 0
+    assert not rows.grad[1:].any()
+
+
+def test_what_is_not_finite_is_told():
+    rows = drawn(6, 3)
+    rows[1, 0] = torch.nan
+    found = max_of_linear(Linear(3, 4), rows, 3)
+    assert found[0].isnan().all()
+    assert found[1].isfinite().all()
+
+
+def test_it_runs_under_checkpointing():
+    layer, rows = Linear(3, 4), drawn(6, 3)
+    pull = drawn(3, 4, seed=1)
+    expected = gradients(layer, rows, 2, max_of_linear, pull)
+    again = gradients(
+        layer, rows, 2, lambda *given: checkpoint(max_of_linear, *given, use_reentrant=False), pull
+    )
+    assert all(torch.equal(one, other) for one, other in zip(expected, again, strict=True))
+
+
+def test_the_bits_are_those_without_a_gradient():
+    layer, rows = Linear(64, 48), drawn(40 * 32, 64)
+    with torch.no_grad():
+        expected = max_of_linear(layer, rows, 32)
+    assert torch.equal(max_of_linear(layer, rows, 32).detach(), expected)
+
+
 @pytest.mark.parametrize("trained", ["rows", "weight", "bias"])
 def test_what_is_not_trained_gets_no_gradient(trained):
     layer, rows = Linear(3, 4), drawn(6, 3)
     tensors = {"rows": rows, "weight": layer.weight, "bias": layer.bias}
     for name, tensor in tensors.items():
         tensor.requires_grad_(name == trained)
-    max_of_linear(layer, rows, 2).sum().backward()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        found = max_of_linear(layer, rows, 2)
+    found.sum().backward()
+    assert (rows.shape in kept) == (trained == "weight")  # what nothing needs is not kept
     assert {name for name, tensor in tensors.items() if tensor.grad is not None} == {trained}
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.library import Library, register_autograd, register_fake
+from torch.utils.flop_counter import register_flop_formula
 
 from pcl_clora.models.layers.product import Linear, linear
 
@@ -50,8 +53,8 @@ def max_of_linear(layer: nn.Module, rows: Tensor, k: int) -> Tensor:
     """
     if not _adds_up(layer, rows):
         return max_over_group(layer(rows), k)
-    found = _MaxOfLinear.apply(rows, layer.weight, layer.bias, k)
-    return cast(Tensor, found)
+    found: Tensor = _ops.max_of_linear(rows, layer.weight, layer.bias, k)[0]
+    return found
 
 
 def _writes_to_maxima(x: Tensor) -> bool:
@@ -86,43 +89,33 @@ def _pooled(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return found.view(-1, width), places.view(-1, width)
 
 
-class _MaxOfLinear(torch.autograd.Function):
-    """The maximum of a linear layer over each run of k rows."""
+# The operators. Gradients of first order are sums of rows, of second order products: those are rare.
 
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> Tensor:
-        found, places = _pooled(linear(rows, weight, bias), k)
-        ctx.k = k
-        ctx.save_for_backward(rows, weight, places.to(torch.uint8 if k <= 256 else torch.int32))
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, places = ctx.saved_tensors
-        wants_rows, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        of_bias = gradient.sum(0) if wants_bias else None
-        if torch.is_grad_enabled():  # which is to be differentiated once more
-            spread = gradient.new_zeros(len(places), ctx.k, len(weight))
-            spread = spread.scatter(1, places[:, None].long(), gradient[:, None]).flatten(0, 1)
-            of_rows = spread @ weight if wants_rows else None
-            return of_rows, spread.t() @ rows if wants_weight else None, of_bias, None
-        of_rows = _add_up_weights(gradient, places, weight, ctx.k) if wants_rows else None
-        of_weight = _add_up_rows(gradient, places, rows, ctx.k) if wants_weight else None
-        return of_rows, of_weight, of_bias, None
+_library = Library("pcl_clora", "FRAGMENT")  # type: ignore[no-untyped-call]  # must live as long as the ops
+_tags = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_contiguous_strides)
+_library.define(  # type: ignore[no-untyped-call]
+    "max_of_linear(Tensor rows, Tensor weight, Tensor? bias, SymInt k) -> (Tensor, Tensor)", tags=_tags
+)
+_library.define(  # type: ignore[no-untyped-call]
+    "max_of_linear_rows(Tensor gradient, Tensor places, Tensor weight, SymInt k) -> Tensor", tags=_tags
+)
+_library.define(  # type: ignore[no-untyped-call]
+    "max_of_linear_weight(Tensor gradient, Tensor places, Tensor rows) -> Tensor", tags=_tags
+)
+_ops = torch.ops.pcl_clora
 
 
-def _add_up_rows(gradient: Tensor, places: Tensor, rows: Tensor, k: int) -> Tensor:
-    """Gradient of the weight, (C_out, C_in): for every channel its patches' largest rows."""
-    (patches, channels), total = gradient.shape, rows.new_zeros(gradient.shape[1], rows.shape[1])
-    for begin in range(0, patches, PATCHES):
-        some, where = gradient[begin : begin + PATCHES], places[begin : begin + PATCHES]
-        which = where.long().add_(torch.arange(len(where))[:, None] * k).t().reshape(-1)
-        largest = rows[begin * k : (begin + PATCHES) * k]
-        total += _sums(largest, which, torch.arange(channels) * len(where), some.t().reshape(-1))
-    return total
+def _max_of_linear(rows: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    """Maximum of each run of k rows behind the layer, and which of them it is: (M, C_out) each."""
+    found, places = _pooled(linear(rows, weight, bias), k)
+    return found, places.to(_places_dtype(k))
 
 
-def _add_up_weights(gradient: Tensor, places: Tensor, weight: Tensor, k: int) -> Tensor:
+def _places_dtype(k: int) -> torch.dtype:
+    return torch.uint8 if k <= 256 else torch.int32
+
+
+def _rows_gradient(gradient: Tensor, places: Tensor, weight: Tensor, k: int) -> Tensor:
     """Gradient of the rows, (M * k, C_in): for every row the weights of its channels."""
     sorted_places, channels = places.sort(dim=1, stable=True)
     which = sorted_places.long().add_(torch.arange(len(places))[:, None] * k).reshape(-1)
@@ -132,6 +125,105 @@ def _add_up_weights(gradient: Tensor, places: Tensor, weight: Tensor, k: int) ->
     )
 
 
+def _weight_gradient(gradient: Tensor, places: Tensor, rows: Tensor) -> Tensor:
+    """Gradient of the weight, (C_out, C_in): for every channel its patches' largest rows."""
+    (patches, channels), total = gradient.shape, rows.new_zeros(gradient.shape[1], rows.shape[1])
+    k = len(rows) // patches
+    for begin in range(0, patches, PATCHES):
+        some, where = gradient[begin : begin + PATCHES], places[begin : begin + PATCHES]
+        which = where.long().add_(torch.arange(len(where))[:, None] * k).t().reshape(-1)
+        largest = rows[begin * k : (begin + PATCHES) * k]
+        total += _sums(largest, which, torch.arange(channels) * len(where), some.t().reshape(-1))
+    return total
+
+
 def _sums(table: Tensor, which: Tensor, begins: Tensor, factors: Tensor) -> Tensor:
     """Weighted sums of rows of a table: sum i has those from begins[i] to begins[i + 1], in order."""
     return torch.embedding_bag(table, which, begins, False, 0, False, factors)[0]  # mode 0: sum
+
+
+for _name, _kernel in (
+    ("max_of_linear", _max_of_linear),
+    ("max_of_linear_rows", _rows_gradient),
+    ("max_of_linear_weight", _weight_gradient),
+):
+    _library.impl(_name, _kernel, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+
+
+def _fake(rows: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    shape = (rows.shape[0] // k, weight.shape[0])
+    return rows.new_empty(shape), rows.new_empty(shape, dtype=_places_dtype(k))
+
+
+def _fake_rows(gradient: Tensor, places: Tensor, weight: Tensor, k: int) -> Tensor:
+    return gradient.new_empty((gradient.shape[0] * k, weight.shape[1]))
+
+
+def _fake_weight(gradient: Tensor, places: Tensor, rows: Tensor) -> Tensor:
+    return gradient.new_empty((gradient.shape[1], rows.shape[1]))
+
+
+register_fake("pcl_clora::max_of_linear", _fake)
+register_fake("pcl_clora::max_of_linear_rows", _fake_rows)
+register_fake("pcl_clora::max_of_linear_weight", _fake_weight)
+
+
+def _setup(
+    ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, int], output: tuple[Tensor, Tensor]
+) -> None:
+    rows, weight, _, ctx.k = inputs
+    rows_count, weight_count = ctx.needs_input_grad[:2]
+    places = output[1] if rows_count or weight_count else None
+    ctx.save_for_backward(rows if weight_count else None, weight if rows_count else None, places)
+
+
+def _backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    rows, weight, places = ctx.saved_tensors
+    for_rows = None if weight is None else _ops.max_of_linear_rows(gradient, places, weight, ctx.k)
+    for_weight = None if rows is None else _ops.max_of_linear_weight(gradient, places, rows)
+    return for_rows, for_weight, gradient.sum(0) if ctx.needs_input_grad[2] else None, None
+
+
+def _at(places: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+    """Pick from rows @ weight^T what lies at the places: (M, C_out)."""
+    products = (rows @ weight.t()).view(len(places), -1, len(weight))
+    return products.gather(1, places[:, None].long())[:, 0]
+
+
+def _setup_rows(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, int], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+
+
+def _backward_rows(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
+    gradient, places, weight = ctx.saved_tensors
+    for_gradient = _at(places, above, weight) if ctx.needs_input_grad[0] else None
+    wanted = ctx.needs_input_grad[2]
+    return for_gradient, None, _ops.max_of_linear_weight(gradient, places, above) if wanted else None, None
+
+
+def _setup_weight(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward_weight(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
+    gradient, places, rows = ctx.saved_tensors
+    for_gradient = _at(places, rows, above) if ctx.needs_input_grad[0] else None
+    k, wanted = len(rows) // len(places), ctx.needs_input_grad[2]
+    return for_gradient, None, _ops.max_of_linear_rows(gradient, places, above, k) if wanted else None
+
+
+register_autograd("pcl_clora::max_of_linear", _backward, setup_context=_setup)
+register_autograd("pcl_clora::max_of_linear_rows", _backward_rows, setup_context=_setup_rows)
+register_autograd("pcl_clora::max_of_linear_weight", _backward_weight, setup_context=_setup_weight)
+
+
+@register_flop_formula(_ops.max_of_linear)
+def _flops(rows: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * rows[0] * weight[0] * weight[1]
+
+
+@register_flop_formula((_ops.max_of_linear_rows, _ops.max_of_linear_weight))
+def _gradient_flops(
+    gradient: Sequence[int], places: Sequence[int], other: Sequence[int], *_: Any, **__: Any
+) -> int:
+    return 2 * gradient[0] * gradient[1] * other[1]
