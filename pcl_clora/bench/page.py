@@ -91,7 +91,7 @@ def bench_study_page(folder: str | Path, *, repeats: int = 5) -> dict[str, Any]:
     finally:
         browser.quit()
     records = [file.name for file in Path(folder).glob("rows/*/*.json") if ".failed" not in file.name]
-    found = {kind: sum(name.startswith(kind[:4]) for name in records) for kind in ("seeds", "trials")}
+    found = {f"{kind}s": sum(name.startswith(kind) for name in records) for kind in ("seed", "trial")}
     row = {"study": path.parent.name, "rows": rows, **found, "mib": path.stat().st_size / 2**20}
     return record("study_page", (), [{**row, "open_s": times}]) | {"chromium": shown, "load": load()}
 

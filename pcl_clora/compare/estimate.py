@@ -111,13 +111,13 @@ class Estimator:
         for run in self._study.runs() if self._folder else ():
             assert self._folder is not None
             record = self._folder.read(self._folder.record(run))
-            if record is None or record["processor"] != processor_name():
+            if record is None or record.get("processor") != processor_name():
                 continue
             with suppress(DataError):
                 training, rest = self._timed(run)
                 if record.get("processor_seconds"):
                     found[run] = record["processor_seconds"], training + rest
-                elif "train_seconds" in record:  # of an older version
+                elif training and {"train_seconds", "threads"} <= record.keys():  # of an older version
                     found[run] = record["train_seconds"] * record["threads"], training
         return found
 

@@ -115,7 +115,7 @@ def run_job(job: Mapping[str, Any]) -> None:
 
 
 class _Clock:
-    """Measures the processor time of a run that goes in one piece."""
+    """Measures the processor time of a run that goes in one piece, without processes that read clouds."""
 
     def __init__(self, job: Mapping[str, Any]) -> None:
         self._goes_on = RunFolder(Path(job["run_dir"])).checkpoint.is_file()
