@@ -40,9 +40,9 @@ def max_over_group(rows: Tensor, k: int) -> Tensor:
 def max_of_linear(layer: nn.Module, rows: Tensor, k: int) -> Tensor:
     """(M * k, C_in) -> (M, C_out), `max_over_group(layer(rows), k)`.
 
-    Of k rows at most one a channel has a gradient. With a trained layer on a CPU the backward pass adds up
-    the rows of the maxima instead of multiplying the others by zero, k times less arithmetic, and the result
-    of the layer is not kept.
+    Of k rows at most one a channel has a gradient. In training on a CPU the backward pass of a linear layer
+    adds up the rows of the maxima instead of multiplying the others by zero, k times less arithmetic, and the
+    result of the layer is not kept.
 
     Args:
         layer: the linear layer; whatever else stands in its place is called as it is.
@@ -63,9 +63,13 @@ def _writes_to_maxima(x: Tensor) -> bool:
 
 
 def _adds_up(layer: nn.Module, rows: Tensor) -> bool:
-    """Whether there is a backward pass, in full precision and by autograd's own engine."""
+    """Whether this is a step of training, in full precision and by autograd's own engine.
+
+    In evaluation mode the layer is called as it is, so that what watches layers (counters, hooks) sees it.
+    """
     return (
-        torch.is_grad_enabled()
+        layer.training
+        and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and type(layer) is Linear
         and not any(
