@@ -93,7 +93,7 @@ def _carry_out(
         folder.open(study)
         write_study(study, folder)
         missing = [run for run in runs if not folder.is_finished(study, run)]
-        estimates = Estimator(study, folder).known(missing)
+        estimates = Estimator(study).known(missing)  # scaled by the runner, from what it sees
         runner = StudyRunner(
             study,
             folder,
@@ -134,13 +134,14 @@ def _dry_run(study: Study, folder: StudyFolder, rows: list[str], jobs: int, as_j
         for run in runs
     ]
     unknown = {run.row: why for run, why in estimator.unknown.items()}
-    missing += [f"row {name} is not in the estimate: {why}" for name, why in unknown.items()]
     sums = total(estimates, finished)
     if as_json:
         listed = [{"run": line[0], "state": line[1]} for line in cells]
         made = estimator.made_from() if estimates else ""
-        print_json({**vars(sums), "made_from": made, "runs": listed, "missing_files": missing})
+        told = {**vars(sums), "made_from": made, "runs": listed}
+        print_json({**told, "missing_files": missing, "not_estimated": unknown})
         return
+    missing += [f"row {name} is not in the estimate: {why}" for name, why in unknown.items()]
     hours = sums.seconds / 3600
     show(
         plain_table(f"Study {study.name}", ("run", "state", "processor time", "MiB kept"), cells),

@@ -2,17 +2,20 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from pcl_clora.compare import load_study
 from pcl_clora.compare.folder import StudyFolder
+from pcl_clora.compare.study import Study
 from pcl_clora.io import load_tensors, read_json
 from tests.support.cli_cases import ROOT
 from tests.support.study_cases import STUDY, write_study
@@ -53,6 +56,13 @@ def records(out: Path) -> dict[str, tuple[int, int]]:
     return {path.relative_to(out).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 
 
+def epochs_trained(study: Study, out: Path) -> int:
+    """How many epochs the logs of the runs tell of."""
+    words = [f"epoch {number}/{EPOCHS}  train" for number in range(1, EPOCHS + 1)]
+    logs = [StudyFolder(out).log(run).read_text() for run in study.runs()]
+    return sum(sum(map(log.count, words)) for log in logs)
+
+
 def test_a_study_killed_twenty_times_loses_nothing_and_repeats_nothing(tmp_path, capsys):
     settings = {**STUDY["settings"], "optim": {"epochs": EPOCHS}}
     settings["train"] = {"checkpoint_every_steps": 1, "progress": "plain"}
@@ -60,36 +70,38 @@ def test_a_study_killed_twenty_times_loses_nothing_and_repeats_nothing(tmp_path,
     study, whole, out = load_study(config), tmp_path / "whole", tmp_path / "out"
     began = time.monotonic()
     assert begin(config, whole).wait() == 0
-    took = time.monotonic() - began
+    took, needed = time.monotonic() - began, EPOCHS * len(study.runs())
 
-    chance, kills, at_work, again = random.Random(0), 0, 0, Counter()
+    chance, kills, since, at_work, again = random.Random(0), 0, 0, 0, Counter()
     before: dict[str, tuple[int, int]] = {}
-    while kills < KILLS:
+    while True:
         process = begin(config, out)
-        with pytest.raises(subprocess.TimeoutExpired):  # it is at work when it is killed
-            process.wait(chance.uniform(0.02, 0.12) * took)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(chance.uniform(0.02, 0.12) * took if kills < KILLS else None)
+        if killed := process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
         now = records(out)
         assert before.keys() <= now.keys()
         again.update(name for name, when in before.items() if now[name] != when)
-        at_work += any((out / "runs").glob("*/*/last/checkpoint.safetensors"))
         before = now
-    assert begin(config, out).wait() == 0
-    again.update(name for name, when in before.items() if records(out)[name] != when)
-
-    runs, files = study.runs(), StudyFolder(out)
-    logs = {run: files.log(run).read_text() for run in runs}
-    words = [f"epoch {number}/{EPOCHS}  train" for number in range(1, EPOCHS + 1)]
-    epochs = {run: sum(map(log.count, words)) for run, log in logs.items()}
-    needed = EPOCHS * len(runs)
-    with capsys.disabled():
-        print(
-            f"\n{kills} kills, {at_work} of them with a checkpoint there; {len(runs)} runs; {len(before)} "
-            f"records there at the last kill, {sum(again.values())} written again; {sum(epochs.values())} "
-            f"epochs trained of {needed}; rows equal: {kept(out) == kept(whole)}"
-        )
-    assert kept(out) == kept(whole)
-    assert not again
-    assert needed <= sum(epochs.values()) <= needed + kills  # at most the one that a kill cut off
+        if killed:
+            kills, since = kills + 1, since + 1
+            at_work += any((out / "runs").glob("*/*/last/checkpoint.safetensors"))
+            continue
+        epochs = epochs_trained(study, out)
+        with capsys.disabled():
+            print(
+                f"\n{kills} kills, {at_work} of them with a checkpoint there; {len(study.runs())} runs; "
+                f"{sum(again.values())} of {len(before)} records written again; {epochs} epochs trained of "
+                f"{needed}; rows equal: {kept(out) == kept(whole)}"
+            )
+        assert process.returncode == 0
+        assert kept(out) == kept(whole)
+        assert not again
+        assert needed <= epochs <= needed + since  # at most the one that a kill cut off
+        if kills == KILLS:
+            break
+        shutil.rmtree(out)  # it ended before the last kill: the same study once more
+        before, since = {}, 0
+    assert at_work

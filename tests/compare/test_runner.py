@@ -241,8 +241,9 @@ def test_runs_that_are_finished_scale_the_estimate_of_the_others(whole, tmp_path
 def test_a_dry_run_names_the_rows_whose_files_are_not_there(tmp_path):
     rows = {"clora": {}, "bank": {"settings": {"adapter": {"bank": "none.safetensors"}}}}
     told = dry_run(write_study(tmp_path, rows=rows, choose=None), tmp_path / "out")
-    (why,) = told["missing_files"]
-    assert why.startswith("row bank is not in the estimate: none.safetensors: there is no such file")
+    assert told["missing_files"] == []
+    assert told["not_estimated"].keys() == {"bank"}
+    assert told["not_estimated"]["bank"].startswith("none.safetensors: there is no such file")
     assert told["seconds"] > 0
     assert told["runs"][1] == {"run": "bank/seed0", "state": "to do"}
 
