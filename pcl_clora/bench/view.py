@@ -159,13 +159,19 @@ def bench_markdown(result: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def put_into(page: str, result: Mapping[str, Any]) -> str:
+def put_into(page: str, result: Mapping[str, Any], mark: str = "") -> str:
     """Replace what stands between the two marks of a benchmark on a page; one held to avx2 has its own.
+
+    Args:
+        page: text of the page.
+        result: the record.
+        mark: name of the marks behind the benchmark's, where a page shows several records of one benchmark;
+            "" for what it was held to.
 
     Raises:
         ValueError: if the page does not have both marks.
     """
-    name = " ".join(filter(None, ("bench", result["benchmark"], result.get("held_to", ""))))
+    name = " ".join(filter(None, ("bench", result["benchmark"], mark or result.get("held_to", ""))))
     return put_between_marks(page, name, bench_markdown(result))
 
 

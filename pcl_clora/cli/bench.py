@@ -270,6 +270,9 @@ def show_result(
     into: Annotated[
         Path | None, typer.Option(help="Write it into this page, between its marks, instead.")
     ] = None,
+    mark: Annotated[
+        str, typer.Option(help="Which marks, if a page shows several records of the benchmark.")
+    ] = "",
 ) -> None:
     """Print a result file as tables, for the terminal or as markdown, or renew it on a page."""
     from pcl_clora.bench.view import bench_markdown, bench_view, put_into, read_record
@@ -278,7 +281,7 @@ def show_result(
     result = read_record(file)
     if into:
         refuse_overwriting_inputs([into], [file])
-        write_text(into, put_into(into.read_text(encoding="utf-8"), result))
+        write_text(into, put_into(into.read_text(encoding="utf-8"), result, mark))
     elif markdown:
         typer.echo(bench_markdown(result), nl=False)
     else:

@@ -240,6 +240,8 @@ def test_a_record_that_was_held_to_avx2_says_so_and_has_marks_of_its_own(rows):
         put_into(page, result)
     own = page.replace("ops", "ops avx2")
     assert put_into(page + own, result) == page + own.replace("kept\n", bench_markdown(result))
+    named = page.replace("ops", "ops threads")
+    assert put_into(named + own, result, "threads") == named.replace("kept\n", bench_markdown(result)) + own
 
 
 def test_limits_that_were_set_by_hand_are_in_the_record(monkeypatch, rows):
