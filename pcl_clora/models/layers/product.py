@@ -212,13 +212,19 @@ def _is_ours(x: Tensor, weight: Tensor) -> bool:
         and weight.dtype == torch.float32
         and x.numel() > 0
         and (
-            torch.get_autocast_dtype("cpu") == torch.bfloat16
+            torch.get_autocast_dtype("cpu") == torch.bfloat16 and _multiplies_bfloat16()
             if torch.is_autocast_enabled("cpu")
             else x.dtype == torch.float32
         )
         and route() == "onednn"
         and not torch._C._are_functorch_transforms_active()
     )
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether oneDNN has a product of bfloat16 here: it needs AVX-512, torch's own is emulated without."""
+    known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return known is not None and bool(known())
 
 
 def _in_bfloat16(
