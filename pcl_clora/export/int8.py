@@ -86,7 +86,8 @@ def quantise(model: bytes, clouds: Sequence[dict[str, Tensor]]) -> bytes:
         clouds: inputs by name, of the clouds that ranges are taken from, one cloud each.
 
     Returns:
-        A model with weights in int8 (7 bits of it), a scale a channel, and activations in int8 by the ranges met.
+        A model with weights in int8 (7 bits of it), a scale a channel, and activations in int8 by the
+        ranges met.
     """
     import tempfile
 
